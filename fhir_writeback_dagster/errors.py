@@ -1,0 +1,86 @@
+"""Every error the product raises on purpose, in one tree.
+
+::
+
+    WritebackError             code, where and mend; its text never holds a value of a patient
+    ├── ConfigError            a file or setting of ours is wrong          mend it, then go on
+    │   └── SecretError        a secret reference does not resolve         mend the reference
+    ├── ExtractRefused         a whole extract cannot be read              it stays where it was
+    ├── RowProblem             one row cannot be normalised                quarantine of that row
+    ├── CandidateProblem       one record cannot become a candidate        quarantine of that record
+    ├── LaneHeld               another run holds the (lane, tenant)        end clean, say who
+    ├── ServiceError           a process, port, path or database of ours   mend it, start again
+    └── TargetError            the EHR or its token endpoint               see `commit.taxonomy`
+
+The text of an error reaches event logs, terminals and tickets, so it is built from codes, names of columns, positions and
+file names of *ours* — never from a value of an extract, a payload or an answer. Raise it ``from None`` where the cause
+could hold one.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "CandidateProblem",
+    "ConfigError",
+    "ExtractRefused",
+    "LaneHeld",
+    "RowProblem",
+    "SecretError",
+    "ServiceError",
+    "TargetError",
+    "WritebackError",
+]
+
+
+class WritebackError(Exception):
+    """What went wrong (``code``, a snake_case word), where, and the mend, as one line that is safe to log.
+
+    ``where`` is a place of ours: ``tenants/mercy.yaml:12``, ``extract 3f9a… line 7``, ``port 5432``.
+    """
+
+    def __init__(self, code: str, message: str, *, where: str = "", mend: str = "") -> None:
+        self.code, self.message, self.where, self.mend = code, message, where, mend
+        super().__init__(code, message, where, mend)
+
+    def __str__(self) -> str:
+        place = f"{self.where}: " if self.where else ""
+        mend = f" — {self.mend}" if self.mend else ""
+        return f"{place}{self.message} [{self.code}]{mend}"
+
+
+class ConfigError(WritebackError):
+    """A tenant, source, mapping, suite, policy or setting that we read is wrong or missing."""
+
+
+class SecretError(ConfigError):
+    """A secret reference does not resolve; the text names the reference, never a value."""
+
+
+class ExtractRefused(WritebackError):
+    """An extract that cannot be read as a whole; ``line`` (1-based) or ``byte`` says where it breaks."""
+
+    def __init__(
+        self, code: str, message: str, *, line: int | None = None, byte: int | None = None, where: str = "", mend: str = ""
+    ) -> None:
+        self.line, self.byte = line, byte
+        super().__init__(code, message, where=where, mend=mend)
+
+
+class RowProblem(WritebackError):
+    """One row cannot be normalised: ``code`` goes to quarantine as the reason, ``where`` names the column."""
+
+
+class CandidateProblem(WritebackError):
+    """One record cannot become a candidate: ``code`` is the reason, ``where`` the FHIR path; never a value."""
+
+
+class LaneHeld(WritebackError):
+    """Another run holds this (lane, tenant); the second comer ends clean."""
+
+
+class ServiceError(WritebackError):
+    """A process, port, folder or database of ours cannot be used."""
+
+
+class TargetError(WritebackError):
+    """The EHR or its authorization server refused, failed or did not answer."""

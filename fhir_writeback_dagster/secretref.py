@@ -1,0 +1,82 @@
+"""Secrets by reference: configuration says where a secret is, a layer reads it when it uses it, nothing keeps it in text.
+
+``env:NAME`` reads a variable of the process's own environment — the way that gives a secret to one layer only;
+``file:///absolute/path`` or ``file://relative/to/home`` reads a file that only its owner may read.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+import stat
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator
+
+from fhir_writeback_dagster.errors import SecretError
+
+
+class Secret:
+    """A secret value that no repr, log or format can show; ``reveal`` is the one way out."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: bytes) -> None:
+        self._value = value
+
+    def __repr__(self) -> str:
+        return "Secret(…)"
+
+    __str__ = __repr__
+
+    def __reduce__(self) -> str:
+        raise TypeError("a secret is never pickled")
+
+    def reveal(self) -> bytes:
+        return self._value
+
+    def key(self) -> bytes:
+        """The value as a 32-byte key written in base64."""
+        try:
+            raw = base64.b64decode(self._value.strip(), validate=True)
+        except binascii.Error:
+            raw = b""
+        if len(raw) != 32:
+            raise SecretError("bad_key", "expected 32 bytes in base64", mend="make one: openssl rand -base64 32") from None
+        return raw
+
+
+def _known_scheme(reference: str) -> str:
+    if not reference.startswith(("env:", "file://")):
+        raise ValueError("expected a secret reference: env:NAME or file://path")
+    return reference
+
+
+SecretRef = Annotated[str, AfterValidator(_known_scheme)]
+
+
+def resolve(reference: str, home: Path) -> Secret:
+    """Read the secret that ``reference`` names.
+
+    :raises SecretError: not set, not there, or a file that others may read; the text holds the reference only.
+    """
+    if reference.startswith("env:"):
+        name = reference[4:]
+        value = os.environb.get(name.encode())
+        if not value:
+            raise SecretError(
+                "secret_missing", f"{reference} is not set in this process", mend=f"give {name} to this layer's environment"
+            )
+        return Secret(value)
+    path = home / reference.removeprefix("file://")
+    try:
+        mode = path.stat().st_mode
+        if mode & (stat.S_IRWXG | stat.S_IRWXO):
+            raise SecretError("secret_exposed", f"{reference} can be read by others", mend="chmod 600 the file")
+        return Secret(path.read_bytes())
+    except OSError as error:
+        raise SecretError(
+            "secret_missing", f"{reference}: {type(error).__name__}", mend="put the secret there, readable by this user"
+        ) from None

@@ -1,0 +1,145 @@
+"""Connections: a layer's own login, and one tenant at a time by ``SET LOCAL ROLE`` for the length of a transaction."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Self
+
+import psycopg
+from psycopg import Connection, sql
+from psycopg.rows import TupleRow
+
+from fhir_writeback_dagster.errors import LaneHeld, ServiceError
+from fhir_writeback_dagster.settings import Layer
+from fhir_writeback_dagster.tenants import TENANT_ID
+
+Row = tuple[Any, ...]
+
+
+def connect(dsn: str, *, application: str = "fhir_writeback") -> Connection[TupleRow]:
+    """:raises ServiceError: the database does not answer or refuses the login; the text never holds the DSN."""
+    try:
+        return psycopg.connect(dsn, application_name=application, autocommit=True)
+    except psycopg.OperationalError as error:
+        reason = "refuses this login" if error.sqlstate else "does not answer"
+        raise ServiceError(
+            "database_unreachable", f"PostgreSQL {reason}", mend="is it up, and is the DSN this layer's?"
+        ) from None
+
+
+class Store:
+    """A layer's database: ``with store.tenant(t) as connection`` is one transaction that sees one tenant."""
+
+    def __init__(self, dsn: str, layer: Layer) -> None:
+        self.layer: Layer = layer
+        self._dsn = dsn
+        self._connection: Connection[TupleRow] | None = None
+
+    def connection(self) -> Connection[TupleRow]:
+        """The shared connection, opened anew when the last one broke. It is in autocommit and has no tenant."""
+        if self._connection is None or self._connection.closed or self._connection.broken:
+            self._connection = connect(self._dsn, application=f"fhir_writeback_{self.layer}")
+        return self._connection
+
+    @contextmanager
+    def tenant(self, tenant: str) -> Iterator[Connection[TupleRow]]:
+        """One transaction as the (layer, tenant) role; committed when the block ends without an error.
+
+        :raises ServiceError: the database went away, or the tenant has no roles yet.
+        """
+        connection = self.connection()
+        try:
+            with connection.transaction():
+                set_tenant(connection, self.layer, tenant)
+                yield connection
+        except psycopg.errors.InvalidParameterValue:
+            raise ServiceError(
+                "tenant_not_registered",
+                f"the tenant {tenant} has no database roles",
+                mend="`fhir-writeback run` registers it",
+            ) from None
+        except psycopg.OperationalError as error:
+            raise ServiceError(
+                "database_lost",
+                f"PostgreSQL went away (sqlstate {error.sqlstate})",
+                mend="nothing is lost; the next run goes on",
+            ) from None
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def set_tenant(connection: Connection[Any], layer: Layer, tenant: str) -> None:
+    """Take the (layer, tenant) role until the transaction ends."""
+    if not TENANT_ID.fullmatch(tenant):
+        raise ServiceError("bad_tenant_id", "not a tenant id")
+    connection.execute(sql.SQL("SET LOCAL ROLE {}").format(sql.Identifier(f"fw_{layer}__{tenant}")))
+
+
+@contextmanager
+def lane(dsn: str, lane_name: str, tenant: str, holder: str) -> Iterator[None]:
+    """Hold the (lane, tenant) for the block: a session-level advisory lock on a connection of its own.
+
+    It goes with the process, so a run that dies leaves nothing behind. ``holder`` (a run id) is what a second comer is told.
+
+    :raises LaneHeld: another run holds it; the text says which.
+    """
+    number = int.from_bytes(hashlib.sha256(f"lane|{lane_name}|{tenant}".encode()).digest()[:8], "big", signed=True)
+    with connect(dsn, application=f"fw lane {lane_name}/{tenant} {holder}"[:63]) as connection:
+        if not connection.execute("SELECT pg_try_advisory_lock(%s)", (number,)).fetchone()[0]:  # type: ignore[index]
+            row = connection.execute(
+                "SELECT a.application_name FROM pg_locks l JOIN pg_stat_activity a USING (pid) "
+                "WHERE l.locktype = 'advisory' "
+                "AND l.granted AND l.objsubid = 1 AND (l.classid::bigint << 32 | l.objid::bigint) = %s",
+                (number,),
+            ).fetchone()
+            who = str(row[0]).rsplit(" ", 1)[-1] if row and row[0] else "another session"
+            raise LaneHeld(
+                "lane_held", f"{lane_name} of {tenant} is held by {who}", mend="nothing to do: that run takes the same work"
+            )
+        yield
+
+
+def copy_rows(connection: Connection[Any], table: str, columns: Sequence[str], rows: Iterable[Row]) -> int:
+    """COPY ``rows`` into ``table`` by way of a temp table (COPY into a table with row-level security is refused).
+
+    Conflicting rows are left as they are. Returns how many rows were inserted.
+    """
+    schema, name = table.split(".")
+    target, temp = sql.Identifier(schema, name), sql.Identifier(f"copy_{schema}_{name}")
+    names = sql.SQL(", ").join(map(sql.Identifier, columns))
+    connection.execute(
+        sql.SQL("CREATE TEMP TABLE IF NOT EXISTS {} ON COMMIT DROP AS SELECT {} FROM {} WITH NO DATA").format(
+            temp, names, target
+        )
+    )
+    connection.execute(sql.SQL("TRUNCATE {}").format(temp))
+    with connection.cursor() as cursor, cursor.copy(sql.SQL("COPY {} ({}) FROM STDIN").format(temp, names)) as copy:
+        for row in rows:
+            copy.write_row(row)
+    inserted = connection.execute(
+        sql.SQL("INSERT INTO {} ({}) SELECT {} FROM {} ON CONFLICT DO NOTHING").format(target, names, names, temp)
+    )
+    return inserted.rowcount
+
+
+def record_event(
+    connection: Connection[Any], event: str, subjects: Sequence[str], details: Sequence[dict[str, Any]] | None = None
+) -> None:
+    """Insert audit events, one a subject, in the caller's transaction; ids, codes, hashes and counts only."""
+    from psycopg.types.json import Jsonb
+
+    if subjects:
+        connection.execute(
+            "SELECT audit.record(%s, %s, %s)",
+            (event, list(subjects), None if details is None else [Jsonb(d) for d in details]),
+        )

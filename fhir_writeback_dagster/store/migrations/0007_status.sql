@@ -1,0 +1,72 @@
+-- What sensors, status and metrics may know across tenants: ids, counts and times, through named functions only.
+
+-- Work that waits in a lane, by tenant. `oldest` is when the oldest of it began to wait.
+CREATE FUNCTION ops.pending(lane text) RETURNS TABLE (tenant text, items bigint, oldest timestamptz)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog AS $$
+  SELECT w.tenant, count(*), min(w.since) FROM (
+    SELECT o.tenant, o.since FROM canonical.outbox o WHERE lane = 'decide'
+    UNION ALL
+    SELECT o.tenant, o.since FROM ledger.outbox o WHERE lane = 'decide'
+    UNION ALL
+    SELECT c.tenant, c.decided_at FROM decision.candidate c
+      WHERE lane = 'decide' AND c.state = 'waiting' AND (c.give_up_at <= now() OR EXISTS (
+        SELECT 1 FROM mirror.sync s WHERE s.tenant = c.tenant AND s.target = c.target AND s.changed_at > c.decided_at))
+    UNION ALL
+    SELECT o.tenant, o.since FROM decision.outbox o WHERE lane = 'commit'
+    UNION ALL
+    SELECT k.tenant, k.not_before FROM ledger.work k
+      WHERE lane = 'commit' AND (CASE WHEN k.state IN ('leased', 'sending', 'reconciling') THEN k.lease_until
+                                      ELSE k.not_before END) <= now()
+  ) w GROUP BY w.tenant ORDER BY w.tenant
+$$;
+
+-- Where every row that was read stands now, one row in exactly one end (issue 3); counts only.
+CREATE FUNCTION ops.row_ends() RETURNS TABLE (tenant text, ending text, reason text, rows bigint)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog AS $$
+  SELECT e.tenant, e.ending, e.reason, count(*) FROM (
+    SELECT r.tenant,
+      CASE
+        WHEN r.disposition <> 'record' THEN r.disposition
+        WHEN c.candidate_id IS NULL THEN 'waiting'
+        WHEN c.state <> 'approved' THEN c.state
+        WHEN i.intent_id IS NULL OR i.state = 'withdrawn' THEN 'waiting'
+        WHEN i.state = 'committed' THEN CASE i.outcome WHEN 'reconciled' THEN 'created' ELSE i.outcome END
+        WHEN i.state = 'discarded' THEN 'stale'
+        WHEN i.state IN ('quarantined', 'in_review') THEN i.state
+        ELSE 'waiting'
+      END AS ending,
+      CASE
+        WHEN r.disposition <> 'record' THEN r.reason
+        WHEN c.candidate_id IS NULL THEN 'undecided'
+        WHEN c.state <> 'approved' THEN c.reason
+        WHEN i.intent_id IS NULL THEN 'uncommitted'
+        ELSE coalesce(i.reason, i.state)
+      END AS reason
+    FROM canonical.row r
+    LEFT JOIN decision.candidate c ON c.tenant = r.tenant AND c.record_id = r.record_id
+    LEFT JOIN ledger.intent i ON i.tenant = c.tenant AND i.target = c.target
+      AND i.business_key = c.business_key AND i.revision = c.revision AND i.candidate_id = c.candidate_id
+  ) e GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
+$$;
+
+CREATE FUNCTION ops.stages() RETURNS TABLE (tenant text, extracts bigint, refused bigint, rows bigint, canonical bigint,
+                                            candidates bigint, created bigint, updated bigint)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog AS $$
+  SELECT t.tenant,
+    (SELECT count(*) FROM landing.extract x WHERE x.tenant = t.tenant AND x.state = 'ingested'),
+    (SELECT count(*) FROM landing.extract x WHERE x.tenant = t.tenant AND x.state = 'refused'),
+    (SELECT count(*) FROM canonical.row r WHERE r.tenant = t.tenant),
+    (SELECT count(*) FROM canonical.record r WHERE r.tenant = t.tenant),
+    (SELECT count(*) FROM decision.candidate c WHERE c.tenant = t.tenant),
+    (SELECT count(*) FROM ledger.intent i WHERE i.tenant = t.tenant AND i.outcome IN ('created', 'reconciled')),
+    (SELECT count(*) FROM ledger.intent i WHERE i.tenant = t.tenant AND i.outcome = 'updated')
+  FROM ops.tenant t ORDER BY t.tenant
+$$;
+
+CREATE FUNCTION ops.tenants() RETURNS SETOF text
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog AS $$ SELECT t.tenant FROM ops.tenant t ORDER BY 1 $$;
+
+REVOKE ALL ON FUNCTION ops.pending, ops.row_ends, ops.stages, ops.tenants FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION ops.pending, ops.tenants TO fw_ingest_login, fw_decide_login, fw_commit_login, fw_audit_login,
+  fw_status_login;
+GRANT EXECUTE ON FUNCTION ops.row_ends, ops.stages TO fw_status_login;

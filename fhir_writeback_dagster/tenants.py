@@ -1,0 +1,142 @@
+"""A tenant is one file, ``tenants/<tenant>.yaml``; it is read when a run needs it, never at import."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Literal
+from zoneinfo import ZoneInfo
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+from fhir_writeback_dagster.errors import ConfigError
+from fhir_writeback_dagster.secretref import SecretRef
+from fhir_writeback_dagster.yamlfile import load_yaml
+
+TENANT_ID = re.compile(r"[a-z][a-z0-9_-]{0,30}")
+
+Mode = Literal["off", "shadow", "review_all", "auto"]
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def _duration(value: object) -> object:
+    match = re.fullmatch(r"(\d+)([smhd])", value) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError("expected a duration such as 90s, 15m, 24h or 30d")
+    return timedelta(seconds=int(match[1]) * _UNITS[match[2]])
+
+
+def _zone(name: str) -> str:
+    try:
+        ZoneInfo(name)
+    except (KeyError, ValueError):
+        raise ValueError("expected an IANA time zone such as Europe/Zurich") from None
+    return name
+
+
+Duration = Annotated[timedelta, BeforeValidator(_duration)]
+TimeZone = Annotated[str, AfterValidator(_zone)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Auth(_Strict):
+    """SMART Backend Services (HL7 SMART App Launch 2.2, client-confidential-asymmetric), or none for a sandbox."""
+
+    type: Literal["smart_backend", "none"]
+    client_id: str = ""
+    private_key: SecretRef | None = Field(None, description="a private JWK (RS384 or ES384)")
+    scopes: tuple[str, ...] = ()
+
+
+class Ehr(_Strict):
+    target: str = Field("ehr", pattern=r"^[a-z][a-z0-9_-]{0,30}$", description="name of this EHR within the tenant")
+    vendor: str = "generic"
+    base_url: str = Field(pattern=r"^https?://[^\s?#]+[^/\s?#]$", description="FHIR base, without a slash at its end")
+    sandbox: bool = Field(False, description="only a sandbox may be reached by http or at a private address")
+    auth: Auth
+    timeout: Duration = timedelta(seconds=30)
+    concurrency: int = Field(8, ge=1, le=64)
+    bundle_size: int = Field(1, ge=1, le=500, description="entries a batch; 1 sends each write by itself")
+    mirror_every: Duration = timedelta(minutes=5)
+
+
+class Keys(_Strict):
+    """Both are 32 bytes in base64; ``identity`` lists its generations, the newest first, and none is ever dropped."""
+
+    sealing: SecretRef
+    identity: tuple[SecretRef, ...] = Field(min_length=1)
+
+
+class SourceUse(_Strict):
+    version: int = Field(ge=1)
+    landing: str = Field(description="folder or URL of the landing zone; relative to the home folder")
+    complete_by: Literal["rename", "manifest", "stable_size"] = "rename"
+    patient_systems: dict[str, str] = Field(
+        default_factory=dict, description="identifier system of each patient identifier that the contract names"
+    )
+
+
+class Modes(_Strict):
+    default: Mode = "off"
+    by_type: dict[str, Mode] = Field(default_factory=dict)
+
+    def of(self, resource_type: str) -> Mode:
+        return self.by_type.get(resource_type, self.default)
+
+
+class Consent(_Strict):
+    source: Literal["ehr", "organisation"] = "ehr"
+    none_found: Literal["permit", "review", "deny"] = "review"
+    max_age: Duration = timedelta(minutes=15)
+    purpose: str = "TREAT"
+    actor: str | None = Field(None, description="reference of our organisation, as consents name it")
+
+
+class Tenant(_Strict):
+    tenant: str
+    name: str = ""
+    time_zone: TimeZone
+    identifier_system: str = Field(
+        description="URI that the tenant owns; system of every business key", pattern=r"^\S+:\S+$"
+    )
+    ehr: Ehr
+    keys: Keys
+    sources: dict[str, SourceUse] = Field(min_length=1)
+    mappings: dict[str, int] = Field(description="version of the mapping of each kind that this tenant runs")
+    modes: Modes = Modes()
+    consent: Consent = Consent()
+    policies: tuple[str, ...] = ("baseline",)
+    closed_encounter: Literal["review", "permit"] = Field(
+        "review", description="orders and notes for a closed encounter; permit is for loading a past that is over"
+    )
+    waiting_ttl: Duration = timedelta(days=30)
+    verdict_ttl: Duration = timedelta(hours=24)
+
+
+def load_tenant(folder: Path, tenant: str) -> Tenant:
+    """Read ``<folder>/<tenant>.yaml``.
+
+    :raises ConfigError: a bad id (it never becomes a path), no such file, or a bad one.
+    """
+    if not TENANT_ID.fullmatch(tenant):
+        raise ConfigError("bad_tenant_id", "not a tenant id", where=str(folder), mend=f"an id matches {TENANT_ID.pattern}")
+    path = folder / f"{tenant}.yaml"
+    if not path.is_file():
+        known = ", ".join(tenant_ids(folder)) or "none"
+        raise ConfigError("unknown_tenant", f"no tenant {tenant}", where=str(path), mend=f"known tenants: {known}")
+    loaded = load_yaml(path, Tenant)
+    if loaded.tenant != tenant:
+        raise ConfigError(
+            "tenant_mismatch", "`tenant` differs from the file's name", where=f"{path}:1", mend="make them equal"
+        )
+    return loaded
+
+
+def tenant_ids(folder: Path) -> list[str]:
+    """Ids that have a file, sorted; a file whose name is no tenant id is not one."""
+    return sorted(p.stem for p in folder.glob("*.yaml") if TENANT_ID.fullmatch(p.stem)) if folder.is_dir() else []

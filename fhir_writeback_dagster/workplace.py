@@ -1,0 +1,53 @@
+"""What one run of one layer works with: a tenant's configuration, its keys and the layer's database."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from fhir_writeback_dagster.secretref import resolve
+from fhir_writeback_dagster.settings import Settings
+from fhir_writeback_dagster.store.db import Store
+from fhir_writeback_dagster.store.sealing import Identity, Sealer
+from fhir_writeback_dagster.tenants import Tenant, load_tenant
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Workplace:
+    """One tenant in one layer; ``now`` is the clock (UTC)."""
+
+    settings: Settings
+    tenant: Tenant
+    store: Store
+    sealer: Sealer
+    identity: Identity
+    run_id: str
+    now: Callable[[], datetime] = utc_now
+
+    @property
+    def id(self) -> str:
+        return self.tenant.tenant
+
+
+@contextmanager
+def open_workplace(
+    settings: Settings, tenant_id: str, run_id: str, now: Callable[[], datetime] = utc_now
+) -> Iterator[Workplace]:
+    """Load the tenant, resolve its keys and open the layer's database.
+
+    :raises ConfigError: the tenant's file or a secret reference is wrong.
+    :raises ServiceError: the database does not answer, or the tenant is not registered there.
+    """
+    tenant = load_tenant(settings.tenants, tenant_id)
+    sealer = Sealer(tenant_id, resolve(tenant.keys.sealing, settings.home).key(), now)
+    identity = Identity([resolve(reference, settings.home).key() for reference in tenant.keys.identity])
+    with Store(settings.dsn, settings.layer) as store:
+        with store.tenant(tenant_id) as connection:
+            sealer.prepare(connection)
+        yield Workplace(settings, tenant, store, sealer, identity, run_id, now)

@@ -1,0 +1,90 @@
+"""YAML files of ours, read so that every complaint names file, line and what was expected."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from fhir_writeback_dagster.errors import ConfigError
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key given twice (YAML 1.1 keeps the last, silently); `off`, `yes` and dates stay words."""
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: set[Any] = set()
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node, deep=True)
+        if key in seen:
+            raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", key_node.start_mark)
+        seen.add(key)
+    return loader.construct_mapping(node, deep=True)
+
+
+_PLAIN_WORDS = {"tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:bool"}
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in rules if tag not in _PLAIN_WORDS]
+    for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|false)$"), ["t", "f"])
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def _line(node: yaml.Node | None, loc: tuple[int | str, ...]) -> int:
+    """The 1-based line of the deepest part of ``loc`` that the document has."""
+    line = 1
+    for part in loc:
+        if isinstance(node, yaml.MappingNode):
+            hit = next(((k, v) for k, v in node.value if getattr(k, "value", None) == str(part)), None)
+            if hit is None:
+                continue  # pydantic adds names of union members and models to a location
+            line, node = hit[0].start_mark.line + 1, hit[1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            node = node.value[part]
+            line = node.start_mark.line + 1
+    return line
+
+
+def load_yaml(path: Path, model: type[M]) -> M:
+    """Read ``path`` into ``model``.
+
+    :raises ConfigError: the file is missing, not YAML, or not as the model says; with ``file:line`` and the expectation.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(
+            "file_missing", "there is no such file", where=str(path), mend="create it or fix the name"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError("file_unreadable", type(error).__name__, where=str(path), mend="make it readable UTF-8") from None
+    try:
+        node = yaml.compose(text, _Loader)
+        data = yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader subclass
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = mark.line + 1 if mark else 1
+        problem = getattr(error, "problem", None) or "not YAML"
+        raise ConfigError("bad_yaml", str(problem), where=f"{path}:{line}", mend="mend the YAML") from None
+    if not isinstance(data, dict):
+        raise ConfigError("bad_yaml", "expected a mapping of keys to values", where=f"{path}:1", mend="mend the YAML")
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)
+        complaints = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in first[:5])
+        place = f"{path}:{_line(node, first[0]['loc'])}"
+        raise ConfigError("bad_config", complaints, where=place, mend="mend the named key") from None
+
+
+def file_sha256(path: Path) -> str:
+    """Hex SHA-256 of a file's bytes: the identity of a version of a mapping, suite or policy."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
