@@ -36,6 +36,8 @@ CREATE TABLE decision.revision (
   as_of           timestamptz,
   mapping_version int NOT NULL,
   candidate_id    uuid NOT NULL,
+  extract_id      uuid NOT NULL,
+  void            boolean NOT NULL DEFAULT false,        -- accepted, then denied or rejected unsent: counts for nothing
   accepted_at     timestamptz NOT NULL DEFAULT now(),
   PRIMARY KEY (tenant, target, business_key, revision)
 );
@@ -61,6 +63,7 @@ CREATE TABLE decision.candidate (
   mapping_version int NOT NULL,
   as_of           timestamptz,
   patient_id      text,
+  input_hash      bytea NOT NULL,                        -- keyed HMAC of the canonical record: the same row again
   matched_by      bytea,                                 -- HMAC of the identifier that matched: re-checked before sending
   encounter_id    text,
   person_id       text,
@@ -81,6 +84,7 @@ CREATE TABLE decision.candidate (
   CHECK (state <> 'approved' OR (business_key IS NOT NULL AND payload IS NOT NULL AND revision IS NOT NULL
                                  AND verdict_id IS NOT NULL AND patient_id IS NOT NULL))
 );
+CREATE INDEX candidate_input ON decision.candidate (tenant, input_hash) WHERE state IN ('waiting', 'in_review');
 CREATE INDEX candidate_key ON decision.candidate (tenant, target, business_key);
 CREATE INDEX candidate_waiting ON decision.candidate (tenant, decided_at) WHERE state = 'waiting';
 
