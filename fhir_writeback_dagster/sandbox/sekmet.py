@@ -1,0 +1,191 @@
+"""A real FHIR R4 server, sekmet-fhir, as the sandbox's EHR: a process of its own that is gone when the block ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any, Self
+
+import httpx
+
+from fhir_writeback_dagster.errors import ServiceError
+from fhir_writeback_dagster.sandbox.chart import Chart, Resource
+from fhir_writeback_dagster.sandbox.keys import make_client_key
+
+HOST = "127.0.0.1"
+CLIENT_ID = "fhir-writeback"
+START_SECONDS = 60
+STOP_SECONDS = 10
+
+_ADMIN = "sandbox-admin"
+
+
+class Sekmet:
+    """``with Sekmet(folder, client_jwks=jwks) as ehr`` starts the server and waits until it answers.
+
+    :param folder: its database, settings and log; made if missing. A server that starts there again finds its data.
+    :param port: 0 takes a free one.
+    :param client_jwks: public keys of the client ``fhir-writeback``; SMART Backend Services is on. None: an open server.
+    :param client_scopes: what that client may be granted at most.
+    :param token_seconds: lifetime of access tokens.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        port: int = 0,
+        client_jwks: dict[str, Any] | None = None,
+        *,
+        client_scopes: str = "system/*.cruds",
+        token_seconds: int = 3600,
+    ) -> None:
+        self.folder = folder
+        self.client_jwks = client_jwks
+        self.port = port or _free_port()
+        self.base_url = f"http://{HOST}:{self.port}/fhir"
+        self._client_scopes, self._token_seconds = client_scopes, token_seconds
+        self._admin_key, self._admin_jwks = make_client_key("admin")
+        self._process: subprocess.Popen[bytes] | None = None
+        self.chart = (
+            Chart(self.base_url)
+            if client_jwks is None
+            else Chart(self.base_url, client_id=_ADMIN, private_jwk=self._admin_key)
+        )
+
+    @property
+    def pid(self) -> int | None:
+        """Its process id while it runs."""
+        return self._process.pid if self._process else None
+
+    def start(self) -> Self:
+        """:raises ServiceError: the port is taken, or the server ends or stays silent within a minute."""
+        _require_free(self.port)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        settings = self.folder / "settings.yaml"
+        settings.write_text(json.dumps(self._settings()), encoding="utf-8")  # JSON is YAML
+        settings.chmod(0o600)
+        command = [str(Path(sys.executable).with_name("sekmet")), "serve", "--config", str(settings)]
+        with (self.folder / "sekmet.log").open("ab") as log:
+            try:
+                self._process = subprocess.Popen(  # noqa: S603 - our own command line
+                    command, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, process_group=0
+                )
+            except OSError as error:
+                raise ServiceError(
+                    "sekmet_missing",
+                    type(error).__name__,
+                    where=command[0],
+                    mend="install the extra: pip install '.[sandbox]'",
+                ) from None
+        try:
+            self._await_answer()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def stop(self) -> None:
+        """End the server's whole process group; killed if it stays longer than ten seconds."""
+        self.chart.close()
+        process, self._process = self._process, None
+        if process is None:
+            return
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+    def kill(self) -> None:
+        """What a power cut does; `start` brings it up again with what it had committed."""
+        if self._process is not None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+
+    def load(self, resources: Iterable[Resource]) -> int:
+        """See :meth:`Chart.load`."""
+        return self.chart.load(resources)
+
+    def search(self, resource_type: str, **params: str | Sequence[str]) -> list[Resource]:
+        """See :meth:`Chart.search`."""
+        return self.chart.search(resource_type, **params)
+
+    def wipe(self) -> None:
+        """Forget every resource and version; tokens stay valid. Faster than a new server, for tests."""
+        with closing(sqlite3.connect(self.folder / "data" / "sekmet.db", timeout=30)) as database, database:
+            for table in ("resources", "versions", "idx"):
+                database.execute(f"DELETE FROM {table}")  # noqa: S608 - names of ours
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _settings(self) -> dict[str, Any]:
+        settings: dict[str, Any] = {
+            "base_url": self.base_url,
+            "host": HOST,
+            "port": self.port,
+            "data_dir": str(self.folder / "data"),
+            "simulator": {"enabled": False},
+            "log_inbound": False,
+        }
+        if self.client_jwks is not None:
+            settings["server_auth"] = {
+                "types": ["smart"],
+                "token_lifetime": self._token_seconds,
+                "smart_clients": [
+                    {"client_id": CLIENT_ID, "jwks": self.client_jwks, "scopes": self._client_scopes},
+                    {"client_id": _ADMIN, "jwks": self._admin_jwks, "scopes": "system/*.cruds"},
+                ],
+            }
+        return settings
+
+    def _await_answer(self) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            if self._process is None or self._process.poll() is not None:
+                raise ServiceError(
+                    "sekmet_ended",
+                    "the sandbox EHR ended while starting",
+                    where=str(self.folder / "sekmet.log"),
+                    mend="read that log",
+                )
+            with suppress(httpx.HTTPError):
+                if httpx.get(f"{self.base_url}/metadata", timeout=5, trust_env=False).status_code == 200:
+                    return
+            time.sleep(0.1)
+        raise ServiceError(
+            "sekmet_silent",
+            f"the sandbox EHR did not answer within {START_SECONDS} s",
+            where=f"port {self.port}",
+            mend=f"read {self.folder / 'sekmet.log'}",
+        )
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+def _require_free(port: int) -> None:
+    with socket.socket() as probe:
+        if probe.connect_ex((HOST, port)) == 0:
+            raise ServiceError(
+                "port_in_use", "another process listens there", where=f"port {port}", mend="choose another port"
+            )
