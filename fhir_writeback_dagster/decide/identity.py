@@ -27,9 +27,7 @@ def business_keys(identity: Identity, tenant: str, kind: str, persons: Sequence[
 
     ``persons`` has the person first and then their aliases (merges); ``fields`` are the mapping's identity fields.
     """
-    return [
-        _text(digest) for person in persons for digest in identity.all("business-key", tenant, kind, person, *fields)
-    ]
+    return [_text(digest) for person in persons for digest in identity.all("business-key", tenant, kind, person, *fields)]
 
 
 def _text(digest: bytes) -> str:

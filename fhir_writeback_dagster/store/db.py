@@ -109,10 +109,13 @@ def lane(dsn: str, lane_name: str, tenant: str, holder: str) -> Iterator[None]:
         yield
 
 
-def copy_rows(connection: Connection[Any], table: str, columns: Sequence[str], rows: Iterable[Row]) -> int:
+def copy_rows(
+    connection: Connection[Any], table: str, columns: Sequence[str], rows: Iterable[Row], *, replace_by: Sequence[str] = ()
+) -> int:
     """COPY ``rows`` into ``table`` by way of a temp table (COPY into a table with row-level security is refused).
 
-    Conflicting rows are left as they are. Returns how many rows were inserted.
+    A row that conflicts is left as it is, or, where ``replace_by`` names the key, gets the new values. No key may stand
+    twice in ``rows`` then. Returns how many rows were inserted or replaced.
     """
     schema, name = table.split(".")
     target, temp = sql.Identifier(schema, name), sql.Identifier(f"copy_{schema}_{name}")
@@ -126,8 +129,16 @@ def copy_rows(connection: Connection[Any], table: str, columns: Sequence[str], r
     with connection.cursor() as cursor, cursor.copy(sql.SQL("COPY {} ({}) FROM STDIN").format(temp, names)) as copy:
         for row in rows:
             copy.write_row(row)
+    conflict = sql.SQL("DO NOTHING")
+    if replace_by:
+        conflict = sql.SQL("({}) DO UPDATE SET {}").format(
+            sql.SQL(", ").join(map(sql.Identifier, replace_by)),
+            sql.SQL(", ").join(
+                sql.SQL("{0} = excluded.{0}").format(sql.Identifier(name)) for name in columns if name not in replace_by
+            ),
+        )
     inserted = connection.execute(
-        sql.SQL("INSERT INTO {} ({}) SELECT {} FROM {} ON CONFLICT DO NOTHING").format(target, names, names, temp)
+        sql.SQL("INSERT INTO {} ({}) SELECT {} FROM {} ON CONFLICT {}").format(target, names, names, temp, conflict)
     )
     return inserted.rowcount
 

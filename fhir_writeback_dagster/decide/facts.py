@@ -1,0 +1,114 @@
+"""What decide remembers: persons and their aliases, facts with their revisions, source records — read and written in sets."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any
+from uuid import UUID
+
+from psycopg import Connection
+
+from fhir_writeback_dagster import canonicaljson
+from fhir_writeback_dagster.decide.identity import Fact, Revision, person_id
+from fhir_writeback_dagster.store.db import copy_rows
+from fhir_writeback_dagster.workplace import Workplace
+
+
+def persons_of(connection: Connection[Any], w: Workplace, patients: Iterable[str]) -> dict[str, list[str]]:
+    """EHR patient id → our person and then their aliases; a patient seen for the first time gets a person here.
+
+    A patient into whom others were merged takes over their person; where both sides have one already, the two become
+    aliases of each other, so that a fact known under either is found and no key is minted anew.
+    """
+    ids, target = sorted(set(patients)), w.tenant.ehr.target
+    if not ids:
+        return {}
+    merged: dict[str, list[str]] = defaultdict(list)
+    for survivor, gone in connection.execute(
+        "SELECT replaced_by, patient_id FROM mirror.patient WHERE tenant = %s AND target = %s AND replaced_by = ANY(%s)",
+        (w.id, target, ids),
+    ):
+        merged[survivor].append(gone)
+    known: dict[str, str] = dict(
+        connection.execute(
+            "SELECT patient_id, person_id FROM decision.person WHERE tenant = %s AND target = %s AND patient_id = ANY(%s)",
+            (w.id, target, ids + [gone for group in merged.values() for gone in group]),
+        ).fetchall()
+    )
+    fresh, aliases = [], []
+    for patient in ids:
+        former = [known[gone] for gone in merged[patient] if gone in known]
+        if patient not in known:
+            known[patient] = former[0] if former else person_id(w.identity, w.id, target, patient)
+            fresh.append((w.id, target, patient, known[patient]))
+        for other in former:
+            if other != known[patient]:
+                aliases += [(w.id, known[patient], other), (w.id, other, known[patient])]
+    copy_rows(connection, "decision.person", ["tenant", "target", "patient_id", "person_id"], fresh)
+    copy_rows(connection, "decision.person_alias", ["tenant", "person_id", "same_as"], aliases)
+    same: dict[str, list[str]] = defaultdict(list)
+    for person, other in connection.execute(
+        "SELECT person_id, same_as FROM decision.person_alias WHERE tenant = %s AND person_id = ANY(%s) ORDER BY since",
+        (w.id, list({known[patient] for patient in ids})),
+    ):
+        same[person].append(other)
+    return {patient: [known[patient], *same[known[patient]]] for patient in ids}
+
+
+def facts_of(connection: Connection[Any], w: Workplace, keys: Sequence[str]) -> dict[str, Fact]:
+    """The facts known under ``keys`` with all their revisions, oldest first."""
+    target = w.tenant.ehr.target
+    revisions: dict[str, list[Revision]] = defaultdict(list)
+    for key, number, content, as_of, mapping, extract, void in connection.execute(
+        "SELECT business_key, revision, content_hash, as_of, mapping_version, extract_id, void FROM decision.revision "
+        "WHERE tenant = %s AND target = %s AND business_key = ANY(%s) ORDER BY business_key, revision",
+        (w.id, target, keys),
+    ):
+        revisions[key].append(Revision(number, bytes(content), as_of, mapping, extract, void))
+    return {
+        key: Fact(key, owner, tuple(revisions[key]))
+        for key, owner in connection.execute(
+            "SELECT business_key, owner_source FROM decision.fact WHERE tenant = %s AND target = %s AND business_key = ANY(%s)",
+            (w.id, target, keys),
+        )
+    }
+
+
+def payload_of(connection: Connection[Any], w: Workplace, fact: Fact) -> dict[str, Any] | None:
+    """The payload of the fact's latest revision; None where it is shredded or gone."""
+    if fact.latest is None:
+        return None
+    row = connection.execute(
+        "SELECT c.candidate_id, c.payload FROM decision.revision r "
+        "JOIN decision.candidate c ON c.tenant = r.tenant AND c.candidate_id = r.candidate_id "
+        "WHERE r.tenant = %s AND r.target = %s AND r.business_key = %s AND r.revision = %s AND c.payload IS NOT NULL",
+        (w.id, w.tenant.ehr.target, fact.business_key, fact.latest.number),
+    ).fetchone()
+    if row is None:
+        return None
+    payload: dict[str, Any] = canonicaljson.decode(w.sealer.open("decision.candidate.payload", row[0], row[1]))
+    return payload
+
+
+def source_records_of(
+    connection: Connection[Any], w: Workplace, wanted: Sequence[tuple[str, bytes]]
+) -> dict[tuple[str, bytes], str]:
+    """(source, source record) → the business key that it told last time."""
+    found = connection.execute(
+        "SELECT s.source, s.source_record, s.business_key FROM decision.source_record s "
+        "JOIN unnest(%s::text[], %s::bytea[]) AS x (source, record) ON x.source = s.source AND x.record = s.source_record "
+        "WHERE s.tenant = %s AND s.target = %s",
+        ([source for source, _ in wanted], [record for _, record in wanted], w.id, w.tenant.ehr.target),
+    )
+    return {(source, bytes(record)): key for source, record, key in found}
+
+
+def open_inputs(connection: Connection[Any], w: Workplace, inputs: Sequence[bytes], but: Sequence[UUID]) -> dict[bytes, str]:
+    """Input hashes that another candidate already holds open, with the state it is in: the same row needs no second task."""
+    found = connection.execute(
+        "SELECT input_hash, state FROM decision.candidate WHERE tenant = %s AND target = %s AND input_hash = ANY(%s) "
+        "AND state IN ('waiting', 'in_review') AND candidate_id <> ALL(%s)",
+        (w.id, w.tenant.ehr.target, inputs, but),
+    )
+    return {bytes(digest): state for digest, state in found}

@@ -1,0 +1,132 @@
+"""The gates a mapped candidate passes on its way to a verdict: encounter, consent, policy, mode — pure, over what was read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal
+
+from fhir_writeback_dagster.canonical import CanonicalRecord
+from fhir_writeback_dagster.rules.consent import ConsentDecision
+from fhir_writeback_dagster.rules.policy import PolicyDecision
+from fhir_writeback_dagster.tenants import Mode
+
+#: An event may be written down a day before or after the encounter that it belongs to, as time zones and late entry have it.
+ENCOUNTER_TOLERANCE = timedelta(days=1)
+
+#: FHIR Encounter.status values after which an encounter takes no new orders or notes.
+CLOSED = frozenset({"finished", "cancelled", "entered-in-error"})
+
+_ORDERS_AND_NOTES = frozenset({"medication_request", "document"})
+_EVENT_TIME = {
+    "vital_sign": "effective",
+    "lab_result": "effective",
+    "observation": "effective",
+    "medication_request": "authored",
+    "immunization": "occurrence",
+    "procedure": "start",
+    "document": "date",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """One ground of a verdict: which layer said it, a code, and a path or policy id; never a value."""
+
+    layer: Literal["semantic", "consent", "policy", "mode", "match"]
+    code: str
+    path: str | None = None
+
+    def to_json(self) -> dict[str, str]:
+        return {"layer": self.layer, "code": self.code} | ({"path": self.path} if self.path else {})
+
+
+@dataclass(frozen=True, slots=True)
+class Ruling:
+    """The verdict with its grounds, the deciding one first."""
+
+    outcome: Literal["automatic", "review", "denied", "not_written"]
+    reasons: tuple[Reason, ...]
+
+
+def event_day(record: CanonicalRecord) -> tuple[datetime, datetime] | None:
+    """First and last instant that the record's event time can mean at its precision; None if it has none."""
+    value = getattr(record, _EVENT_TIME.get(record.kind, ""), None)
+    return span(value) if isinstance(value, str) else None
+
+
+def span(value: str) -> tuple[datetime, datetime]:
+    """First and last instant of a FHIR dateTime; a date without a zone is taken as UTC, which the tolerance covers."""
+    if "T" in value:
+        instant = datetime.fromisoformat(value)
+        return instant, instant
+    year, *rest = (int(part) for part in value.split("-"))
+    month = rest[0] if rest else 1
+    day = rest[1] if len(rest) > 1 else 1
+    start = datetime(year, month, day, tzinfo=UTC)
+    if len(rest) == 2:
+        end = start + timedelta(days=1)
+    elif rest:
+        end = datetime(year + month // 12, month % 12 + 1, 1, tzinfo=UTC)
+    else:
+        end = datetime(year + 1, 1, 1, tzinfo=UTC)
+    return start, end
+
+
+def encounter_reasons(
+    record: CanonicalRecord,
+    status: str | None,
+    period: tuple[datetime | None, datetime | None],
+    closed_encounter: Literal["review", "permit"],
+) -> list[Reason]:
+    """What the matched encounter says against an automatic write; ``status`` None: the record names no encounter."""
+    if status is None:
+        return []
+    reasons = []
+    if status == "entered-in-error":
+        reasons.append(Reason("semantic", "encounter_in_error", "encounter"))
+    elif status in CLOSED and record.kind in _ORDERS_AND_NOTES and closed_encounter == "review":
+        reasons.append(Reason("semantic", "encounter_closed", "encounter"))
+    event, (start, end) = event_day(record), period
+    if event is not None and (
+        (start is not None and event[1] < start - ENCOUNTER_TOLERANCE)
+        or (end is not None and event[0] > end + ENCOUNTER_TOLERANCE)
+    ):
+        reasons.append(Reason("semantic", "outside_encounter", "encounter"))
+    return reasons
+
+
+def rule(
+    mode: Mode,
+    semantic: Sequence[Reason],
+    consent: ConsentDecision,
+    none_found: Literal["permit", "review", "deny"],
+    policy: PolicyDecision,
+) -> Ruling:
+    """Put the gates together: a denial wins, then what holds the mode back, then any call for a person."""
+    policy_reason = Reason("policy", policy.outcome, ",".join(policy.policy_ids) or None)
+    denials: list[Reason] = []
+    reviews = list(semantic)
+    if consent.outcome == "deny" or (consent.outcome == "none" and none_found == "deny"):
+        denials.append(Reason("consent", f"consent_{consent.outcome}", consent.provision))
+    elif consent.outcome == "none" and none_found == "review":
+        reviews.append(Reason("consent", "consent_none"))
+    if policy.outcome == "denied":
+        denials.append(Reason("policy", "policy_denied", policy_reason.path))
+    elif policy.outcome == "review":
+        reviews.append(Reason("policy", "policy_review", policy_reason.path))
+    if denials:
+        return Ruling("denied", (*denials, *reviews))
+    if mode in ("off", "shadow"):
+        return Ruling("not_written", (Reason("mode", f"mode_{mode}"), *reviews))
+    if mode == "review_all":
+        reviews.append(Reason("mode", "mode_review_all"))
+    if reviews:
+        return Ruling("review", tuple(reviews))
+    return Ruling("automatic", (policy_reason,))
+
+
+def consent_version(consent: ConsentDecision) -> dict[str, Any]:
+    """How the verdict names the consent that it was made on."""
+    return {"outcome": consent.outcome, "id": consent.consent_id, "version": consent.version, "provision": consent.provision}

@@ -1,0 +1,318 @@
+"""decide: canonical records become candidates with a verdict, a batch at a time, one transaction a batch.
+
+The order of the steps is the order of the design's section 6: match, map, validate, place among the revisions, rule. Whatever
+ends a record is a state and a reason code on its candidate; nothing is dropped.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import partial
+from typing import Any
+
+from psycopg import Connection
+
+from fhir_writeback_dagster import canonicaljson
+from fhir_writeback_dagster.decide import facts as memory
+from fhir_writeback_dagster.decide.gates import Reason, consent_version, encounter_reasons, rule
+from fhir_writeback_dagster.decide.identity import ACCEPT, Fact, Incoming, Placement, accept, business_keys, place
+from fhir_writeback_dagster.decide.items import Item, load
+from fhir_writeback_dagster.decide.mapping import Mapping, Refs, load_mapping
+from fhir_writeback_dagster.decide.matching import match_encounters, match_patients
+from fhir_writeback_dagster.decide.outcome import store
+from fhir_writeback_dagster.decide.validation import validate
+from fhir_writeback_dagster.errors import CandidateProblem
+from fhir_writeback_dagster.ids import new_id
+from fhir_writeback_dagster.rules.consent import ConsentAsk, ConsentDecision, evaluate
+from fhir_writeback_dagster.rules.content import same_content
+from fhir_writeback_dagster.rules.natural_key import natural_key
+from fhir_writeback_dagster.rules.policy import PolicyAsk, PolicySet, load_policies
+from fhir_writeback_dagster.workplace import Workplace
+
+BATCH = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class DecideReport:
+    """Counts of one decide run: how many candidates came to which state, and the versions they were decided on."""
+
+    decided: int
+    states: dict[str, int] = field(default_factory=dict)
+    reasons: dict[str, int] = field(default_factory=dict)
+    mappings: tuple[str, ...] = ()
+    policy: str = ""
+
+    def metadata(self) -> dict[str, int | float | str]:
+        return {
+            "decided": self.decided,
+            **{f"state/{state}": count for state, count in sorted(self.states.items())},
+            **{f"reason/{reason}": count for reason, count in sorted(self.reasons.items())},
+            "mappings": ", ".join(self.mappings),
+            "policy": self.policy,
+        }
+
+
+def decide(w: Workplace, deadline_s: float = 60) -> DecideReport:
+    """Decide what waits, until nothing does or ``deadline_s`` seconds are over.
+
+    :raises ConfigError: a mapping or policy that the tenant names is missing or wrong; nothing was decided with it.
+    """
+    end = time.monotonic() + deadline_s
+    round_ = _Round(w)
+    states: Counter[str] = Counter()
+    reasons: Counter[str] = Counter()
+    while True:
+        with w.store.tenant(w.id) as connection:
+            items = load(connection, w, BATCH)
+            if items:
+                round_.run(connection, items)
+                store(connection, w, items, round_.accepted)
+        states.update(item.state for item in items)
+        reasons.update(f"{item.state}.{item.reason}" for item in items if item.reason)
+        if len(items) < BATCH or time.monotonic() > end:
+            break
+    mappings = tuple(f"{m.kind}/{m.version}@{m.sha256[:12]}" for m in round_.mappings.values())
+    return DecideReport(states.total(), dict(states), dict(reasons), mappings, round_.policies.version[:12])
+
+
+class _Round:
+    """One run's fixed inputs, and the steps that a batch goes through."""
+
+    def __init__(self, w: Workplace) -> None:
+        self.w = w
+        self.mappings: dict[str, Mapping] = {
+            kind: load_mapping(w.settings.mappings / "fhir", kind, version) for kind, version in w.tenant.mappings.items()
+        }
+        self.policies: PolicySet = load_policies(w.settings.policies, w.tenant.policies)
+        self.accepted: dict[str, Fact] = {}
+
+    def run(self, connection: Connection[Any], items: list[Item]) -> None:
+        self.accepted = {}
+        for item in items:
+            item.mapping = self.mappings.get(item.kind)
+            if item.mapping is None:
+                item.end("quarantined", "no_mapping")
+        self._skip_open(connection, items)
+        self._match(connection, [i for i in items if i.open])
+        facts = self._map(connection, [i for i in items if i.open])
+        self._rule(connection, [i for i in items if i.open], facts)
+        self._place(connection, [i for i in items if i.open], facts)
+        for item in items:
+            if item.open:
+                _settle(item)
+
+    def _skip_open(self, connection: Connection[Any], items: list[Item]) -> None:
+        """The same row again, while its first telling waits or is in review, makes no second task."""
+        fresh = [i for i in items if not i.again]
+        held = memory.open_inputs(connection, self.w, [i.input_hash for i in fresh], [i.candidate_id for i in items])
+        for item in fresh:
+            if item.input_hash in held:
+                item.end("suppressed", f"already_{held[item.input_hash]}")
+        for item in items:
+            if item.give_up_at <= self.w.now():
+                item.end("quarantined", "no_match_in_time")
+
+    def _match(self, connection: Connection[Any], items: list[Item]) -> None:
+        for item, match in zip(items, match_patients(connection, self.w, [i.record.patient for i in items]), strict=True):
+            item.evidence["match"] = dict(match.evidence)
+            item.patient_id, item.matched_by = match.patient_id, match.matched_by
+            if match.outcome == "waiting":
+                item.end("waiting", match.reason)
+            elif match.outcome == "review":
+                item.end("in_review", match.reason)
+        matched = [i for i in items if i.open]
+        wanted = [(i.record.encounter, i.patient_id or "") for i in matched]
+        for item, encounter in zip(matched, match_encounters(connection, self.w, wanted), strict=True):
+            item.encounter_id, item.encounter_status = encounter.encounter_id, encounter.status
+            item.encounter_period = (encounter.starts_at, encounter.ends_at)
+            if encounter.outcome == "waiting":
+                item.end("waiting", encounter.reason)
+            elif encounter.outcome == "review":
+                item.end("in_review", encounter.reason)
+
+    def _map(self, connection: Connection[Any], items: list[Item]) -> dict[str, Fact]:
+        """Give every item its business key and payload; returns the facts that are known under their keys."""
+        persons = memory.persons_of(connection, self.w, (i.patient_id for i in items if i.patient_id))
+        for item in items:
+            assert item.mapping is not None
+            person = persons[item.patient_id or ""]
+            item.person = person[0]
+            try:
+                identity = item.mapping.identity(item.data)
+            except CandidateProblem as problem:
+                item.end("quarantined", problem.code, problem.where)
+                continue
+            item.keys = business_keys(self.w.identity, self.w.id, item.kind, person, identity)
+        known = memory.facts_of(connection, self.w, sorted({key for i in items for key in i.keys}))
+        for item in items:
+            if item.open:
+                item.business_key = next((key for key in item.keys if key in known), item.keys[0])
+                self._render(item)
+        return known
+
+    def _render(self, item: Item) -> None:
+        assert item.mapping is not None
+        assert item.business_key is not None
+        refs = Refs(
+            patient=f"Patient/{item.patient_id}",
+            encounter=f"Encounter/{item.encounter_id}" if item.encounter_id else None,
+            identifier_system=self.w.tenant.identifier_system,
+            business_key=item.business_key,
+        )
+        try:
+            item.payload = item.mapping.render(item.data, refs)
+        except CandidateProblem as problem:
+            item.end("quarantined", problem.code, problem.where)
+            return
+        item.content_hash = canonicaljson.sha256(item.payload)
+        natural = natural_key(item.payload)
+        item.natural_key = self.w.identity.digest("natural-key", *natural) if natural else None
+        errors = [issue for issue in validate(item.payload) if issue.severity == "error"]
+        if errors:
+            item.evidence["issues"] = [{"layer": e.layer, "code": e.code, "path": e.path} for e in errors[:20]]
+            item.end("quarantined", f"invalid_{errors[0].code}", errors[0].path)
+
+    def _place(self, connection: Connection[Any], items: list[Item], facts: dict[str, Fact]) -> None:
+        """Find who is the next revision of its fact; a batch's newest as-of goes first, so that the older are stale at once."""
+        told = memory.source_records_of(connection, self.w, [(i.source, i.source_record) for i in items])
+        payloads: dict[str, dict[str, Any]] = {}
+        for item in sorted(items, key=lambda i: -i.as_of.timestamp() if i.as_of else 0.0):
+            assert item.business_key is not None
+            assert item.content_hash is not None
+            assert item.mapping is not None
+            key = item.business_key
+            fact = self.accepted.get(key) or facts.get(key)
+            before = told.get((item.source, item.source_record))
+            if before is not None and before != key:
+                # Time, code or patient changed: the old resource must not stay. Retract and create are one decision.
+                item.evidence |= {"retract": before, "create": key}
+                item.end("in_review", "identity_changed")
+                continue
+            incoming = Incoming(item.source, item.content_hash, item.as_of, item.mapping.version, item.extract_id)
+            placement = self._held(item, fact)
+            if placement is None:
+                same = partial(self._same, connection, payloads, fact, item)
+                placement = place(fact, incoming, same)
+                if placement.verdict == "accept":
+                    self.accepted[key] = fact = accept(fact, key, incoming)
+                    item.accepted = True
+            item.revision = fact.latest.number if fact and fact.latest else None
+            if placement.verdict == "accept":
+                payloads[key] = item.payload or {}
+                told[item.source, item.source_record] = key
+            else:
+                item.end("in_review" if placement.verdict == "review" else placement.verdict, placement.reason)
+
+    def _held(self, item: Item, fact: Fact | None) -> Placement | None:
+        """An item that commit gave back holds its revision still, unless a newer one came or its content changed."""
+        if item.held_revision is None or fact is None or item.held_key != item.business_key:
+            return None
+        mine = next((r for r in fact.revisions if r.number == item.held_revision), None)
+        if mine is None or mine.void:
+            return None
+        if fact.latest is not None and fact.latest.number > mine.number:
+            return Placement("stale", "superseded")
+        return ACCEPT if mine.content_hash == item.content_hash else None
+
+    def _same(self, connection: Connection[Any], payloads: dict[str, dict[str, Any]], fact: Fact | None, item: Item) -> bool:
+        if fact is None or item.payload is None:
+            return False
+        theirs = payloads.get(fact.business_key) or memory.payload_of(connection, self.w, fact)
+        return theirs is not None and same_content(item.payload, theirs)
+
+    def _rule(self, connection: Connection[Any], items: list[Item], facts: dict[str, Fact]) -> None:
+        """The verdict of each item. What is denied ends here: a fact is never owned by content that may not be written."""
+        now = self.w.now()
+        asks = [self._policy_ask(item, item.business_key in facts, now) for item in items]
+        consents = _consents_of(connection, self.w, sorted({i.patient_id for i in items if i.patient_id}))
+        for item, ask, policy in zip(items, asks, self.policies.decide(asks), strict=True):
+            assert item.mapping is not None
+            consent_ask = self._consent_ask(item, now)
+            consent = self._consent(item, consents, consent_ask)
+            semantic = encounter_reasons(
+                item.record, item.encounter_status, item.encounter_period, self.w.tenant.closed_encounter
+            )
+            if item.mapping.interaction == "update":
+                semantic.append(Reason("semantic", "changes_patient"))
+            item.ruling = rule(
+                self.w.tenant.modes.of(item.mapping.resource_type),
+                semantic,
+                consent,
+                self.w.tenant.consent.none_found,
+                policy,
+            )
+            item.context = {"policy": ask.to_json(), "consent": consent_ask.to_json()}
+            item.versions = {
+                "mapping": f"{item.kind}/{item.mapping.version}",
+                "mapping_sha256": item.mapping.sha256,
+                "source": f"{item.source}/{item.source_version}",
+                "suite": item.suite,
+                "policy": self.policies.version,
+                "policy_ids": list(policy.policy_ids),
+                "consent": consent_version(consent),
+                "match": item.evidence.get("match"),
+            }
+            if item.ruling.outcome == "denied":
+                _settle(item)
+
+    def _policy_ask(self, item: Item, known: bool, now: datetime) -> PolicyAsk:
+        assert item.mapping is not None
+        code = getattr(item.record, "code", None)
+        return PolicyAsk(
+            tenant=self.w.id,
+            source=item.source,
+            actor_type=item.record.actor.type,
+            actor_id=item.record.actor.id,
+            kind=item.kind,
+            resource_type=item.mapping.resource_type,
+            interaction="update" if known or item.mapping.interaction == "update" else "create",
+            confidence=item.record.confidence,
+            basis=item.record.basis,
+            codes=tuple(f"{c.system}|{c.code}" for c in code.codings) if code else (),
+            encounter_status=item.encounter_status,
+            now=now,
+        )
+
+    def _consent_ask(self, item: Item, now: datetime) -> ConsentAsk:
+        assert item.mapping is not None
+        code = getattr(item.record, "code", None)
+        labels = ((item.payload or {}).get("meta") or {}).get("security") or ()
+        return ConsentAsk(
+            purpose=self.w.tenant.consent.purpose,
+            actor=self.w.tenant.consent.actor,
+            resource_type=item.mapping.resource_type,
+            codings=tuple((c.system, c.code) for c in code.codings) if code else (),
+            labels=tuple((label["system"], label["code"]) for label in labels),
+            at=now,
+        )
+
+    def _consent(self, item: Item, consents: dict[str, list[dict[str, Any]]], ask: ConsentAsk) -> ConsentDecision:
+        if self.w.tenant.consent.source == "organisation":
+            return ConsentDecision("none", None, None, None, "organisation")
+        return evaluate(consents.get(item.patient_id or "", []), ask)
+
+
+_STATES = {"automatic": "approved", "review": "in_review", "denied": "denied", "not_written": "not_written"}
+
+
+def _settle(item: Item) -> None:
+    """The ruling becomes the candidate's state and its verdict."""
+    assert item.ruling is not None
+    item.verdict_id = new_id()
+    automatic = item.ruling.outcome == "automatic"
+    item.end(_STATES[item.ruling.outcome], None if automatic else item.ruling.reasons[0].code)
+
+
+def _consents_of(connection: Connection[Any], w: Workplace, patients: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+    found: dict[str, list[dict[str, Any]]] = {}
+    target = w.tenant.ehr.target
+    for consent_id, patient, body in connection.execute(
+        "SELECT consent_id, patient_id, body FROM mirror.consent WHERE tenant = %s AND target = %s AND patient_id = ANY(%s)",
+        (w.id, target, list(patients)),
+    ):
+        found.setdefault(patient, []).append(w.sealer.open_json("mirror.consent", f"{target}|{consent_id}", body))
+    return found
