@@ -75,7 +75,12 @@ class CandidateProblem(WritebackError):
 
 
 class LaneHeld(WritebackError):
-    """Another run holds this (lane, tenant); the second comer ends clean."""
+    """Another run, ``holder``, has this (lane, tenant); the second comer ends clean."""
+
+    def __init__(self, lane: str, tenant: str, holder: str) -> None:
+        self.holder = holder
+        mend = "nothing to do: that run takes the same work"
+        super().__init__("lane_held", f"{lane} of {tenant} is held by {holder}", mend=mend)
 
 
 class ServiceError(WritebackError):

@@ -85,27 +85,35 @@ def set_tenant(connection: Connection[Any], layer: Layer, tenant: str) -> None:
     connection.execute(sql.SQL("SET LOCAL ROLE {}").format(sql.Identifier(f"fw_{layer}__{tenant}")))
 
 
+def _lane_number(lane_name: str, tenant: str) -> int:
+    return int.from_bytes(hashlib.sha256(f"lane|{lane_name}|{tenant}".encode()).digest()[:8], "big", signed=True)
+
+
+def lane_holder(connection: Connection[Any], lane_name: str, tenant: str) -> str | None:
+    """The run id that holds the (lane, tenant), as any login may see it; None: nobody does."""
+    row = connection.execute(
+        "SELECT a.application_name FROM pg_locks l JOIN pg_stat_activity a USING (pid) "
+        "WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 "
+        "AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) "
+        "AND (l.classid::bigint << 32 | l.objid::bigint) = %s",
+        (_lane_number(lane_name, tenant),),
+    ).fetchone()
+    return str(row[0]).rsplit(" ", 1)[-1] if row else None
+
+
 @contextmanager
 def lane(dsn: str, lane_name: str, tenant: str, holder: str) -> Iterator[None]:
     """Hold the (lane, tenant) for the block: a session-level advisory lock on a connection of its own.
 
     It goes with the process, so a run that dies leaves nothing behind. ``holder`` (a run id) is what a second comer is told.
 
-    :raises LaneHeld: another run holds it; the text says which.
+    :raises LaneHeld: another run holds it; its ``holder`` says which.
     """
-    number = int.from_bytes(hashlib.sha256(f"lane|{lane_name}|{tenant}".encode()).digest()[:8], "big", signed=True)
-    with connect(dsn, application=f"fw lane {lane_name}/{tenant} {holder}"[:63]) as connection:
-        if not connection.execute("SELECT pg_try_advisory_lock(%s)", (number,)).fetchone()[0]:  # type: ignore[index]
-            row = connection.execute(
-                "SELECT a.application_name FROM pg_locks l JOIN pg_stat_activity a USING (pid) "
-                "WHERE l.locktype = 'advisory' "
-                "AND l.granted AND l.objsubid = 1 AND (l.classid::bigint << 32 | l.objid::bigint) = %s",
-                (number,),
-            ).fetchone()
-            who = str(row[0]).rsplit(" ", 1)[-1] if row and row[0] else "another session"
-            raise LaneHeld(
-                "lane_held", f"{lane_name} of {tenant} is held by {who}", mend="nothing to do: that run takes the same work"
-            )
+    # The name stays under Postgres' 63 bytes, or the run id at its end would be cut: so no tenant in it.
+    with connect(dsn, application=f"fw {lane_name} {holder}"[:63]) as connection:
+        held = connection.execute("SELECT pg_try_advisory_lock(%s)", (_lane_number(lane_name, tenant),)).fetchone()
+        if held != (True,):
+            raise LaneHeld(lane_name, tenant, lane_holder(connection, lane_name, tenant) or "another session")
         yield
 
 
@@ -129,7 +137,7 @@ def copy_rows(
     with connection.cursor() as cursor, cursor.copy(sql.SQL("COPY {} ({}) FROM STDIN").format(temp, names)) as copy:
         for row in rows:
             copy.write_row(row)
-    conflict = sql.SQL("DO NOTHING")
+    conflict: sql.Composable = sql.SQL("DO NOTHING")
     if replace_by:
         conflict = sql.SQL("({}) DO UPDATE SET {}").format(
             sql.SQL(", ").join(map(sql.Identifier, replace_by)),

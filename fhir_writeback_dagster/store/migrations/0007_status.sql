@@ -4,6 +4,8 @@
 CREATE FUNCTION ops.pending(lane text) RETURNS TABLE (tenant text, items bigint, oldest timestamptz)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog AS $$
   SELECT w.tenant, count(*), min(w.since) FROM (
+    SELECT x.tenant, x.received_at AS since FROM landing.extract x WHERE lane = 'ingest' AND x.state = 'landed'
+    UNION ALL
     SELECT o.tenant, o.since FROM canonical.outbox o WHERE lane = 'decide'
     UNION ALL
     SELECT o.tenant, o.since FROM ledger.outbox o WHERE lane = 'decide'
@@ -18,6 +20,16 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog AS $$
       WHERE lane = 'commit' AND (CASE WHEN k.state IN ('leased', 'sending', 'reconciling') THEN k.lease_until
                                       ELSE k.not_before END) <= now()
   ) w GROUP BY w.tenant ORDER BY w.tenant
+$$;
+
+-- How old each tenant's mirror is (the oldest of its resource types) and who waits for a younger one.
+CREATE FUNCTION ops.mirrors() RETURNS TABLE (tenant text, target text, refreshed_at timestamptz, waiting bigint,
+                                             last_give_up_at timestamptz)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog AS $$
+  SELECT coalesce(s.tenant, c.tenant), coalesce(s.target, c.target), s.refreshed_at, coalesce(c.waiting, 0), c.last_give_up_at
+  FROM (SELECT tenant, target, min(refreshed_at) AS refreshed_at FROM mirror.sync GROUP BY 1, 2) s
+  FULL JOIN (SELECT tenant, target, count(*) AS waiting, max(give_up_at) AS last_give_up_at
+             FROM decision.candidate WHERE state = 'waiting' GROUP BY 1, 2) c USING (tenant, target)
 $$;
 
 -- Where every row that was read stands now, one row in exactly one end (issue 3); counts only.
@@ -66,7 +78,7 @@ $$;
 CREATE FUNCTION ops.tenants() RETURNS SETOF text
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog AS $$ SELECT t.tenant FROM ops.tenant t ORDER BY 1 $$;
 
-REVOKE ALL ON FUNCTION ops.pending, ops.row_ends, ops.stages, ops.tenants FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION ops.pending, ops.tenants TO fw_ingest_login, fw_decide_login, fw_commit_login, fw_audit_login,
-  fw_status_login;
+REVOKE ALL ON FUNCTION ops.pending, ops.mirrors, ops.row_ends, ops.stages, ops.tenants FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION ops.pending, ops.mirrors, ops.tenants TO fw_ingest_login, fw_decide_login, fw_commit_login,
+  fw_audit_login, fw_status_login;
 GRANT EXECUTE ON FUNCTION ops.row_ends, ops.stages TO fw_status_login;
