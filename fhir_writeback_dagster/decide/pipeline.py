@@ -112,16 +112,20 @@ class _Round:
         for item in fresh:
             if item.input_hash in held:
                 item.end("suppressed", f"already_{held[item.input_hash]}")
-        for item in items:
-            if item.give_up_at <= self.w.now():
-                item.end("quarantined", "no_match_in_time")
+
+    def _wait(self, item: Item, reason: str | None) -> None:
+        """What the mirror does not know yet waits for it, until the tenant's patience ends."""
+        if item.give_up_at <= self.w.now():
+            item.end("quarantined", "no_match_in_time", reason)
+        else:
+            item.end("waiting", reason)
 
     def _match(self, connection: Connection[Any], items: list[Item]) -> None:
         for item, match in zip(items, match_patients(connection, self.w, [i.record.patient for i in items]), strict=True):
             item.evidence["match"] = dict(match.evidence)
             item.patient_id, item.matched_by = match.patient_id, match.matched_by
             if match.outcome == "waiting":
-                item.end("waiting", match.reason)
+                self._wait(item, match.reason)
             elif match.outcome == "review":
                 item.end("in_review", match.reason)
         matched = [i for i in items if i.open]
@@ -130,7 +134,7 @@ class _Round:
             item.encounter_id, item.encounter_status = encounter.encounter_id, encounter.status
             item.encounter_period = (encounter.starts_at, encounter.ends_at)
             if encounter.outcome == "waiting":
-                item.end("waiting", encounter.reason)
+                self._wait(item, encounter.reason)
             elif encounter.outcome == "review":
                 item.end("in_review", encounter.reason)
 
