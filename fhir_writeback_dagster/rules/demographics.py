@@ -1,0 +1,101 @@
+"""Who a row says the patient is, against who a chart says: field by field *agrees*, *differs* or *unknown*.
+
+Used to confirm a match on identifiers, to follow a merge, and by commit before it sends. A verdict holds no value, so it may
+be kept as evidence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from fhir_writeback_dagster.canonical import PatientRef
+from fhir_writeback_dagster.rules.names import forms, same_family, same_given
+
+Verdict = Literal["agrees", "differs", "unknown"]
+
+FIELDS: tuple[str, ...] = ("birth_date", "family", "given", "sex")
+
+
+@dataclass(frozen=True, slots=True)
+class Demographics:
+    """What is comparable of one person; a chart may hold several names (official, maiden, old)."""
+
+    birth_date: str = ""
+    families: tuple[str, ...] = ()
+    givens: tuple[str, ...] = ()
+    sex: str = ""
+    #: (system, values) of the identifiers, for charts only
+    identifiers: Mapping[str, frozenset[str]] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.birth_date or self.families or self.givens or self.sex)
+
+
+def of_row(ref: PatientRef) -> Demographics:
+    """The demographics of a row; falsy if it has none."""
+    return Demographics(
+        birth_date=(ref.birth_date or "").strip()[:10],
+        families=_texts((ref.family,)),
+        givens=_texts((ref.given,)),
+        sex=_sex(ref.sex),
+    )
+
+
+def of_patient(resource: Mapping[str, Any]) -> Demographics:
+    """The demographics of an R4 Patient; what is missing or of another type than R4 says counts as not stated."""
+    names = [n for n in _list(resource.get("name")) if isinstance(n, dict)]
+    identifiers: dict[str, set[str]] = {}
+    for item in _list(resource.get("identifier")):
+        if isinstance(item, dict) and isinstance(item.get("system"), str) and isinstance(item.get("value"), str):
+            identifiers.setdefault(item["system"], set()).add(item["value"])
+    return Demographics(
+        birth_date=str(resource.get("birthDate") or "")[:10],
+        families=_texts(n.get("family") for n in names),
+        givens=_texts(" ".join(g for g in _list(n.get("given")) if isinstance(g, str)) for n in names),
+        sex=_sex(resource.get("gender")),
+        identifiers={system: frozenset(values) for system, values in identifiers.items()},
+    )
+
+
+def compare(one: Demographics, other: Demographics) -> dict[str, Verdict]:
+    """A verdict for each of :data:`FIELDS`; a date of less precision agrees with one that it begins."""
+    return {
+        "birth_date": _verdict(one.birth_date, other.birth_date, _same_date(one.birth_date, other.birth_date)),
+        "family": _verdict(one.families, other.families, any(same_family(a, b) for a in one.families for b in other.families)),
+        "given": _verdict(one.givens, other.givens, any(same_given(a, b) for a in one.givens for b in other.givens)),
+        "sex": _verdict(one.sex, other.sex, one.sex == other.sex),
+    }
+
+
+def differs(verdicts: Mapping[str, Verdict]) -> bool:
+    return "differs" in verdicts.values()
+
+
+def agrees(verdicts: Mapping[str, Verdict]) -> bool:
+    """Nothing differs and something that tells people apart (birth date or family name) agrees."""
+    return not differs(verdicts) and "agrees" in (verdicts["birth_date"], verdicts["family"])
+
+
+def _verdict(one: object, other: object, same: bool) -> Verdict:
+    if not one or not other:
+        return "unknown"
+    return "agrees" if same else "differs"
+
+
+def _same_date(one: str, other: str) -> bool:
+    return one.startswith(other) or other.startswith(one)
+
+
+def _sex(value: object) -> str:
+    # `unknown` says that nobody knows: it contradicts nothing.
+    return value if isinstance(value, str) and value != "unknown" else ""
+
+
+def _texts(values: Any) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(v for v in values if isinstance(v, str) and forms(v)))
+
+
+def _list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
