@@ -56,9 +56,7 @@ class Sekmet:
         self._admin_key, self._admin_jwks = make_client_key("admin")
         self._process: subprocess.Popen[bytes] | None = None
         self.chart = (
-            Chart(self.base_url)
-            if client_jwks is None
-            else Chart(self.base_url, client_id=_ADMIN, private_jwk=self._admin_key)
+            Chart(self.base_url) if client_jwks is None else Chart(self.base_url, client_id=_ADMIN, private_jwk=self._admin_key)
         )
 
     @property
@@ -186,6 +184,4 @@ def _free_port() -> int:
 def _require_free(port: int) -> None:
     with socket.socket() as probe:
         if probe.connect_ex((HOST, port)) == 0:
-            raise ServiceError(
-                "port_in_use", "another process listens there", where=f"port {port}", mend="choose another port"
-            )
+            raise ServiceError("port_in_use", "another process listens there", where=f"port {port}", mend="choose another port")
