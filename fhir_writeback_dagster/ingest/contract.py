@@ -55,11 +55,8 @@ to a list of texts, or to ``present`` or ``absent``; all of its columns must hol
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -76,10 +73,7 @@ from pydantic import (
 )
 
 from fhir_writeback_dagster.canonical import KINDS
-from fhir_writeback_dagster.errors import ConfigError
-from fhir_writeback_dagster.ingest.concepts import ConceptMap, load_concept_map
 from fhir_writeback_dagster.ingest.fields import (
-    ConceptFrom,
     Conditions,
     DateFrom,
     Fields,
@@ -88,8 +82,7 @@ from fhir_writeback_dagster.ingest.fields import (
     check_words,
     fields_model,
 )
-from fhir_writeback_dagster.tenants import TENANT_ID, TimeZone
-from fhir_writeback_dagster.yamlfile import file_sha256, load_yaml
+from fhir_writeback_dagster.tenants import TimeZone
 
 
 def _known_kind(kind: str) -> str:
@@ -317,50 +310,3 @@ class Contract(_Strict):
     def table_of(self, file_name: str) -> str | None:
         """Name of the first table whose pattern the file's name (no folders) matches."""
         return next((name for name, table in self.tables.items() if fnmatchcase(file_name, table.files)), None)
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """A contract with the ConceptMaps it names; ``sha256`` (32 bytes) covers them all."""
-
-    contract: Contract
-    concept_maps: dict[str, ConceptMap]
-    sha256: bytes
-
-
-def load_source(mappings: Path, source: str, version: int) -> Source:
-    """Read ``<mappings>/sources/<source>/<version>.yaml`` and its ConceptMaps.
-
-    :raises ConfigError: an unknown source or version, or a bad contract or map, with file, line and what was expected.
-    """
-    folder = mappings / "sources"
-    path = folder / source / f"{version}.yaml"
-    if not TENANT_ID.fullmatch(source) or not (folder / source).is_dir():
-        known = ", ".join(sorted(p.name for p in folder.glob("*") if p.is_dir())) or "none"
-        raise ConfigError("unknown_source", "there is no contract for this source", where=str(folder), mend=f"known: {known}")
-    if not path.is_file():
-        versions = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml"))) or "none"
-        raise ConfigError("unknown_source_version", "no such version", where=str(path), mend=f"there are: {versions}")
-    contract = load_yaml(path, Contract)
-    if (contract.source, contract.version) != (source, version):
-        raise ConfigError(
-            "source_mismatch", "`source` and `version` differ from the file's place", where=f"{path}:1", mend="make them equal"
-        )
-    maps = {name: load_concept_map(mappings / "concepts", name) for name in sorted(_maps(contract))}
-    digest = hashlib.sha256(file_sha256(path).encode())
-    for name in maps:
-        digest.update(f"|{name}|{file_sha256(mappings / 'concepts' / f'{name}.json')}".encode())
-    return Source(contract, maps, digest.digest())
-
-
-def _maps(contract: Contract) -> set[str]:
-    return {
-        part.concept_map
-        for table in contract.tables.values()
-        for rule in table.rows
-        if isinstance(rule, Rule)
-        for alternatives in rule.fields.specs().values()
-        for spec in alternatives
-        for part in spec.parts()
-        if isinstance(part, ConceptFrom) and part.concept_map
-    }
