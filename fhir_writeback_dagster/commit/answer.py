@@ -1,0 +1,71 @@
+"""What the target said to one request, reduced to what decisions are made of."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import msgspec
+
+from fhir_writeback_dagster import canonicaljson
+
+_CODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+MAX_WAIT_S = 3600.0
+"""A longer Retry-After is cut: the queue asks again after an hour."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Status, headers (lower-case names) and body of one HTTP answer, or of one entry of a bundle's answer."""
+
+    status: int
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+
+    def json(self) -> Any:
+        """The body as JSON; None where it is empty or something else (an HTML error page)."""
+        if not self.body:
+            return None
+        try:
+            return canonicaljson.decode(self.body)
+        except msgspec.DecodeError:
+            return None
+
+    def resource(self) -> dict[str, Any] | None:
+        """The body as a FHIR resource."""
+        found = self.json()
+        return found if isinstance(found, dict) and isinstance(found.get("resourceType"), str) else None
+
+    def retry_after(self, now: datetime) -> float | None:
+        """Seconds that the target asks us to stay away (RFC 9110, 10.2.3), at most an hour; None: it does not say."""
+        value = self.headers.get("retry-after", "").strip()
+        if value.isdigit():
+            return min(float(value), MAX_WAIT_S)
+        try:
+            until = parsedate_to_datetime(value)
+        except ValueError:
+            return None
+        until = until if until.tzinfo else until.replace(tzinfo=UTC)
+        return min(max((until - now).total_seconds(), 0.0), MAX_WAIT_S)
+
+    def codes(self) -> frozenset[str]:
+        """`issue.code` and `issue.details.coding.code` of an OperationOutcome. Its texts can quote the patient: never read."""
+        found = self.resource()
+        if found is None or found["resourceType"] != "OperationOutcome":
+            return frozenset()
+        return frozenset(code for issue in _dicts(found.get("issue")) for code in _issue_codes(issue))
+
+
+def _issue_codes(issue: dict[str, Any]) -> list[str]:
+    details = issue.get("details")
+    codings = _dicts(details.get("coding")) if isinstance(details, dict) else []
+    found = [issue.get("code"), *(coding.get("code") for coding in codings)]
+    return [code for code in found if isinstance(code, str) and _CODE.fullmatch(code)]
+
+
+def _dicts(value: object) -> list[dict[str, Any]]:
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []

@@ -1,0 +1,173 @@
+"""What an answer means and the one thing to do about it.
+
+An answer is read with the request that it answers and with its OperationOutcome's codes, never by its status alone: a 409 is
+a lost race on a create and a stale version on an update; a 412 after an unanswered attempt may be our own earlier write; a
+timeout on a write is *unknown* and never a failure. TABLE is read from the top; the first row that fits decides.
+
+Sources: FHIR R4 http.html (create, update, conditional create), RFC 9110, and what the vendors' servers answered when asked
+(`docs/compatibility.md` names each).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal
+
+from fhir_writeback_dagster.commit.answer import Answer
+from fhir_writeback_dagster.commit.protocol import Event
+
+Request = Literal["create", "conditional_create", "update", "read"]
+"""`create` has no precondition that makes it safe to repeat, `conditional_create` has; `read` is any read or search."""
+
+
+class Recovery(StrEnum):
+    """One a class; what the engine does next."""
+
+    CONFIRM = "recognise what stands there, then record it"
+    COMPARE = "it was there already: compare before calling it ours"
+    POLL = "wait for the target's decision"
+    RETRY = "later again, with backoff and jitter"
+    WAIT = "later again, when the target says"
+    REFRESH_TOKEN = "one new token, same attempt"  # noqa: S105 - not a password
+    RECONCILE = "look whether it was applied, before anything is sent"
+    QUARANTINE = "keep it with its answer until somebody mends it"
+    REVIEW = "a person decides"
+    ESCALATE = "keep it, and tell the operators: configuration or rights are wrong"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A class of the taxonomy: its code (what people and metrics see) and its recovery."""
+
+    code: str
+    recovery: Recovery
+
+    @property
+    def event(self) -> Event:
+        """What it is to the protocol, for an intent that is ``sending``."""
+        return _EVENTS[self.recovery]
+
+
+_EVENTS = {
+    Recovery.CONFIRM: Event.CONFIRM,
+    Recovery.COMPARE: Event.CONFIRM,
+    Recovery.POLL: Event.ACCEPT,
+    Recovery.RETRY: Event.RETRY,
+    Recovery.WAIT: Event.RETRY,
+    Recovery.REFRESH_TOKEN: Event.RETRY,
+    Recovery.RECONCILE: Event.LOSE,
+    Recovery.QUARANTINE: Event.REFUSE,
+    Recovery.REVIEW: Event.REVIEW,
+    Recovery.ESCALATE: Event.REFUSE,
+}
+
+_WRITES: frozenset[Request] = frozenset({"create", "conditional_create", "update"})
+_CREATES: frozenset[Request] = frozenset({"create", "conditional_create"})
+_CONDITIONAL: frozenset[Request] = frozenset({"conditional_create"})
+_UPDATE: frozenset[Request] = frozenset({"update"})
+_READ: frozenset[Request] = frozenset({"read"})
+_ANY: frozenset[Request] = _WRITES | _READ
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """``status`` is inclusive; ``codes``: at least one must be among the OperationOutcome's (empty: any answer fits)."""
+
+    status: tuple[int, int]
+    requests: frozenset[Request]
+    outcome: Outcome
+    codes: frozenset[str] = frozenset()
+    retry_after: bool | None = None
+    unanswered: bool | None = None
+
+
+def _row(
+    status: int | tuple[int, int],
+    requests: frozenset[Request],
+    code: str,
+    recovery: Recovery,
+    *,
+    codes: tuple[str, ...] = (),
+    retry_after: bool | None = None,
+    unanswered: bool | None = None,
+) -> Row:
+    span = status if isinstance(status, tuple) else (status, status)
+    return Row(span, requests, Outcome(code, recovery), frozenset(codes), retry_after, unanswered)
+
+
+NOT_SENT = Outcome("unreachable", Recovery.RETRY)
+"""No connection was made: not a byte of the request left."""
+NO_ANSWER = Outcome("no_answer", Recovery.RECONCILE)
+NO_READ = Outcome("no_answer", Recovery.RETRY)
+_ODD = Outcome("odd_answer", Recovery.RECONCILE)
+_ODD_READ = Outcome("odd_answer", Recovery.RETRY)
+
+_R = Recovery
+TABLE: tuple[Row, ...] = (
+    _row(200, _CONDITIONAL, "existed", _R.COMPARE),
+    _row(202, _WRITES, "accepted", _R.POLL),
+    _row((200, 299), _ANY, "done", _R.CONFIRM),
+    _row((300, 399), _ANY, "redirected", _R.ESCALATE),
+    _row(401, _ANY, "token_refused", _R.REFRESH_TOKEN),
+    _row((400, 499), _ANY, "throttled", _R.WAIT, codes=("throttled",)),
+    _row((400, 499), _ANY, "busy", _R.RETRY, codes=("lock-error", "transient")),
+    _row(403, _ANY, "forbidden", _R.ESCALATE),
+    _row(404, _CREATES, "target_gone", _R.QUARANTINE),
+    _row(410, _CREATES, "target_gone", _R.QUARANTINE),
+    _row(404, _UPDATE, "deleted_in_ehr", _R.REVIEW),
+    _row(410, _UPDATE, "deleted_in_ehr", _R.REVIEW),
+    _row(408, _WRITES, "no_answer", _R.RECONCILE),
+    _row(409, _UPDATE, "conflict_after_unknown", _R.RECONCILE, unanswered=True),
+    _row(409, _UPDATE, "conflict", _R.REVIEW),
+    _row(409, _CONDITIONAL, "create_race", _R.RETRY),
+    _row(409, _CREATES, "conflict", _R.RECONCILE),
+    _row(412, _UPDATE, "conflict_after_unknown", _R.RECONCILE, unanswered=True),
+    _row(412, _UPDATE, "conflict", _R.REVIEW),
+    _row(412, _CREATES, "several_matches", _R.REVIEW),
+    _row(423, _ANY, "busy", _R.RETRY),
+    _row(425, _ANY, "busy", _R.RETRY),
+    _row((400, 499), _CREATES, "duplicate", _R.RECONCILE, codes=("duplicate",)),
+    _row(429, _ANY, "throttled", _R.WAIT),
+    _row(428, _ANY, "precondition_required", _R.QUARANTINE),
+    _row(422, _ANY, "unprocessable", _R.QUARANTINE),
+    _row(400, _ANY, "malformed", _R.QUARANTINE),
+    _row((400, 499), _ANY, "refused", _R.QUARANTINE),
+    _row(503, _ANY, "unavailable", _R.WAIT, retry_after=True),
+    _row((500, 599), _READ, "server_error", _R.RETRY),
+    _row(500, _WRITES, "server_error", _R.RECONCILE),
+    _row((500, 599), _WRITES, "no_answer", _R.RECONCILE),
+)
+
+
+def classify(request: Request, answer: Answer, *, unanswered: bool = False) -> Outcome:
+    """The class of ``answer``.
+
+    :param unanswered: an earlier attempt of the same intent had no answer, so a failed precondition may be our own write.
+    """
+    codes, has_retry_after = None, "retry-after" in answer.headers
+    for row in TABLE:
+        if not (row.status[0] <= answer.status <= row.status[1] and request in row.requests):
+            continue
+        if row.retry_after is not None and row.retry_after != has_retry_after:
+            continue
+        if row.unanswered is not None and row.unanswered != unanswered:
+            continue
+        if row.codes:
+            codes = answer.codes() if codes is None else codes
+            if not row.codes & codes:
+                continue
+        return row.outcome
+    return _ODD_READ if request == "read" else _ODD
+
+
+def unanswered_outcome(request: Request, *, sent: bool) -> Outcome:
+    """The class of a request that got no answer; ``sent``: a byte of it may have left."""
+    if not sent:
+        return NOT_SENT
+    return NO_READ if request == "read" else NO_ANSWER
+
+
+def server_tries(code: str) -> int:
+    """How often an intent is sent at most before a person looks at it; a 500 may be permanent."""
+    return 2 if code == "server_error" else 8
