@@ -60,6 +60,11 @@ class Ehr(_Strict):
     sandbox: bool = Field(False, description="only a sandbox may be reached by http or at a private address")
     auth: Auth
     timeout: Duration = timedelta(seconds=30)
+    quiet: Duration = Field(
+        timedelta(seconds=60),
+        description="after a send without an answer nothing is looked up or sent again for this long: longer than the EHR "
+        "needs to finish a request, and than its search index lags",
+    )
     concurrency: int = Field(8, ge=1, le=64)
     bundle_size: int = Field(1, ge=1, le=500, description="entries a batch; 1 sends each write by itself")
     mirror_every: Duration = timedelta(minutes=5)

@@ -19,6 +19,9 @@ CREATE TABLE ledger.intent (
                   'pending_target', 'committed', 'quarantined', 'in_review', 'withdrawn', 'discarded')),
   outcome       text CHECK (outcome IN ('created', 'updated', 'suppressed', 'reconciled')),
   reason        text,
+  fence         bigint NOT NULL DEFAULT 0,               -- kept here too: an intent that is re-opened goes on counting
+  unanswered    boolean NOT NULL DEFAULT false,          -- a send had no answer: a failed precondition may be our own write
+  accepted      boolean NOT NULL DEFAULT false,          -- the target took it for mediation (202): never send it again
   created_at    timestamptz NOT NULL DEFAULT now(),
   changed_at    timestamptz NOT NULL DEFAULT now(),
   PRIMARY KEY (tenant, intent_id),
@@ -47,6 +50,7 @@ CREATE TABLE ledger.work (
   PRIMARY KEY (tenant, intent_id)
 );
 CREATE INDEX work_due ON ledger.work (tenant, target, priority, not_before, patient_id);
+CREATE INDEX work_patient ON ledger.work (tenant, target, patient_id);   -- one in flight a patient
 
 CREATE TABLE ledger.attempt (
   tenant       text NOT NULL,
