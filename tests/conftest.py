@@ -1,0 +1,77 @@
+"""Real parts for every test: a PostgreSQL, a project home, tenants, and what a run of a layer works with.
+
+``database``     a migrated database with a login for every layer; one a session
+``home``         a project home of the test's own, with the shipped mappings, expectations and policies
+``make_tenant``  ``make_tenant("mercy", ehr={"base_url": …})``: file, keys, landing folders, registered, without any data
+``workplace``    ``with workplace("ingest", tenant) as w``
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+from support import Database, make_home, open_layer, write_tenant
+
+from fhir_writeback_dagster.ops.folder import StateFolder
+from fhir_writeback_dagster.ops.postgres import Postgres
+from fhir_writeback_dagster.ops.provision import provision
+from fhir_writeback_dagster.settings import Layer
+from fhir_writeback_dagster.tenants import Tenant
+from fhir_writeback_dagster.workplace import Workplace, utc_now
+
+pytest_plugins = ["sandbox_fixtures"]
+
+_numbers = itertools.count(1)
+
+
+class MakeTenant(Protocol):
+    def __call__(self, name: str | None = None, **overrides: Any) -> Tenant: ...
+
+
+class OpenLayer(Protocol):
+    def __call__(
+        self, layer: Layer, tenant: Tenant | str, now: Callable[[], datetime] = utc_now, run_id: str = "test-run"
+    ) -> AbstractContextManager[Workplace]: ...
+
+
+@pytest.fixture(scope="session")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
+    state = StateFolder(tmp_path_factory.mktemp("postgres"))
+    postgres = Postgres(state, durable=False)
+    try:
+        yield Database(postgres, provision(postgres.superuser, postgres.port, state))
+    finally:
+        postgres.destroy()
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    folder = tmp_path / "home"
+    folder.mkdir()
+    return make_home(folder)
+
+
+@pytest.fixture
+def make_tenant(database: Database, home: Path) -> MakeTenant:
+    def make(name: str | None = None, **overrides: Any) -> Tenant:
+        tenant = write_tenant(home, name or f"t{next(_numbers)}", overrides)
+        database.register(tenant.tenant)
+        return tenant
+
+    return make
+
+
+@pytest.fixture
+def workplace(database: Database, home: Path) -> OpenLayer:
+    def open_it(
+        layer: Layer, tenant: Tenant | str, now: Callable[[], datetime] = utc_now, run_id: str = "test-run"
+    ) -> AbstractContextManager[Workplace]:
+        return open_layer(home, database, layer, tenant if isinstance(tenant, str) else tenant.tenant, now, run_id)
+
+    return open_it
