@@ -1,0 +1,94 @@
+"""What the generator planted: where every row must end, and what must stand in the EHR; the checker goes by nothing else."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any, Literal
+
+End = Literal["created", "updated", "suppressed", "stale", "not_written", "denied", "quarantined", "in_review", "waiting"]
+ENDS: tuple[End, ...] = (
+    "created",
+    "updated",
+    "suppressed",
+    "stale",
+    "not_written",
+    "denied",
+    "quarantined",
+    "in_review",
+    "waiting",
+)
+
+#: Where a row ends that is delivered again and says the same: nothing is written twice, nobody is asked twice.
+AGAIN: dict[End, End] = {**dict.fromkeys(ENDS, "suppressed"), "denied": "denied", "quarantined": "quarantined"}  # type: ignore[dict-item]
+
+
+@dataclass(frozen=True, slots=True)
+class FactKey:
+    """Which fact: resource type, chart, standard code (without its system), and UTC instant or date, as FHIR writes it."""
+
+    resource_type: str
+    chart_id: str
+    code: str
+    when: str
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """What the fact says: (code, value, unit) of the fact itself or of each component; a text has no unit."""
+
+    parts: tuple[tuple[str, Decimal | str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Planted:
+    """One row of one extract. ``columns`` is what the file says; ``plant`` names what is special about it."""
+
+    source: str
+    columns: dict[str, Any]
+    plant: str
+    end: End
+    fact: FactKey | None = None
+    value: Value = Value()
+
+    def again(self, end: End | None = None) -> Planted:
+        """The row as it must end when it is delivered once more."""
+        return replace(self, end=end or AGAIN[self.end], plant=f"{self.plant}, again")
+
+
+@dataclass(slots=True)
+class Truth:
+    """Sums over the rows that were delivered to one tenant so far.
+
+    ``facts`` maps what must stand in the EHR to the values that are right: two sources that tell a fact differently leave open
+    which of them was first.
+    """
+
+    ends: Counter[End] = field(default_factory=Counter)
+    plants: Counter[str] = field(default_factory=Counter)
+    facts: dict[FactKey, set[Value]] = field(default_factory=dict)
+    refused: int = 0
+
+    def read(self, rows: Iterable[Planted]) -> None:
+        """Take account of delivered rows, in their order."""
+        for row in rows:
+            self.ends[row.end] += 1
+            self.plants[row.plant] += 1
+            if row.fact is None:
+                continue
+            if row.end == "created":
+                self.facts.setdefault(row.fact, set()).add(row.value)
+            elif row.end == "updated":
+                self.facts[row.fact] = {row.value}
+
+    @property
+    def rows(self) -> int:
+        return self.ends.total()
+
+
+def instant(moment: datetime) -> str:
+    """``2025-03-05T15:00:00Z``: instants are compared in UTC, to the second."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
