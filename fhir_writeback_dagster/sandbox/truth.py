@@ -23,7 +23,7 @@ ENDS: tuple[End, ...] = (
 )
 
 #: Where a row ends that is delivered again and says the same: nothing is written twice, nobody is asked twice.
-AGAIN: dict[End, End] = {**dict.fromkeys(ENDS, "suppressed"), "denied": "denied", "quarantined": "quarantined"}  # type: ignore[dict-item]
+AGAIN: dict[End, End] = {**dict.fromkeys(ENDS, "suppressed"), "denied": "denied", "quarantined": "quarantined"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,8 @@ from random import Random
 from typing import Any, Literal
 from zoneinfo import ZoneInfo
 
+from fhir_writeback_dagster.tenants import Mode
+
 Resource = dict[str, Any]
 
 #: What is special about a person; each has rows that must end as the role says.
@@ -39,6 +41,15 @@ _COUNTS: dict[Role, int] = {
     "chart_differs": 1,
 }
 PEOPLE = 60
+
+_MODES: dict[str, Mode] = {
+    "Observation": "auto",
+    "Condition": "auto",
+    "AllergyIntolerance": "auto",
+    "DocumentReference": "auto",
+    "Patient": "auto",
+    "MedicationRequest": "review_all",
+}
 
 _FAMILIES = (
     "Abbott Achterberg Baptiste Beaumont Callahan Castellano Dvorak Eriksen Farrow Fitzgerald Galloway Hargreaves Ibarra "
@@ -76,6 +87,7 @@ class Hospital:
     name: str
     time_zone: str
     none_found: Literal["permit", "review", "deny"]
+    modes: dict[str, Mode]
     people: tuple[Person, ...]
 
     @property
@@ -113,8 +125,22 @@ def make_world(seed: int = 20250301) -> tuple[Hospital, ...]:
     """The demo's hospitals, the same for the same seed."""
     random = Random(seed)  # noqa: S311 - a world, not a secret
     return (
-        Hospital("mercy", "Mercy General", "America/New_York", "permit", tuple(_people(random, "M"))),
-        Hospital("stvincent", "St Vincent's", "Europe/Dublin", "review", tuple(_people(random, "V"))),
+        Hospital(
+            "mercy",
+            "Mercy General",
+            "America/New_York",
+            "permit",
+            {**_MODES, "Immunization": "shadow", "Procedure": "off"},
+            tuple(_people(random, "M")),
+        ),
+        Hospital(
+            "stvincent",
+            "St Vincent's",
+            "Europe/Dublin",
+            "review",
+            {**_MODES, "Immunization": "off", "Procedure": "auto"},
+            tuple(_people(random, "V")),
+        ),
     )
 
 
