@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import sqlite3
-import subprocess
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -18,13 +16,13 @@ from typing import Any, Self
 import httpx
 
 from fhir_writeback_dagster.errors import ServiceError
+from fhir_writeback_dagster.ops.ports import HOST, claim
+from fhir_writeback_dagster.ops.process import Child, Program, died
 from fhir_writeback_dagster.sandbox.chart import Chart, Resource
 from fhir_writeback_dagster.sandbox.keys import make_client_key
 
-HOST = "127.0.0.1"
 CLIENT_ID = "fhir-writeback"
 START_SECONDS = 60
-STOP_SECONDS = 10
 
 _ADMIN = "sandbox-admin"
 
@@ -50,11 +48,11 @@ class Sekmet:
     ) -> None:
         self.folder = folder
         self.client_jwks = client_jwks
-        self.port = port or _free_port()
+        self.port = claim("the sandbox EHR", port, "the demo's port of it")
         self.base_url = f"http://{HOST}:{self.port}/fhir"
         self._client_scopes, self._token_seconds = client_scopes, token_seconds
         self._admin_key, self._admin_jwks = make_client_key("admin")
-        self._process: subprocess.Popen[bytes] | None = None
+        self._child: Child | None = None
         self.chart = (
             Chart(self.base_url) if client_jwks is None else Chart(self.base_url, client_id=_ADMIN, private_jwk=self._admin_key)
         )
@@ -62,56 +60,49 @@ class Sekmet:
     @property
     def pid(self) -> int | None:
         """Its process id while it runs."""
-        return self._process.pid if self._process else None
+        return self._child.pid if self._child else None
 
     def start(self) -> Self:
         """:raises ServiceError: the port is taken, or the server ends or stays silent within a minute."""
-        _require_free(self.port)
+        claim("the sandbox EHR", self.port, "the demo's port of it")
         self.folder.mkdir(parents=True, exist_ok=True)
         settings = self.folder / "settings.yaml"
         settings.write_text(json.dumps(self._settings()), encoding="utf-8")  # JSON is YAML
         settings.chmod(0o600)
-        command = [str(Path(sys.executable).with_name("sekmet")), "serve", "--config", str(settings)]
-        with (self.folder / "sekmet.log").open("ab") as log:
-            try:
-                self._process = subprocess.Popen(  # noqa: S603 - our own command line
-                    command, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, process_group=0
-                )
-            except OSError as error:
-                raise ServiceError(
-                    "sekmet_missing",
-                    type(error).__name__,
-                    where=command[0],
-                    mend="install the extra: pip install '.[sandbox]'",
-                ) from None
+        program = str(Path(sys.executable).with_name("sekmet"))
+        if not Path(program).is_file():
+            raise ServiceError(
+                "sekmet_missing", "sekmet-fhir is not installed", where=program, mend="install the extra `sandbox`"
+            )
+        self._child = Child(
+            Program(
+                "sekmet",
+                [program, "serve", "--config", str(settings)],
+                {"PATH": os.environ.get("PATH", ""), "HOME": str(self.folder)},
+                self.folder / "sekmet.log",
+                self.folder,
+            )
+        )
         try:
-            self._await_answer()
+            self._await_answer(self._child)
         except BaseException:
             self.stop()
             raise
         return self
 
     def stop(self) -> None:
-        """End the server's whole process group; killed if it stays longer than ten seconds."""
+        """End the server and all that it started; killed if it stays longer than ten seconds."""
         self.chart.close()
-        process, self._process = self._process, None
-        if process is None:
-            return
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        if self._child is not None:
+            self._child.stop()
+            self._child = None
 
     def kill(self) -> None:
         """What a power cut does; `start` brings it up again with what it had committed."""
-        if self._process is not None:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
-            self._process = None
+        if self._child is not None:
+            os.killpg(self._child.pid, signal.SIGKILL)
+            self._child.wait(10)
+            self._child = None
 
     def load(self, resources: Iterable[Resource]) -> int:
         """See :meth:`Chart.load`."""
@@ -153,16 +144,11 @@ class Sekmet:
             }
         return settings
 
-    def _await_answer(self) -> None:
+    def _await_answer(self, child: Child) -> None:
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
-            if self._process is None or self._process.poll() is not None:
-                raise ServiceError(
-                    "sekmet_ended",
-                    "the sandbox EHR ended while starting",
-                    where=str(self.folder / "sekmet.log"),
-                    mend="read that log",
-                )
+            if child.exit_code is not None:
+                raise died(child)
             with suppress(httpx.HTTPError):
                 if httpx.get(f"{self.base_url}/metadata", timeout=5, trust_env=False).status_code == 200:
                     return
@@ -170,18 +156,6 @@ class Sekmet:
         raise ServiceError(
             "sekmet_silent",
             f"the sandbox EHR did not answer within {START_SECONDS} s",
-            where=f"port {self.port}",
-            mend=f"read {self.folder / 'sekmet.log'}",
+            where=f"{HOST}:{self.port}",
+            mend=f"read {child.program.log}",
         )
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
-
-
-def _require_free(port: int) -> None:
-    with socket.socket() as probe:
-        if probe.connect_ex((HOST, port)) == 0:
-            raise ServiceError("port_in_use", "another process listens there", where=f"port {port}", mend="choose another port")

@@ -60,7 +60,7 @@ def test_a_taken_port_is_refused_with_its_number(tmp_path: Path) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(ServiceError, match=f"port {port}"):
+        with pytest.raises(ServiceError, match=rf"port {port} for the sandbox EHR"):
             Sekmet(tmp_path, port).start()
 
 
