@@ -18,7 +18,7 @@ from psycopg import Connection
 
 from fhir_writeback_dagster import canonicaljson
 from fhir_writeback_dagster.decide import facts as memory
-from fhir_writeback_dagster.decide.gates import Reason, consent_version, encounter_reasons, rule
+from fhir_writeback_dagster.decide.gates import Reason, consent_version, encounter_reasons, event_day, rule
 from fhir_writeback_dagster.decide.identity import ACCEPT, Fact, Incoming, Placement, accept, business_keys, place
 from fhir_writeback_dagster.decide.items import Item, load
 from fhir_writeback_dagster.decide.mapping import Mapping, Refs, load_mapping
@@ -292,11 +292,12 @@ class _Round:
             codings=tuple((c.system, c.code) for c in code.codings) if code else (),
             labels=tuple((label["system"], label["code"]) for label in labels),
             at=now,
+            event=event_day(item.record),
         )
 
     def _consent(self, item: Item, consents: dict[str, list[dict[str, Any]]], ask: ConsentAsk) -> ConsentDecision:
         if self.w.tenant.consent.source == "organisation":
-            return ConsentDecision("none", None, None, None, "organisation")
+            return ConsentDecision("none", reason="organisation")
         return evaluate(consents.get(item.patient_id or "", []), ask)
 
 

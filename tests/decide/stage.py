@@ -1,0 +1,128 @@
+"""Sets the stage for decide on a real database: patients in the mirror, records from ingest, and what decide made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from fhir_writeback_dagster import canonicaljson
+from fhir_writeback_dagster.canonical import from_json, to_json
+from fhir_writeback_dagster.decide.pipeline import DecideReport, decide
+from fhir_writeback_dagster.ids import new_id
+from fhir_writeback_dagster.tenants import Tenant
+from fhir_writeback_dagster.workplace import Workplace
+
+MRN = "urn:oid:1.2.3.4"
+HEART_RATE = {"codings": [{"system": "http://loinc.org", "code": "8867-4", "display": "Heart rate"}]}
+
+
+@dataclass
+class Stage:
+    """One tenant; ``now`` is everybody's clock."""
+
+    tenant: Tenant
+    open: Callable[..., AbstractContextManager[Workplace]]
+    now: datetime = field(default_factory=lambda: datetime(2026, 3, 2, 12, tzinfo=UTC))
+
+    def _workplace(self, layer: str) -> AbstractContextManager[Workplace]:
+        return self.open(layer, self.tenant.tenant, now=lambda: self.now)
+
+    def mirror(self, *patients: dict[str, Any], consents: tuple[dict[str, Any], ...] = ()) -> None:
+        """Patients as ``{"id", "mrn", "replaced_by"?, "deceased"?}``; the mirror is then newer than every candidate."""
+        with self._workplace("commit") as w, w.store.tenant(w.id) as c:
+            for p in patients:
+                resource = {
+                    "resourceType": "Patient",
+                    "id": p["id"],
+                    "identifier": [{"system": MRN, "value": p["mrn"]}],
+                    "birthDate": p.get("birth_date", "1970-01-01"),
+                    "name": [{"family": p.get("family", "Testperson")}],
+                }
+                place = f"ehr|{p['id']}"
+                c.execute(
+                    "INSERT INTO mirror.patient (tenant, target, patient_id, version_id, active, deceased, replaced_by, body, "
+                    "fetched_at) VALUES (%s, 'ehr', %s, '1', true, %s, %s, %s, %s) ON CONFLICT (tenant, target, patient_id) "
+                    "DO UPDATE SET replaced_by = excluded.replaced_by",
+                    (w.id, p["id"], p.get("deceased", False), p.get("replaced_by"),
+                     w.sealer.seal_json("mirror.patient", place, resource), self.now),
+                )  # fmt: skip
+                c.execute(
+                    "INSERT INTO mirror.patient_identifier (tenant, target, identifier, patient_id) VALUES (%s, 'ehr', %s, %s) "
+                    "ON CONFLICT DO NOTHING",
+                    (w.id, w.identity.digest("identifier", MRN, p["mrn"]), p["id"]),
+                )
+            for consent in consents:
+                c.execute(
+                    "INSERT INTO mirror.consent (tenant, target, consent_id, version_id, patient_id, status, body, fetched_at) "
+                    "VALUES (%s, 'ehr', %s, %s, %s, %s, %s, %s) ON CONFLICT (tenant, target, consent_id) DO UPDATE "
+                    "SET body = excluded.body, version_id = excluded.version_id",
+                    (w.id, consent["id"], consent["meta"]["versionId"], consent["patient"]["reference"].split("/")[1],
+                     consent["status"], w.sealer.seal_json("mirror.consent", f"ehr|{consent['id']}", consent), self.now),
+                )  # fmt: skip
+            c.execute(
+                "INSERT INTO mirror.sync (tenant, target, resource_type, refreshed_at, changed_at) "
+                "VALUES (%s, 'ehr', 'Patient', %s, %s) ON CONFLICT (tenant, target, resource_type) "
+                "DO UPDATE SET changed_at = excluded.changed_at",
+                (w.id, self.now, self.now),
+            )
+
+    def tell(
+        self,
+        mrn: str = "100",
+        value: str | int = "72",
+        *,
+        effective: str = "2026-03-01T08:00:00Z",
+        row: str = "row-1",
+        source: str = "bedside",
+        as_of: datetime | None = None,
+        extract: UUID | None = None,
+        **fields: Any,
+    ) -> UUID:
+        """A heart rate as ingest hands it on; returns its record id."""
+        data = {
+            "kind": "vital_sign",
+            "patient": {"identifiers": [{"system": MRN, "value": mrn}]},
+            "actor": {"type": "source", "id": source},
+            "code": HEART_RATE,
+            "effective": effective,
+            "quantity": {"value": str(value), "unit": "/min", "code": "/min"},
+            **fields,
+        }
+        record, record_id = to_json(from_json(data)), new_id()
+        with self._workplace("ingest") as w, w.store.tenant(w.id) as c:
+            c.execute(
+                "INSERT INTO canonical.record (tenant, record_id, extract_id, source, source_version, kind, source_record, as_of, "
+                "position, body) VALUES (%s, %s, %s, %s, 1, %s, %s, %s, 1, %s)",
+                (w.id, record_id, extract or new_id(), source, data["kind"],
+                 w.identity.digest("source-record", source, str(data["kind"]), row), as_of,
+                 w.sealer.seal("canonical.record", record_id, canonicaljson.encode(record))),
+            )  # fmt: skip
+            c.execute("INSERT INTO canonical.outbox (tenant, record_id) VALUES (%s, %s)", (w.id, record_id))
+        return record_id
+
+    def decide(self) -> DecideReport:
+        with self._workplace("decide") as w:
+            return decide(w)
+
+    def candidate(self, record_id: UUID) -> dict[str, Any]:
+        return self.rows("SELECT * FROM decision.candidate WHERE record_id = %s", record_id)[0]
+
+    def end_of(self, record_id: UUID) -> tuple[str, str | None]:
+        row = self.candidate(record_id)
+        return row["state"], row["reason"]
+
+    def rows(self, statement: str, *parameters: Any) -> list[dict[str, Any]]:
+        with self._workplace("decide") as w, w.store.tenant(w.id) as c:
+            cursor = c.execute(statement, parameters)
+            assert cursor.description is not None
+            return [dict(zip([d.name for d in cursor.description], row, strict=True)) for row in cursor.fetchall()]
+
+    def withdraw(self, candidate_id: UUID) -> None:
+        """What commit does with a candidate whose verdict no longer stood."""
+        with self._workplace("commit") as w, w.store.tenant(w.id) as c:
+            c.execute("DELETE FROM decision.outbox WHERE tenant = %s AND candidate_id = %s", (w.id, candidate_id))
+            c.execute("INSERT INTO ledger.outbox (tenant, candidate_id) VALUES (%s, %s)", (w.id, candidate_id))
