@@ -19,6 +19,9 @@ could hold one.
 
 from __future__ import annotations
 
+import errno
+from types import TracebackType
+
 __all__ = [
     "CandidateProblem",
     "ConfigError",
@@ -29,6 +32,7 @@ __all__ = [
     "ServiceError",
     "TargetError",
     "WritebackError",
+    "describe",
 ]
 
 
@@ -89,3 +93,32 @@ class ServiceError(WritebackError):
 
 class TargetError(WritebackError):
     """The EHR or its authorization server refused, failed or did not answer."""
+
+
+def describe(error: BaseException) -> str:
+    """One line for any exception that is safe to log: the text of ours, of others never more than class, code and place.
+
+    A library's text can quote what it choked on (a row, a payload, an answer), so only where it happened is kept.
+    """
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    if isinstance(error, WritebackError):
+        return str(error)
+    codes = [type(error).__qualname__]
+    if sqlstate := getattr(error, "sqlstate", None):
+        codes.append(f"sqlstate {sqlstate}")
+    if isinstance(error, OSError) and error.errno:
+        codes.append(errno.errorcode.get(error.errno, str(error.errno)))
+    return f"{', '.join(codes)} at {_place(error.__traceback__)} [unexpected] — a defect of ours: report this line"
+
+
+def _place(traceback: TracebackType | None) -> str:
+    """``module:line`` of the innermost frame, and of our own innermost one where that is another."""
+    ours = innermost = "an unknown place"
+    while traceback is not None:
+        module = traceback.tb_frame.f_globals.get("__name__", "?")
+        innermost = f"{module}:{traceback.tb_lineno}"
+        if module.startswith("fhir_writeback_dagster"):
+            ours = innermost
+        traceback = traceback.tb_next
+    return innermost if ours == innermost else f"{innermost} called from {ours}"

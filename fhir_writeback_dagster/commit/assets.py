@@ -1,0 +1,46 @@
+"""commit in Dagster: the mirror that is read from the EHR, and the resources that are written to it."""
+
+from collections.abc import Iterator
+
+import dagster as dg
+
+from fhir_writeback_dagster.lanes import Result, in_lane
+from fhir_writeback_dagster.partitions import TENANTS
+from fhir_writeback_dagster.workplace import Workplace
+
+OWNERS = ["team:data-platform"]
+
+
+@dg.asset(partitions_def=TENANTS, group_name="commit", kinds={"fhir", "postgres"}, owners=OWNERS)
+def ehr_mirror(context: dg.AssetExecutionContext) -> Iterator[Result]:
+    """What this tenant's EHR says of its patients, encounters and consents, and what it can do (its CapabilityStatement),
+    as last read. Matching and consent work on this copy; a run fetches what has changed since.
+    """
+
+    def work(w: Workplace) -> Iterator[Result]:
+        from fhir_writeback_dagster.commit.mirror import refresh
+
+        yield dg.MaterializeResult(metadata=refresh(w).metadata())
+
+    yield from in_lane(context, "mirror", work)
+
+
+@dg.asset(
+    partitions_def=TENANTS,
+    deps=["write_candidates", ehr_mirror],
+    group_name="commit",
+    kinds={"fhir", "postgres"},
+    owners=OWNERS,
+)
+def committed_resources(context: dg.AssetExecutionContext) -> Iterator[Result]:
+    """The resources that stand in this tenant's EHR because of us, each linked to what it came from: created, updated, or
+    found there already. Everything is checked again before it is sent, and what may have arrived without an answer is looked
+    up before anything is sent again. A run ends after about a minute and hands over.
+    """
+
+    def work(w: Workplace) -> Iterator[Result]:
+        from fhir_writeback_dagster.commit.pipeline import commit
+
+        yield dg.MaterializeResult(metadata=commit(w).metadata())
+
+    yield from in_lane(context, "commit", work)

@@ -1,0 +1,103 @@
+"""commit in Dagster: runs for tenants with something to write, and mirrors read again when they are old or somebody waits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import dagster as dg
+from psycopg import Connection
+
+from fhir_writeback_dagster.dispatch import TICK_S, Asked, ask, pending, read_tenant
+from fhir_writeback_dagster.errors import ConfigError
+from fhir_writeback_dagster.lanes import LANE_TAG, settings_of
+from fhir_writeback_dagster.settings import Settings
+from fhir_writeback_dagster.store.db import connect
+from fhir_writeback_dagster.tenants import Tenant, tenant_ids
+
+SOONEST = timedelta(seconds=15)
+
+mirror_job = dg.define_asset_job(
+    "mirror_job", selection=["ehr_mirror"], tags={LANE_TAG: "mirror"}, description="Read one tenant's EHR again."
+)
+commit_job = dg.define_asset_job(
+    "commit_job", selection=["committed_resources"], tags={LANE_TAG: "commit"}, description="Write what waits of one tenant."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class MirrorAge:
+    """How a tenant's mirror stands: when its oldest part was refreshed, and how long the newest of those who wait may."""
+
+    refreshed_at: datetime | None = None
+    last_give_up_at: datetime | None = None
+
+
+Due = Callable[[MirrorAge, Tenant, datetime], bool]
+
+
+def is_old(age: MirrorAge, tenant: Tenant, now: datetime) -> bool:
+    """The tenant's own interval has passed since the last refresh."""
+    return age.refreshed_at is None or now - age.refreshed_at >= tenant.ehr.mirror_every
+
+
+def is_wanted(age: MirrorAge, tenant: Tenant, now: datetime) -> bool:
+    """Nothing was mirrored yet, or somebody waits for a patient or encounter who is not there yet.
+
+    Registration often follows the data by minutes, and sometimes by weeks: for one who began to wait just now every 15 s,
+    later after a quarter of the time it has waited, at last as rarely as the tenant's own interval.
+    """
+    if age.refreshed_at is None:
+        return True
+    if age.last_give_up_at is None:
+        return False
+    waited = now - (age.last_give_up_at - tenant.waiting_ttl)
+    return now - age.refreshed_at >= min(max(SOONEST, waited / 4), tenant.ehr.mirror_every)
+
+
+@dg.sensor(job=commit_job, minimum_interval_seconds=TICK_S, default_status=dg.DefaultSensorStatus.RUNNING)
+def commit_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+    """Asks for a run of each tenant with approved writes, with retries that are due, or with unanswered ones to look up."""
+    settings = settings_of("commit")
+    with connect(settings.dsn) as connection:
+        return ask(context.instance, connection, settings, "commit", pending(connection, "commit")).result(context.log)
+
+
+@dg.sensor(job=mirror_job, minimum_interval_seconds=TICK_S, default_status=dg.DefaultSensorStatus.RUNNING)
+def mirror_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+    """Asks for a tenant's first mirror, and for an early refresh while records wait for a patient or an encounter."""
+    settings = settings_of("mirror")
+    with connect(settings.dsn) as connection:
+        return _ask(context.instance, connection, settings, is_wanted).result(context.log)
+
+
+@dg.schedule(job=mirror_job, cron_schedule="* * * * *", default_status=dg.DefaultScheduleStatus.RUNNING)
+def mirror_schedule(context: dg.ScheduleEvaluationContext) -> Sequence[dg.RunRequest] | dg.SkipReason:
+    """Asks every minute for a refresh of each mirror that is older than its tenant's ``ehr.mirror_every``."""
+    settings = settings_of("mirror")
+    with connect(settings.dsn) as connection:
+        asked = _ask(context.instance, connection, settings, is_old)
+    return asked.requests or dg.SkipReason("; ".join(asked.notes) or "every mirror is young enough")
+
+
+def _ask(instance: dg.DagsterInstance, connection: Connection[Any], settings: Settings, due: Due) -> Asked:
+    ages = {
+        (tenant, target): MirrorAge(refreshed_at, last_give_up_at)
+        for tenant, target, refreshed_at, last_give_up_at in connection.execute(
+            "SELECT tenant, target, refreshed_at, last_give_up_at FROM ops.mirrors()"
+        )
+    }
+    now, wanted, bad = datetime.now(UTC), [], []
+    for name in tenant_ids(settings.tenants):
+        try:
+            tenant = read_tenant(settings, name)
+        except ConfigError as error:
+            bad.append(f"{name}: {error}")
+        else:
+            if due(ages.get((name, tenant.ehr.target), MirrorAge()), tenant, now):
+                wanted.append(name)
+    asked = ask(instance, connection, settings, "mirror", wanted)
+    asked.notes.extend(bad)
+    return asked

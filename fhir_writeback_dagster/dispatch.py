@@ -1,0 +1,155 @@
+"""What sensors and schedules share: one run for each lane and tenant that has work, and none while one is on its way.
+
+The database is the queue, so a tick keeps no cursor and gives no run key: a run that died before its first statement would
+burn the key for ever (Dagster 1.13), and a tick that raises does not save its cursor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache, partial
+from logging import Logger
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+from dagster import DagsterRunStatus as Status
+from psycopg import Connection
+
+from fhir_writeback_dagster.errors import ConfigError
+from fhir_writeback_dagster.lanes import LANE_TAG, TENANT_TAG, Lane
+from fhir_writeback_dagster.partitions import TENANTS, name
+from fhir_writeback_dagster.settings import Settings
+from fhir_writeback_dagster.store.db import lane_holder
+from fhir_writeback_dagster.tenants import Tenant, load_tenant
+
+TICK_S = 5
+FIRST_PAUSE = timedelta(seconds=10)
+LONGEST_PAUSE = timedelta(minutes=10)
+START_GRACE = timedelta(seconds=60)
+_LOOK_BACK = 12  # runs: more failures in a row than the longest pause needs
+
+_COMING = {Status.QUEUED, Status.STARTING}
+_RUNNING = {Status.NOT_STARTED, Status.STARTED, Status.CANCELING}
+_FAILED = {Status.FAILURE, Status.CANCELED}
+
+
+@dataclass(frozen=True, slots=True)
+class PastRun:
+    """A run of one lane and tenant; ``since`` is when it ended, or began while it has not (UTC)."""
+
+    run_id: str
+    status: Status
+    since: datetime
+
+
+def reason_to_wait(runs: Sequence[PastRun], now: datetime, holder: Callable[[], str | None]) -> str | None:
+    """Why no run may be asked for now, or None. ``runs`` come newest first; ``holder`` asks who holds the lane.
+
+    A run that Dagster believes to be running, and that holds no lane a minute after its start, has died or is about to end:
+    the default launcher watches no worker (Dagster 1.13), and waiting for it would stop the tenant until
+    ``max_runtime_seconds``. Failures in a row double the pause, from 10 s up to 10 min.
+    """
+    failures: list[PastRun] = []
+    for run in runs:
+        if run.status in _COMING:
+            return f"run {run.run_id[:8]} is {run.status.value.lower()}"
+        if run.status in _RUNNING:
+            if now - run.since < START_GRACE or holder():
+                return f"run {run.run_id[:8]} is running"
+        elif run.status in _FAILED:
+            failures.append(run)
+        else:
+            break
+    if not failures:
+        return None
+    pause = min(FIRST_PAUSE * 2 ** (len(failures) - 1), LONGEST_PAUSE)
+    left = failures[0].since + pause - now
+    if left <= timedelta():
+        return None
+    return f"{len(failures)} failed in a row, the next in {left.total_seconds():.0f} s"
+
+
+@dataclass(slots=True)
+class Asked:
+    """The runs that a tick asks for, and why it asks for no others: notes of ours, safe to show."""
+
+    requests: list[dg.RunRequest] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def result(self, log: Logger) -> dg.SensorResult:
+        """For a sensor: either runs, with the notes in the tick's log, or the notes as the reason of skipping."""
+        if not self.requests:
+            return dg.SensorResult(skip_reason="; ".join(self.notes) or "nothing waits")
+        for note in self.notes:
+            log.warning(note)
+        return dg.SensorResult(run_requests=self.requests)
+
+
+def ask(
+    instance: dg.DagsterInstance,
+    connection: Connection[Any],
+    settings: Settings,
+    lane: Lane,
+    tenants: Iterable[str],
+    now: datetime | None = None,
+) -> Asked:
+    """Ask for one run of ``lane`` for each of ``tenants``, all of which have work, unless one is on its way or just failed.
+
+    A tenant whose file is bad is noted with file and line and left out; the others go on.
+    """
+    now = now or datetime.now(UTC)
+    keys, asked = set(instance.get_dynamic_partitions(name())), Asked()
+    for tenant in tenants:
+        note = _not_ready(settings, tenant, keys)
+        if note is None:
+            holder = partial(lane_holder, connection, lane, tenant)
+            note = reason_to_wait(_runs(instance, lane, tenant), now, holder)
+        if note is None:
+            asked.requests.append(dg.RunRequest(partition_key=tenant, tags={LANE_TAG: lane, TENANT_TAG: tenant}))
+        else:
+            asked.notes.append(f"{tenant}: {note}")
+    return asked
+
+
+def pending(connection: Connection[Any], lane: Lane) -> list[str]:
+    """Tenants with work in ``lane``, those that wait longest first."""
+    rows = connection.execute("SELECT tenant FROM ops.pending(%s) ORDER BY oldest", (lane,)).fetchall()
+    return [row[0] for row in rows]
+
+
+def read_tenant(settings: Settings, tenant: str) -> Tenant:
+    """``load_tenant``, at the price of a ``stat`` while the file stays as it is: ticks come every few seconds.
+
+    :raises ConfigError: see ``load_tenant``.
+    """
+    try:
+        state = (settings.tenants / f"{tenant}.yaml").stat()
+    except OSError:
+        return load_tenant(settings.tenants, tenant)
+    return _read(settings.tenants, tenant, state.st_mtime_ns, state.st_size)
+
+
+@lru_cache(maxsize=1024)
+def _read(folder: Path, tenant: str, _changed_ns: int, _size: int) -> Tenant:
+    return load_tenant(folder, tenant)
+
+
+def _not_ready(settings: Settings, tenant: str, keys: set[str]) -> str | None:
+    try:
+        read_tenant(settings, tenant)
+    except ConfigError as error:
+        return str(error)
+    return None if tenant in keys else f"its partition is not there yet; {TENANTS.name}_sensor adds it"
+
+
+def _runs(instance: dg.DagsterInstance, lane: Lane, tenant: str) -> list[PastRun]:
+    filters = dg.RunsFilter(tags={LANE_TAG: lane, TENANT_TAG: tenant})
+    runs = []
+    for record in instance.get_run_records(filters, limit=_LOOK_BACK):
+        began = record.start_time or record.create_timestamp.timestamp()
+        since = record.end_time or began
+        runs.append(PastRun(record.dagster_run.run_id, record.dagster_run.status, datetime.fromtimestamp(since, UTC)))
+    return runs

@@ -1,0 +1,100 @@
+"""How a run enters its lane: at most one at a time per (lane, tenant), whoever started it — sensor, person or backfill.
+
+The guard is the advisory lock of ``store.db.lane``, which the run takes first and which goes with its process; a second comer
+ends clean. Tags of jobs would miss runs from the UI and backfills (``__ASSET_JOB``), and a tag limit on
+``dagster/partition`` would serialise a tenant over all layers (measured, Dagster 1.13).
+
+This is also the gate that no patient data passes on its way into Dagster's storage: whatever a layer raises leaves here as a
+``dg.Failure`` with one safe line and without a cause.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Literal, get_args
+from uuid import UUID
+
+import dagster as dg
+
+from fhir_writeback_dagster.errors import ConfigError, LaneHeld, describe
+from fhir_writeback_dagster.settings import Layer, Settings, from_environment
+from fhir_writeback_dagster.store.db import lane as hold_lane
+from fhir_writeback_dagster.workplace import Workplace, open_workplace
+
+Lane = Literal["ingest", "decide", "mirror", "commit", "audit"]
+LANES: tuple[Lane, ...] = get_args(Lane)
+LANE_TAG = "fhir_writeback/lane"
+TENANT_TAG = "fhir_writeback/tenant"
+
+LAYER_OF: dict[Lane, Layer] = {
+    "ingest": "ingest",
+    "decide": "decide",
+    "mirror": "commit",
+    "commit": "commit",
+    "audit": "audit",
+}
+
+Result = dg.MaterializeResult[None] | dg.ObserveResult
+
+
+def settings_of(lane: Lane) -> Settings:
+    """This process's settings.
+
+    :raises ConfigError: they are those of a layer that does not work in this lane.
+    """
+    settings = from_environment()
+    if settings.layer != LAYER_OF[lane]:
+        raise ConfigError(
+            "wrong_layer",
+            f"the {lane} lane belongs to the {LAYER_OF[lane]} layer and this process is {settings.layer}",
+            mend="start the code location with its own environment",
+        )
+    return settings
+
+
+def in_lane(context: dg.AssetExecutionContext, lane: Lane, work: Callable[[Workplace], Iterable[Result]]) -> Iterator[Result]:
+    """Do ``work`` at the workplace of this run's tenant while holding its lane, and yield its results; see ``holding``."""
+
+    def at_workplace(settings: Settings, tenant: str) -> Iterator[Result]:
+        with open_workplace(settings, tenant, context.run_id) as w:
+            yield from work(w)
+
+    return holding(context, lane, at_workplace)
+
+
+def holding(
+    context: dg.AssetExecutionContext,
+    lane: Lane,
+    work: Callable[[Settings, str], Iterable[Result]],
+    result: type[Result] = dg.MaterializeResult,
+) -> Iterator[Result]:
+    """Do ``work`` for this run's tenant while holding its lane, and yield its results.
+
+    Where another run has the lane, a ``result`` of each selected asset says which run that is, and nothing was done.
+
+    :raises dg.Failure: with a line that is safe to keep; Dagster does not retry, the sensors ask again after a pause.
+    """
+    failure: dg.Failure | None = None
+    try:
+        settings, tenant = settings_of(lane), context.partition_key
+        context.instance.add_run_tags(context.run_id, {LANE_TAG: lane, TENANT_TAG: tenant})
+        with hold_lane(settings.dsn, lane, tenant, context.run_id):
+            yield from work(settings, tenant)
+    except LaneHeld as other:
+        context.log.info("%s", other)
+        who = _run(other.holder)
+        for key in sorted(context.selected_asset_keys):
+            yield result(asset_key=key, metadata={"lane_held_by": who})
+    except Exception as error:  # noqa: BLE001 - whatever it is, its text must not reach the event log
+        failure = dg.Failure(describe(error), allow_retries=False)
+    except BaseException as stop:
+        raise stop from None  # an interrupt may come while an exception with values is being handled
+    if failure is not None:
+        raise failure  # here and not above: an exception in hand would go along as its context
+
+
+def _run(holder: str) -> dg.MetadataValue:
+    try:
+        return dg.MetadataValue.dagster_run(str(UUID(holder)))
+    except ValueError:
+        return dg.MetadataValue.text(holder)

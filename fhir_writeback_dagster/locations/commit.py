@@ -1,0 +1,16 @@
+"""The code location of commit, the only one that holds EHR credentials and opens a connection to an EHR. Wiring only."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from fhir_writeback_dagster.commit.assets import committed_resources, ehr_mirror
+from fhir_writeback_dagster.commit.sensors import commit_job, commit_sensor, mirror_job, mirror_schedule, mirror_sensor
+
+defs = dg.Definitions(
+    assets=[ehr_mirror, committed_resources],
+    jobs=[mirror_job, commit_job],
+    sensors=[commit_sensor, mirror_sensor],
+    schedules=[mirror_schedule],
+    executor=dg.in_process_executor,
+)
