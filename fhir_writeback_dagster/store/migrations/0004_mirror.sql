@@ -44,6 +44,7 @@ CREATE TABLE mirror.encounter_identifier (
   encounter_id text NOT NULL,
   PRIMARY KEY (tenant, target, identifier, encounter_id)
 );
+CREATE INDEX encounter_identifier_encounter ON mirror.encounter_identifier (tenant, target, encounter_id);
 
 CREATE TABLE mirror.consent (
   tenant       text NOT NULL,
