@@ -1,0 +1,66 @@
+"""Is a payload valid R4? The syntactic layer first; what it accepts goes through the semantic layer.
+
+Two validators do the syntactic work: the schema (:mod:`schema`, every payload) and fhir.resources (each new *shape* of
+payload, that is its set of paths and JSON types), because a second, foreign reading of R4 finds what ours misses and costs
+nothing once a shape is known. docs/validation.md has what each finds and takes.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from fhir_writeback_dagster.decide.issues import Issue, path_text
+from fhir_writeback_dagster.decide.semantics import semantic_issues
+from fhir_writeback_dagster.decide.syntax import syntactic_issues
+from fhir_writeback_dagster.rules.r4 import definitions
+
+__all__ = ["Issue", "validate"]
+
+#: Shapes of one mapping are a few dozen; an agent that sends ever new ones must not fill the memory.
+_MAX_SHAPES = 10_000
+
+
+def validate(payload: dict[str, Any]) -> list[Issue]:
+    """What is wrong with ``payload``, a resource as :mod:`canonicaljson` parses it (decimals as Decimal).
+
+    Empty, or warnings only: valid. What the schema refuses does not reach the semantic layer.
+    """
+    kind = payload.get("resourceType")
+    if not isinstance(kind, str) or kind not in definitions().written:
+        return [Issue("syntactic", "unsupported_type", "resourceType")]
+    return syntactic_issues(payload) or [*_model_issues(payload, kind), *semantic_issues(payload)]
+
+
+def shape(value: object) -> object:
+    """The set of paths and JSON types of ``value``, hashable; how many items an array has does not matter."""
+    if type(value) is dict:
+        return frozenset((key, shape(part)) for key, part in value.items())
+    if type(value) is list:
+        return (list, frozenset(map(shape, value)))
+    return type(value)
+
+
+@cache
+def _known_shapes() -> set[object]:
+    """Shapes that fhir.resources has accepted in this process."""
+    return set()
+
+
+def _model_issues(payload: dict[str, Any], kind: str) -> list[Issue]:
+    known = _known_shapes()
+    form = shape(payload)
+    if form in known:
+        return []
+    from fhir.resources.R4B import get_fhir_model_class  # 0.6 s and 60 MB, only in a process that validates
+    from pydantic import ValidationError
+
+    try:
+        get_fhir_model_class(kind).model_validate(payload)
+    except ValidationError as error:
+        places = error.errors(include_url=False, include_context=False, include_input=False)
+        return [Issue("syntactic", "model", path_text((kind, *place["loc"]))) for place in places]
+    if len(known) >= _MAX_SHAPES:
+        known.clear()
+    known.add(form)
+    return []
