@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from fhir_writeback_dagster.rules.fhirtime import instant
+
 Coding = tuple[str, str]
 
 _CONSENT = frozenset(
@@ -116,21 +118,23 @@ def span_of(period: object) -> tuple[datetime | None, datetime | None] | None:
     try:
         start = _instants(period["start"])[0] if "start" in period else None
         end = _instants(period["end"])[1] if "end" in period else None
-    except (ValueError, TypeError):
+    except ValueError:
         return None
     return None if start is not None and end is not None and end < start else (start, end)
 
 
-def _instants(value: str) -> tuple[datetime, datetime]:
+def _instants(value: object) -> tuple[datetime, datetime]:
     """First and last instant that an R4 dateTime can mean.
 
     :raises ValueError: it is not one.
     """
+    if not isinstance(value, str):
+        raise ValueError("not a text")  # noqa: TRY004 - one kind of error for what is no R4 dateTime
     if "T" in value:
-        instant = datetime.fromisoformat(value)
-        if instant.tzinfo is None:
-            raise ValueError("a time without an offset")
-        return instant, instant
+        point = instant(value)
+        if point is None:
+            raise ValueError("not an R4 instant")
+        return point[0], point[0]
     parts = [int(part) for part in value.split("-")]
     year, month, day = (*parts, 1, 1)[:3]
     start = datetime(year, month, day, tzinfo=UTC)

@@ -1,0 +1,416 @@
+"""Matching against a real mirror: rows find their patient, a person, or wait."""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import MakeTenant, OpenLayer
+
+from fhir_writeback_dagster.canonical import Identifier, PatientRef
+from fhir_writeback_dagster.decide.matching import EncounterMatch, Match, match_encounters, match_patients
+from fhir_writeback_dagster.tenants import Tenant
+from fhir_writeback_dagster.workplace import Workplace
+
+MRN, SSN, VISIT = "urn:example:mrn", "http://hl7.org/fhir/sid/us-ssn", "urn:example:visit"
+NOW = datetime(2026, 6, 15, tzinfo=UTC)
+
+
+def mrn(value: str) -> Identifier:
+    return Identifier(system=MRN, value=value)
+
+
+def ssn(value: str) -> Identifier:
+    return Identifier(system=SSN, value=value)
+
+
+def ref(*identifiers: Identifier, **demographics: Any) -> PatientRef:
+    return PatientRef(identifiers=identifiers, **demographics)
+
+
+class Mirror:
+    """Puts patients and encounters into a tenant's mirror as commit's role does."""
+
+    def __init__(self, open_layer: OpenLayer, tenant: Tenant) -> None:
+        self._open, self.tenant = open_layer, tenant
+
+    def patient(
+        self,
+        patient_id: str,
+        *identifiers: Identifier,
+        family: str = "Smith",
+        given: str = "Ann",
+        birth_date: str = "1980-02-01",
+        gender: str = "female",
+        active: bool = True,
+        deceased: bool = False,
+        replaced_by: str | None = None,
+        **more: Any,
+    ) -> None:
+        body = {
+            "resourceType": "Patient",
+            "name": [{"family": family, "given": [given]}],
+            "birthDate": birth_date,
+            "gender": gender,
+            "identifier": [i.model_dump() for i in identifiers],
+        } | more
+        target = self.tenant.ehr.target
+        with self._open("commit", self.tenant) as w, w.store.tenant(w.id) as connection:
+            connection.execute(
+                "INSERT INTO mirror.patient (tenant, target, patient_id, active, deceased, replaced_by, body, fetched_at) "
+                "VALUES (%s, %s, %s, %s, %s, %s, %s, %s)",
+                (
+                    w.id,
+                    target,
+                    patient_id,
+                    active,
+                    deceased,
+                    replaced_by,
+                    w.sealer.seal_json("mirror.patient", f"{target}|{patient_id}", body),
+                    NOW,
+                ),
+            )
+            for i in identifiers:
+                connection.execute(
+                    "INSERT INTO mirror.patient_identifier VALUES (%s, %s, %s, %s)",
+                    (w.id, target, w.identity.digest("identifier", i.system, i.value), patient_id),
+                )
+
+    def encounter(self, encounter_id: str, number: str, patient_id: str | None, status: str = "in-progress") -> None:
+        target = self.tenant.ehr.target
+        with self._open("commit", self.tenant) as w, w.store.tenant(w.id) as connection:
+            connection.execute(
+                "INSERT INTO mirror.encounter (tenant, target, encounter_id, patient_id, status, starts_at, ends_at, "
+                "fetched_at) VALUES (%s, %s, %s, %s, %s, %s, NULL, %s)",
+                (w.id, target, encounter_id, patient_id, status, NOW, NOW),
+            )
+            connection.execute(
+                "INSERT INTO mirror.encounter_identifier VALUES (%s, %s, %s, %s)",
+                (w.id, target, w.identity.digest("identifier", VISIT, number), encounter_id),
+            )
+
+    def match(self, *refs: PatientRef) -> list[Match]:
+        with self._open("decide", self.tenant) as w, w.store.tenant(w.id) as connection:
+            return match_patients(connection, w, refs)
+
+    def encounters(self, *wanted: tuple[Sequence[str], str]) -> list[EncounterMatch]:
+        asked = [(tuple(Identifier(system=VISIT, value=n) for n in numbers), patient) for numbers, patient in wanted]
+        with self._open("decide", self.tenant) as w, w.store.tenant(w.id) as connection:
+            return match_encounters(connection, w, asked)
+
+
+@pytest.fixture
+def mirror(make_tenant: MakeTenant, workplace: OpenLayer) -> Mirror:
+    return Mirror(workplace, make_tenant())
+
+
+def outcome(match: Match) -> tuple[str, str | None, str | None]:
+    return match.outcome, match.patient_id, match.reason
+
+
+def test_an_identifier_that_one_patient_bears_matches(mirror: Mirror) -> None:
+    mirror.patient("p1", mrn("100"), ssn("1"))
+    mirror.patient("p2", mrn("200"))
+    first, second = mirror.match(ref(mrn("100")), ref(mrn("200")))
+    assert [outcome(first), outcome(second)] == [("matched", "p1", None), ("matched", "p2", None)]
+    assert first.matched_by != second.matched_by
+
+
+def test_the_match_names_the_hmac_that_the_mirror_holds(mirror: Mirror, workplace: OpenLayer) -> None:
+    mirror.patient("p1", mrn("100"))
+    (match,) = mirror.match(ref(mrn("999"), mrn("100")))
+    with workplace("decide", mirror.tenant) as w:
+        assert match.matched_by == w.identity.digest("identifier", MRN, "100")
+
+
+def test_a_patient_who_is_not_there_yet_waits(mirror: Mirror) -> None:
+    assert outcome(mirror.match(ref(mrn("100")))[0]) == ("waiting", None, "patient_unknown")
+    mirror.patient("p1", mrn("100"))
+    assert outcome(mirror.match(ref(mrn("100")))[0]) == ("matched", "p1", None)
+
+
+def test_the_system_of_an_identifier_counts(mirror: Mirror) -> None:
+    mirror.patient("p1", mrn("100"))
+    assert outcome(mirror.match(ref(ssn("100")))[0]) == ("waiting", None, "patient_unknown")
+
+
+def test_identifiers_of_two_patients_go_to_a_person(mirror: Mirror) -> None:
+    mirror.patient("p1", mrn("100"))
+    mirror.patient("p2", ssn("1"))
+    (match,) = mirror.match(ref(mrn("100"), ssn("1")))
+    assert outcome(match) == ("review", None, "several_patients")
+    assert match.matched_by is None
+
+
+def test_one_identifier_that_two_patients_bear_goes_to_a_person(mirror: Mirror) -> None:
+    mirror.patient("p1", mrn("100"))
+    mirror.patient("p2", mrn("100"))
+    assert outcome(mirror.match(ref(mrn("100")))[0]) == ("review", None, "several_patients")
+
+
+def test_a_row_that_names_nobody_goes_to_a_person(mirror: Mirror) -> None:
+    mirror.patient("p1", mrn(" "))
+    empty, blank = mirror.match(ref(family="Smith", birth_date="1980-02-01"), ref(mrn(" ")))
+    assert outcome(empty) == ("review", None, "no_identifiers")
+    assert outcome(blank) == ("waiting", None, "patient_unknown")
+
+
+@pytest.mark.parametrize(("chart", "reason"), [({"deceased": True}, "patient_deceased"), ({"active": False}, "patient_inactive")])
+def test_the_dead_and_the_inactive_go_to_a_person(mirror: Mirror, chart: dict[str, bool], reason: str) -> None:
+    mirror.patient("p1", mrn("100"), **chart)
+    assert outcome(mirror.match(ref(mrn("100")))[0]) == ("review", "p1", reason)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"birth_date": "1980-02-01", "family": "SMITH", "given": "ann", "sex": "female"},
+        {"birth_date": "1980-02"},
+        {"family": "  smith "},
+        {"sex": "unknown"},
+        {"given": "Annie"},
+        {"given": "A."},
+        {"family": ""},
+    ],
+)
+def test_demographics_that_agree_or_say_nothing_do_not_hinder(mirror: Mirror, row: dict[str, str]) -> None:
+    mirror.patient("p1", mrn("100"))
+    assert outcome(mirror.match(ref(mrn("100"), **row))[0]) == ("matched", "p1", None)
+
+
+@pytest.mark.parametrize(
+    ("row", "field"),
+    [
+        ({"birth_date": "1980-01-02"}, "birth_date"),
+        ({"birth_date": "1981"}, "birth_date"),
+        ({"family": "Smyth"}, "family"),
+        ({"family": "Ann", "given": "Smith"}, "family"),
+        ({"sex": "male"}, "sex"),
+        ({"given": "Gertrude", "family": "Smith"}, "given"),
+    ],
+)
+def test_demographics_that_contradict_the_chart_go_to_a_person(mirror: Mirror, row: dict[str, str], field: str) -> None:
+    mirror.patient("p1", mrn("100"))
+    (match,) = mirror.match(ref(mrn("100"), **row))
+    assert outcome(match) == ("review", "p1", "demographics_differ")
+    assert match.evidence["fields"][field] == "differs"
+
+
+@pytest.mark.parametrize(
+    ("chart", "row"),
+    [
+        ("Müller", "MUELLER"),
+        ("Müller", "Muller"),
+        ("Ångström", "Aangstroem"),
+        ("Łukasiewicz", "lukasiewicz"),
+        ("O'Brien", "OBRIEN"),
+        ("O’Brien", "O'Brien"),
+        ("de la Cruz", "DeLaCruz"),
+        ("García Márquez", "Garcia"),
+        ("Smith-Jones", "Jones"),
+        ("Straße", "STRASSE"),
+        ("Нгуен", "НГУЕН"),
+        ("Nguyễn", "Nguye\u0302\u0303n"),
+    ],
+)
+def test_ways_to_write_one_family_name_agree(mirror: Mirror, chart: str, row: str) -> None:
+    mirror.patient("p1", mrn("100"), family=chart)
+    assert outcome(mirror.match(ref(mrn("100"), family=row))[0]) == ("matched", "p1", None)
+
+
+def test_another_script_is_not_guessed(mirror: Mirror) -> None:
+    mirror.patient("p1", mrn("100"), family="Иванов")
+    assert mirror.match(ref(mrn("100"), family="Ivanov"))[0].reason == "demographics_differ"
+
+
+def test_a_maiden_name_of_the_chart_counts(mirror: Mirror) -> None:
+    mirror.patient("p1", mrn("100"), name=[{"family": "Smith"}, {"family": "Jones", "use": "maiden"}])
+    assert outcome(mirror.match(ref(mrn("100"), family="Jones"))[0]) == ("matched", "p1", None)
+
+
+def test_a_second_identifier_that_the_chart_has_otherwise_goes_to_a_person(mirror: Mirror) -> None:
+    mirror.patient("p1", mrn("100"), ssn("111-22-3333"))
+    wrong, absent = mirror.match(ref(mrn("100"), ssn("111-22-3334")), ref(mrn("100"), Identifier(system="urn:x", value="1")))
+    assert outcome(wrong) == ("review", "p1", "identifiers_differ")
+    assert outcome(absent) == ("matched", "p1", None)
+
+
+class TestMerges:
+    def test_the_survivor_is_followed(self, mirror: Mirror) -> None:
+        mirror.patient("old", mrn("100"), active=False, replaced_by="mid")
+        mirror.patient("mid", mrn("150"), active=False, replaced_by="new")
+        mirror.patient("new", mrn("200"))
+        (match,) = mirror.match(ref(mrn("100")))
+        assert outcome(match) == ("matched", "new", None)
+        assert match.evidence["merges"] == 2
+
+    def test_both_numbers_of_a_merged_patient_are_one_patient(self, mirror: Mirror, workplace: OpenLayer) -> None:
+        mirror.patient("old", mrn("100"), active=False, replaced_by="new")
+        mirror.patient("new", mrn("200"))
+        (match,) = mirror.match(ref(mrn("100"), mrn("200")))
+        assert outcome(match) == ("matched", "new", None)
+        with workplace("decide", mirror.tenant) as w:
+            assert match.matched_by == w.identity.digest("identifier", MRN, "200")
+
+    @pytest.mark.parametrize("survivor", [{"birth_date": "1981-02-01"}, {"family": "Jones"}, {"gender": "male"}])
+    def test_a_survivor_who_differs_goes_to_a_person(self, mirror: Mirror, survivor: dict[str, str]) -> None:
+        mirror.patient("old", mrn("100"), active=False, replaced_by="new")
+        mirror.patient("new", mrn("200"), **survivor)
+        assert outcome(mirror.match(ref(mrn("100")))[0]) == ("review", "new", "merged_patient_differs")
+
+    def test_a_survivor_of_whom_nothing_is_known_goes_to_a_person(self, mirror: Mirror) -> None:
+        mirror.patient("old", mrn("100"), active=False, replaced_by="new")
+        mirror.patient("new", name=[], birth_date="")
+        assert mirror.match(ref(mrn("100")))[0].reason == "merged_patient_differs"
+
+    def test_one_differing_link_of_a_chain_is_enough(self, mirror: Mirror) -> None:
+        mirror.patient("old", mrn("100"), replaced_by="mid")
+        mirror.patient("mid", birth_date="1990-01-01", replaced_by="new")
+        mirror.patient("new")
+        assert outcome(mirror.match(ref(mrn("100")))[0]) == ("review", "new", "merged_patient_differs")
+
+    def test_nobody_comes_back_to_life(self, mirror: Mirror) -> None:
+        mirror.patient("old", mrn("100"), deceased=True, replaced_by="new")
+        mirror.patient("new")
+        assert mirror.match(ref(mrn("100")))[0].reason == "merged_patient_differs"
+
+    def test_a_dead_survivor_goes_to_a_person(self, mirror: Mirror) -> None:
+        mirror.patient("old", mrn("100"), replaced_by="new")
+        mirror.patient("new", deceased=True)
+        assert outcome(mirror.match(ref(mrn("100")))[0]) == ("review", "new", "patient_deceased")
+
+    def test_a_row_is_compared_with_the_survivor(self, mirror: Mirror) -> None:
+        mirror.patient("old", mrn("100"), replaced_by="new")
+        mirror.patient("new")
+        assert mirror.match(ref(mrn("100"), birth_date="1999-09-09"))[0].reason == "demographics_differ"
+
+    def test_a_survivor_who_is_not_mirrored_yet_is_waited_for(self, mirror: Mirror) -> None:
+        mirror.patient("old", mrn("100"), replaced_by="new")
+        assert outcome(mirror.match(ref(mrn("100")))[0]) == ("waiting", None, "survivor_unknown")
+
+    @pytest.mark.parametrize("links", [{"a": "a"}, {"a": "b", "b": "a"}, {"a": "b", "b": "c", "c": "b"}])
+    def test_a_cycle_ends_and_goes_to_a_person(self, mirror: Mirror, links: dict[str, str]) -> None:
+        for one, other in links.items():
+            mirror.patient(one, mrn(one), replaced_by=other)
+        assert {m.reason for m in mirror.match(*(ref(mrn(one)) for one in links))} == {"merge_cycle"}
+
+
+def test_identifiers_under_an_older_generation_of_the_key_are_found(
+    make_tenant: MakeTenant, workplace: OpenLayer, home: Path
+) -> None:
+    tenant = make_tenant()
+    Mirror(workplace, tenant).patient("p1", mrn("100"))
+    newer = home / "keys" / "newer.identity"
+    newer.touch(mode=0o600)
+    newer.write_bytes(base64.b64encode(os.urandom(32)))
+    file = home / "tenants" / f"{tenant.tenant}.yaml"
+    old = f"file://keys/{tenant.tenant}.identity"
+    file.write_text(file.read_text().replace(f"- {old}", f"- file://keys/newer.identity\n  - {old}"))
+    mirror = Mirror(workplace, tenant)
+    mirror.patient("p2", mrn("200"))
+    assert [outcome(m) for m in mirror.match(ref(mrn("100")), ref(mrn("200")))] == [
+        ("matched", "p1", None),
+        ("matched", "p2", None),
+    ]
+
+
+def test_two_tenants_with_the_same_number_do_not_see_each_other(
+    make_tenant: MakeTenant, workplace: OpenLayer, home: Path
+) -> None:
+    one, other = make_tenant(), make_tenant()
+    # The same identity key on purpose: equal HMACs, so that only the predicate and row-level security keep them apart.
+    (home / "keys" / f"{other.tenant}.identity").write_bytes((home / "keys" / f"{one.tenant}.identity").read_bytes())
+    mirrors = [Mirror(workplace, one), Mirror(workplace, other)]
+    mirrors[0].patient("p-one", mrn("100"))
+    mirrors[0].encounter("e-one", "1", "p-one")
+    assert outcome(mirrors[1].match(ref(mrn("100")))[0]) == ("waiting", None, "patient_unknown")
+    assert mirrors[1].encounters((["1"], "p-one"))[0].reason == "encounter_unknown"
+    mirrors[1].patient("p-other", mrn("100"))
+    assert [m.match(ref(mrn("100")))[0].patient_id for m in mirrors] == ["p-one", "p-other"]
+    with workplace("decide", other) as w, w.store.tenant(w.id) as connection:
+        seen = connection.execute("SELECT patient_id FROM mirror.patient_identifier").fetchall()  # no predicate at all
+        assert seen == [("p-other",)]
+
+
+def test_another_target_of_the_tenant_is_another_chart(mirror: Mirror, workplace: OpenLayer) -> None:
+    mirror.patient("p1", mrn("100"))
+    ehr = mirror.tenant.ehr.model_copy(update={"target": "second"})
+    with workplace("decide", mirror.tenant) as w, w.store.tenant(w.id) as connection:
+        elsewhere = Workplace(w.settings, w.tenant.model_copy(update={"ehr": ehr}), w.store, w.sealer, w.identity, w.run_id)
+        assert match_patients(connection, elsewhere, [ref(mrn("100"))])[0].reason == "patient_unknown"
+
+
+def test_a_batch_is_two_queries_and_opens_only_what_it_must(
+    mirror: Mirror, workplace: OpenLayer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for n in range(40):
+        mirror.patient(f"p{n}", mrn(str(n)))
+    with workplace("decide", mirror.tenant) as w, w.store.tenant(w.id) as connection:
+        statements = _count(connection, "execute", monkeypatch)
+        opened = _count(w.sealer, "open_json", monkeypatch)
+        matches = match_patients(
+            connection, w, [ref(mrn(str(n % 40)), family="Smith" if n % 40 < 3 else None) for n in range(400)]
+        )
+        assert [m.outcome for m in matches] == ["matched"] * 400
+        assert (len(statements), len(opened)) == (2, 3)
+        assert match_patients(connection, w, []) == []
+        assert len(statements) == 2
+
+
+def _count(owner: object, name: str, monkeypatch: pytest.MonkeyPatch) -> list[None]:
+    calls: list[None] = []
+    original: Callable[..., Any] = getattr(owner, name)
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        calls.append(None)
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, counted)
+    return calls
+
+
+def test_evidence_holds_no_value(mirror: Mirror) -> None:
+    mirror.patient("p1", mrn("4711"), ssn("111"), family="Zaphod")
+    (match,) = mirror.match(ref(mrn("4711"), ssn("222"), family="Beeblebrox", birth_date="1999-09-09", sex="male"))
+    for value in ("4711", "222", "111", "Zaphod", "eeblebrox", "1999", "1980"):
+        assert value not in repr(match.evidence)
+
+
+class TestEncounters:
+    def test_a_row_without_an_encounter(self, mirror: Mirror) -> None:
+        assert mirror.encounters(([], "p1")) == [EncounterMatch("none")]
+
+    def test_the_patient_s_encounter_with_its_status_and_times(self, mirror: Mirror) -> None:
+        mirror.patient("p1")
+        mirror.encounter("e1", "1", "p1", "finished")
+        assert mirror.encounters((["1"], "p1")) == [EncounterMatch("matched", "e1", "finished", NOW, None, None)]
+
+    def test_an_unknown_one_is_waited_for(self, mirror: Mirror) -> None:
+        assert mirror.encounters((["1"], "p1"))[0] == EncounterMatch("waiting", reason="encounter_unknown")
+
+    @pytest.mark.parametrize("owner", ["p2", None])
+    def test_one_of_another_patient_goes_to_a_person(self, mirror: Mirror, owner: str | None) -> None:
+        mirror.encounter("e1", "1", owner)
+        assert mirror.encounters((["1"], "p1"))[0] == EncounterMatch("review", reason="encounter_of_other_patient")
+
+    def test_one_of_the_patient_before_the_merge_is_the_patient_s(self, mirror: Mirror) -> None:
+        mirror.patient("old", replaced_by="mid")
+        mirror.patient("mid", replaced_by="new")
+        mirror.patient("new")
+        mirror.encounter("e1", "1", "old")
+        assert mirror.encounters((["1"], "new"))[0].encounter_id == "e1"
+
+    def test_a_number_that_others_have_too_finds_the_patient_s_own(self, mirror: Mirror) -> None:
+        mirror.encounter("e1", "1", "p1")
+        mirror.encounter("e2", "1", "p2")
+        assert [m.encounter_id for m in mirror.encounters((["1"], "p1"), (["1"], "p2"))] == ["e1", "e2"]
+
+    def test_two_of_the_patient_go_to_a_person(self, mirror: Mirror) -> None:
+        mirror.encounter("e1", "1", "p1")
+        mirror.encounter("e2", "2", "p1")
+        assert mirror.encounters((["1", "2"], "p1"))[0] == EncounterMatch("review", reason="several_encounters")
