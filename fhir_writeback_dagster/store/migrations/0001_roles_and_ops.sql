@@ -25,6 +25,12 @@ BEGIN
   END LOOP;
 END $$;
 
+-- COPY goes into temp tables; PUBLIC's right to make them may have been revoked with its right to connect.
+DO $$
+BEGIN
+  EXECUTE format('GRANT TEMPORARY ON DATABASE %I TO fw_ingest, fw_decide, fw_commit, fw_audit', current_database());
+END $$;
+
 -- fw_commit__mercy -> mercy; a login or group role has no tenant and so sees no row.
 CREATE FUNCTION ops.current_tenant() RETURNS text LANGUAGE sql STABLE PARALLEL SAFE
   RETURN CASE WHEN current_user::text ~ '^fw_[a-z]+__' THEN substr(current_user::text, strpos(current_user::text, '__') + 2) END;
