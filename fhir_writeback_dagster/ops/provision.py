@@ -37,7 +37,7 @@ class Dsns:
             ) from None
 
 
-def provision(superuser: str, port: int, state: StateFolder, database: str = DATABASE) -> Dsns:
+def provision(superuser: str, port: int, state: StateFolder) -> Dsns:
     """Make what is missing and migrate; idempotent. ``superuser`` is a DSN that takes a database's name at its end.
 
     :raises ServiceError: the server refuses, or a migration fails.
@@ -48,20 +48,27 @@ def provision(superuser: str, port: int, state: StateFolder, database: str = DAT
         with connect(f"{superuser}postgres", application="fhir_writeback_provision") as server:
             _role(server, MIGRATOR, "LOGIN CREATEROLE BYPASSRLS", passwords[MIGRATOR])
             _role(server, DAGSTER, "LOGIN", passwords[DAGSTER])
-            _database(server, database, MIGRATOR)
+            _database(server, DATABASE, MIGRATOR)
             _database(server, DAGSTER, DAGSTER)
-            migrate(_dsn(port, MIGRATOR, passwords[MIGRATOR], database))
+            migrate(_dsn(port, MIGRATOR, passwords[MIGRATOR], DATABASE))
             for layer in LAYERS:
                 _role(server, login(layer), "LOGIN", passwords[login(layer)])
                 server.execute(
-                    sql.SQL("GRANT CONNECT ON DATABASE {} TO {}").format(sql.Identifier(database), sql.Identifier(login(layer)))
+                    sql.SQL("GRANT CONNECT ON DATABASE {} TO {}").format(sql.Identifier(DATABASE), sql.Identifier(login(layer)))
                 )
     except psycopg.Error as error:
         raise ServiceError(
             "provision_failed", f"PostgreSQL refused the set-up (sqlstate {error.sqlstate})", mend="see logs/postgres.log"
         ) from None
-    dsns: dict[str, str] = {layer: _dsn(port, login(layer), passwords[login(layer)], database) for layer in LAYERS}
-    dsns["migrator"] = _dsn(port, MIGRATOR, passwords[MIGRATOR], database)
+    return known_dsns(port, state)
+
+
+def known_dsns(port: int, state: StateFolder) -> Dsns:
+    """The logins of a server that :func:`provision` was done on."""
+    names = [MIGRATOR, DAGSTER, *(login(layer) for layer in LAYERS)]
+    passwords = state.passwords(*names)
+    dsns: dict[str, str] = {layer: _dsn(port, login(layer), passwords[login(layer)], DATABASE) for layer in LAYERS}
+    dsns["migrator"] = _dsn(port, MIGRATOR, passwords[MIGRATOR], DATABASE)
     dsns["dagster"] = _dsn(port, DAGSTER, passwords[DAGSTER], DAGSTER)
     return Dsns(dsns)
 

@@ -1,0 +1,89 @@
+"""The database that this project works with: the user's own, or the embedded one, started here or by another command."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from fhir_writeback_dagster.errors import ServiceError
+from fhir_writeback_dagster.ops.configuration import Configuration
+from fhir_writeback_dagster.ops.folder import StateFolder
+from fhir_writeback_dagster.ops.postgres import LOCK, Postgres
+from fhir_writeback_dagster.ops.provision import Dsns, known_dsns, provision
+from fhir_writeback_dagster.store.db import connect
+from fhir_writeback_dagster.store.migrate import migrate
+
+Progress = Callable[[str], None]
+
+
+@contextmanager
+def open_database(
+    config: Configuration, state: StateFolder, progress: Progress, *, own: bool = False, durable: bool = True
+) -> Iterator[Dsns]:
+    """Its logins, migrated and answering, while the block runs.
+
+    ``own``: this command keeps the embedded server for long, so one that another command started will not do.
+
+    :raises ServiceError: it does not answer, or cannot be started; see :class:`Postgres` and `migrate`.
+    """
+    configured = config.dsns
+    if configured:
+        if "migrator" in configured.by_name:
+            progress("migrating the database")
+            migrate(configured.of("migrator"))
+        connect(configured.of("status")).close()
+        yield configured
+        return
+    running = None if own else attach(state)
+    if running:
+        yield running
+        return
+    progress("starting PostgreSQL")
+    with Postgres(state, port=config.ports["postgres"], durable=durable) as postgres:
+        dsns = provision(postgres.superuser, postgres.port, state)
+        postgres.publish()
+        yield dsns
+
+
+def attach(state: StateFolder) -> Dsns | None:
+    """The logins of the embedded server that another command keeps running now; None if none does.
+
+    :raises ServiceError: another command began to start it a minute ago and is not done.
+    """
+    path = state.path / LOCK
+    deadline = time.monotonic() + 60
+    while held(path):
+        lines = path.read_text(encoding="utf-8").split()
+        if len(lines) == 2:
+            return known_dsns(int(lines[1]), state)
+        if time.monotonic() > deadline:
+            raise ServiceError(
+                "not_ready", "another command has been starting PostgreSQL for a minute", where=str(path), mend="try again"
+            )
+        time.sleep(0.1)
+    return None
+
+
+def held(path: Path) -> bool:
+    """Whether a living process holds the lock file at ``path``."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def register(dsns: Dsns, tenants: Iterable[str]) -> None:
+    """Make the database roles of the tenants that have none yet."""
+    with connect(dsns.of("ingest"), application="fhir_writeback_register") as connection:
+        connection.execute("SELECT ops.register_tenant(t) FROM unnest(%s::text[]) AS t", (list(tenants),))

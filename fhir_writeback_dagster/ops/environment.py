@@ -1,0 +1,114 @@
+"""The environment of each child process, built from nothing: a short list of harmless variables and what is its own.
+
+Who gets which secret:
+
+===============  ======  ======  ======  =====  =========================
+secret           ingest  decide  commit  audit  Dagster's daemon and page
+===============  ======  ======  ======  =====  =========================
+own DSN          yes     yes     yes     yes    no (Dagster's only)
+keys.sealing     yes     yes     yes     no     no
+keys.identity    yes     yes     yes     no     no
+ehr.*            no      no      yes     no     no
+===============  ======  ======  ======  =====  =========================
+
+A secret is found, in this order, as ``FHIR_WRITEBACK_<LAYER>__<NAME>`` in the user's environment or `.env`, in the layer's
+own file ``.fhir-writeback/env/<layer>.env``, or as plain ``NAME`` if a tenant's file names it by ``env:NAME``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from dotenv import dotenv_values
+
+from fhir_writeback_dagster.errors import SecretError
+from fhir_writeback_dagster.ops.configuration import LOCATIONS, Configuration
+from fhir_writeback_dagster.ops.folder import StateFolder
+from fhir_writeback_dagster.ops.ports import HOST
+from fhir_writeback_dagster.ops.provision import Dsns
+from fhir_writeback_dagster.settings import DSN, HOME, LAYER, Layer
+from fhir_writeback_dagster.tenants import Tenant
+
+# Nothing here is a secret; a proxy or a cloud profile is not on it, because it changes where a layer can reach.
+_HARMLESS = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "HOME", "USER", "LOGNAME", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR")
+_FIXED = {"PYTHONUNBUFFERED": "1", "GX_ANALYTICS_ENABLED": "false", "DAGSTER_DISABLE_TELEMETRY": "1"}
+
+_QUOTED = str.maketrans({"\\": "\\\\", "'": "\\'"})
+
+_KEY_HOLDERS: frozenset[Layer] = frozenset({"ingest", "decide", "commit"})
+_EHR_HOLDERS: frozenset[Layer] = frozenset({"commit"})
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """A variable that ``tenant`` names as secret, and the layers that may hold it."""
+
+    tenant: str
+    variable: str
+    layers: frozenset[Layer]
+
+
+def needs(tenant: Tenant) -> list[Need]:
+    """What the tenant's ``env:`` references ask for. A name used for a key and for the EHR too goes to all of both."""
+    keys = [tenant.keys.sealing, *tenant.keys.identity]
+    ehr = [tenant.ehr.auth.private_key] if tenant.ehr.auth.private_key else []
+    return [
+        Need(tenant.tenant, reference.removeprefix("env:"), holders)
+        for references, holders in ((keys, _KEY_HOLDERS), (ehr, _EHR_HOLDERS))
+        for reference in references
+        if reference.startswith("env:")
+    ]
+
+
+def dagster_environment(state: StateFolder, dsns: Dsns, ports: Mapping[str, int]) -> dict[str, str]:
+    """For the webserver, the daemon and Dagster's command line: no layer's login, no secret of a tenant."""
+    places = {f"FHIR_WRITEBACK_HOST_{name.upper()}": HOST for name in LOCATIONS}
+    places |= {f"FHIR_WRITEBACK_PORT_{name.upper()}": str(ports[name]) for name in LOCATIONS}
+    return _common(state, dsns) | places
+
+
+def layer_environment(
+    config: Configuration, state: StateFolder, dsns: Dsns, layer: Layer, tenants: Iterable[Tenant]
+) -> tuple[dict[str, str], list[SecretError]]:
+    """The whole environment of a layer's processes, and the secrets that its tenants name and nobody gave."""
+    own = _own_variables(config, state, layer)
+    missing = []
+    for need in (need for tenant in tenants for need in needs(tenant) if layer in need.layers):
+        value = own.get(need.variable) or config.environment.get(need.variable)
+        if value:
+            own[need.variable] = value
+        else:
+            missing.append(
+                SecretError(
+                    "secret_missing",
+                    f"env:{need.variable} is not set",
+                    where=f"tenants/{need.tenant}.yaml",
+                    mend=f"set it in the environment, in .env or in {state.path / 'env' / (layer + '.env')}",
+                )
+            )
+    environment = _common(state, dsns) | own
+    environment |= {HOME: str(config.home), LAYER: layer, DSN: dsns.of(layer)}
+    return environment, missing
+
+
+def write_layer_file(state: StateFolder, layer: Layer, values: Mapping[str, str]) -> None:
+    """Keep ``values`` for the processes of ``layer`` only, in ``.fhir-writeback/env/<layer>.env`` (0600)."""
+    state.folder("env")
+    lines = (f"{name}='{value.translate(_QUOTED)}'\n" for name, value in values.items())
+    state.write(f"env/{layer}.env", "".join(lines))
+
+
+def _own_variables(config: Configuration, state: StateFolder, layer: Layer) -> dict[str, str]:
+    path = state.path / "env" / f"{layer}.env"
+    written = dotenv_values(path, interpolate=False) if path.is_file() else {}
+    own = {name: value for name, value in written.items() if value is not None}
+    prefix = f"FHIR_WRITEBACK_{layer.upper()}__"
+    own |= {name.removeprefix(prefix): value for name, value in config.environment.items() if name.startswith(prefix)}
+    return own
+
+
+def _common(state: StateFolder, dsns: Dsns) -> dict[str, str]:
+    harmless = {name: os.environ[name] for name in _HARMLESS if name in os.environ}
+    return harmless | _FIXED | {"DAGSTER_HOME": str(state.path / "dagster"), "FHIR_WRITEBACK_DSN_DAGSTER": dsns.of("dagster")}

@@ -1,0 +1,32 @@
+"""Whether a service answers: the question that its own clients ask, not only whether its port is open."""
+
+from __future__ import annotations
+
+import httpx
+
+_TIMEOUT_S = 2.0
+
+
+def code_location(port: int) -> bool:
+    """A ``dagster api grpc`` server is serving: it has loaded its definitions, or holds the error of loading them."""
+    import grpc
+    from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+    from fhir_writeback_dagster.ops.ports import HOST
+
+    with grpc.insecure_channel(f"{HOST}:{port}") as channel:
+        try:
+            answer = health_pb2_grpc.HealthStub(channel).Check(
+                health_pb2.HealthCheckRequest(service="DagsterApi"), timeout=_TIMEOUT_S
+            )
+        except grpc.RpcError:
+            return False
+    return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+
+def webserver(url: str) -> bool:
+    """Dagster's webserver answers."""
+    try:
+        return httpx.get(f"{url}/server_info", timeout=_TIMEOUT_S, trust_env=False).status_code == httpx.codes.OK
+    except httpx.HTTPError:
+        return False
