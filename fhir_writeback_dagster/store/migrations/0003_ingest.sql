@@ -21,6 +21,17 @@ CREATE TABLE landing.extract (
   UNIQUE (tenant, source, sha256, contract_sha256)       -- re-delivery of the same bytes is free
 );
 
+CREATE INDEX extract_landed ON landing.extract (tenant, extract_id) WHERE state = 'landed';
+
+-- What a look into a zone has met, so that the next look need not read a file again: zones are never changed by us.
+CREATE TABLE landing.seen (
+  tenant     text NOT NULL,
+  stamp      bytea NOT NULL,                             -- keyed HMAC of source, contract, name, size and time of change
+  extract_id uuid,                                       -- null: its size must stay for a while first
+  since      timestamptz NOT NULL DEFAULT now(),
+  PRIMARY KEY (tenant, stamp)
+);
+
 CREATE TABLE canonical.record (
   tenant          text NOT NULL,
   record_id       uuid NOT NULL,                         -- also the correlation id, up to the EHR's X-Request-Id
@@ -84,13 +95,14 @@ CREATE TABLE quarantine.item (
 CREATE INDEX item_open ON quarantine.item (tenant, code) WHERE state = 'open';
 
 CALL ops.isolate('landing.extract');
+CALL ops.isolate('landing.seen');
 CALL ops.isolate('canonical.record');
 CALL ops.isolate('canonical.row');
 CALL ops.isolate('canonical.outbox');
 CALL ops.isolate('quarantine.item');
 
 GRANT USAGE ON SCHEMA landing TO fw_ingest;
-GRANT SELECT, INSERT, UPDATE ON landing.extract TO fw_ingest;
+GRANT SELECT, INSERT, UPDATE ON landing.extract, landing.seen TO fw_ingest;
 GRANT USAGE ON SCHEMA canonical TO fw_ingest, fw_decide;
 GRANT SELECT, INSERT ON canonical.record, canonical.row, canonical.outbox TO fw_ingest;
 GRANT SELECT ON canonical.record, canonical.row TO fw_decide;
