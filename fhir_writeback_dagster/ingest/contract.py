@@ -195,7 +195,7 @@ class Table(_Strict):
     encoding: Literal["utf-8", "utf-16", "latin-1", "windows-1252"] = "utf-8"
     delimiter: str = Field(",", min_length=1, max_length=1)
     final_newline: Literal["required", "optional"] = Field(
-        "required", description="a csv or jsonl file that does not end with a line end may be cut; a manifest proves it whole"
+        "required", description="a csv file without a last line end may be cut within a value; a manifest proves it whole"
     )
     nulls: tuple[str, ...] = ("",)
     columns: dict[str, Annotated[Column, BeforeValidator(_column)]] = Field(min_length=1)

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model, field_validator, model_validator
 
 from fhir_writeback_dagster import canonical
+from fhir_writeback_dagster.ingest.units import UnknownUnitError, factor
 from fhir_writeback_dagster.tenants import TimeZone
 
 #: Column -> its texts (None is a column that says nothing), or whether it says anything. All columns must hold.
@@ -124,6 +125,11 @@ class QuantityFrom(From):
     @model_validator(mode="after")
     def _check(self) -> QuantityFrom:
         self._one_of("unit", "unit_column")
+        for code in (*self.units, *([self.unit] if self.unit else [])):
+            try:
+                factor(code, code)
+            except UnknownUnitError:
+                raise ValueError(f"{code} is no UCUM code") from None
         return self
 
 
@@ -242,9 +248,9 @@ def check_words(kind: str, name: str, spec: From) -> None:
 
     :raises ValueError: names the word and what is allowed.
     """
-    if name in LISTS or not isinstance(spec, TextFrom):
+    if not isinstance(spec, TextFrom):
         return
-    adapter = word_adapter(kind, name)
+    adapter, _ = word_adapter(kind, name)
     for word in (*([spec.constant] if spec.constant is not None else []), *(spec.values or {}).values()):
         try:
             adapter.validate_python(word)
@@ -253,9 +259,8 @@ def check_words(kind: str, name: str, spec: From) -> None:
 
 
 @cache
-def word_adapter(kind: str, name: str) -> TypeAdapter[Any]:
-    """Reads one text as the canonical field: a word of its list, a number, a flag; a list field takes one text."""
+def word_adapter(kind: str, name: str) -> tuple[TypeAdapter[Any], bool]:
+    """Reads one text as the canonical field (a word of its list, a number, a flag), and whether the field is a list of such."""
     annotation = get_type_hints(_MODELS[kind], include_extras=True)[name]
-    if get_origin(annotation) is tuple:
-        annotation = get_args(annotation)[0]
-    return TypeAdapter(annotation)
+    many = get_origin(annotation) is tuple
+    return TypeAdapter(get_args(annotation)[0] if many else annotation), many

@@ -1,0 +1,108 @@
+"""One value at a time: a text and what the contract says of it → a canonical value, or the problem that it is."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import re
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+from pydantic import ValidationError
+
+from fhir_writeback_dagster.canonical import Coding, Concept, Quantity
+from fhir_writeback_dagster.ingest import units
+from fhir_writeback_dagster.ingest.concepts import ConceptMap
+from fhir_writeback_dagster.ingest.fields import ConceptFrom, ContentFrom, QuantityFrom
+
+_DECIMAL = re.compile(r"[+-]?(\d{1,20}(\.\d{1,20})?|\.\d{1,20})([eE][+-]?\d{1,2})?")
+_CODE = re.compile(r"\S+( \S+)*")  # FHIR R4 datatypes, code
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why a row cannot become a record: a reason code and the column, never a value."""
+
+    code: str
+    column: str
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """A document's bytes in base64 and their SHA-256 in hex."""
+
+    data: str
+    sha256: str
+
+
+def put_together(model: type[Any], **parts: Any) -> Any:
+    """The model, or the first problem of its parts; a part that the model cannot hold is a problem too."""
+    for part in parts.values():
+        if isinstance(part, Problem):
+            return part
+    try:
+        return model(**parts)
+    except ValidationError as error:
+        return Problem("unknown_value", str(error.errors(include_url=False, include_input=False)[0]["loc"][0]))
+
+
+def quantity(spec: QuantityFrom, text: str | None, unit: str | None) -> Quantity | Problem | None:
+    if text is None:
+        return None
+    if spec.decimal_mark == ",":
+        text = text.replace(",", ".") if "." not in text else ""
+    if not _DECIMAL.fullmatch(text):
+        return Problem("bad_decimal", spec.column)
+    value = Decimal(text)
+    try:
+        code = units.ucum(unit or "")
+        if spec.units and code not in spec.units:
+            value, code = _converted(spec, value, code)
+    except units.UnknownUnitError:
+        return Problem("unknown_unit", spec.unit_column or spec.column)
+    except units.NotComparableError:
+        return Problem("unit_not_comparable", spec.unit_column or spec.column)
+    return Quantity(value=value, unit=code, code=code)
+
+
+def _converted(spec: QuantityFrom, value: Decimal, code: str) -> tuple[Decimal, str]:
+    for target in spec.units:
+        try:
+            return units.convert(value, code, target, spec.decimals), target
+        except units.NotComparableError:
+            continue
+    raise units.NotComparableError
+
+
+def concept(
+    spec: ConceptFrom, concept_map: ConceptMap | None, code: str | None, system: str | None, display: str | None, text: str | None
+) -> Concept | Problem | None:
+    code = spec.code if spec.column is None else code
+    if code is None:
+        return Concept(text=text) if text is not None and spec.column is None else None
+    column = spec.column or "code"
+    if concept_map is not None:
+        codings = concept_map.codings.get(code)
+        if codings is None:
+            return Concept(text=text or code) if spec.unmapped == "text" else Problem("unmapped_code", column)
+        own = codings[-1].model_copy(update={"display": display}) if display else codings[-1]
+        return Concept(codings=(*codings[:-1], own), text=text)
+    if not _CODE.fullmatch(code):
+        return Problem("bad_code", column)
+    uri = spec.system if spec.systems is None else spec.systems.get(system or "")
+    if uri is None:
+        return Problem("unknown_code_system", spec.system_column or column)
+    return Concept(codings=(Coding(system=uri, code=code, display=display),), text=text)
+
+
+def content(spec: ContentFrom, text: str) -> Content | Problem:
+    if spec.encoded == "text":
+        raw = text.encode()
+    else:
+        try:
+            raw = base64.b64decode("".join(text.split()), validate=True)
+        except (binascii.Error, ValueError):
+            return Problem("bad_base64", spec.column)
+    return Content(base64.b64encode(raw).decode(), hashlib.sha256(raw).hexdigest())
