@@ -57,15 +57,16 @@ class Answer:
         found = self.resource()
         if found is None or found["resourceType"] != "OperationOutcome":
             return frozenset()
-        return frozenset(code for issue in _dicts(found.get("issue")) for code in _issue_codes(issue))
+        return frozenset(code for issue in dicts(found.get("issue")) for code in _issue_codes(issue))
 
 
 def _issue_codes(issue: dict[str, Any]) -> list[str]:
     details = issue.get("details")
-    codings = _dicts(details.get("coding")) if isinstance(details, dict) else []
+    codings = dicts(details.get("coding")) if isinstance(details, dict) else []
     found = [issue.get("code"), *(coding.get("code") for coding in codings)]
     return [code for code in found if isinstance(code, str) and _CODE.fullmatch(code)]
 
 
-def _dicts(value: object) -> list[dict[str, Any]]:
+def dicts(value: object) -> list[dict[str, Any]]:
+    """The objects of a JSON array; nothing where the target sent something else."""
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []

@@ -10,11 +10,10 @@ from typing import Any
 import dagster as dg
 from psycopg import Connection
 
-from fhir_writeback_dagster.dispatch import TICK_S, Asked, ask, pending, read_tenant
+from fhir_writeback_dagster.dispatch import TICK_S, Asked, ask, pending, read_tenant, tick
 from fhir_writeback_dagster.errors import ConfigError
-from fhir_writeback_dagster.lanes import LANE_TAG, settings_of
+from fhir_writeback_dagster.lanes import LANE_TAG
 from fhir_writeback_dagster.settings import Settings
-from fhir_writeback_dagster.store.db import connect
 from fhir_writeback_dagster.tenants import Tenant, tenant_ids
 
 SOONEST = timedelta(seconds=15)
@@ -60,24 +59,21 @@ def is_wanted(age: MirrorAge, tenant: Tenant, now: datetime) -> bool:
 @dg.sensor(job=commit_job, minimum_interval_seconds=TICK_S, default_status=dg.DefaultSensorStatus.RUNNING)
 def commit_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
     """Asks for a run of each tenant with approved writes, with retries that are due, or with unanswered ones to look up."""
-    settings = settings_of("commit")
-    with connect(settings.dsn) as connection:
+    with tick("commit") as (settings, connection):
         return ask(context.instance, connection, settings, "commit", pending(connection, "commit")).result(context.log)
 
 
 @dg.sensor(job=mirror_job, minimum_interval_seconds=TICK_S, default_status=dg.DefaultSensorStatus.RUNNING)
 def mirror_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
     """Asks for a tenant's first mirror, and for an early refresh while records wait for a patient or an encounter."""
-    settings = settings_of("mirror")
-    with connect(settings.dsn) as connection:
+    with tick("mirror") as (settings, connection):
         return _ask(context.instance, connection, settings, is_wanted).result(context.log)
 
 
 @dg.schedule(job=mirror_job, cron_schedule="* * * * *", default_status=dg.DefaultScheduleStatus.RUNNING)
 def mirror_schedule(context: dg.ScheduleEvaluationContext) -> Sequence[dg.RunRequest] | dg.SkipReason:
     """Asks every minute for a refresh of each mirror that is older than its tenant's ``ehr.mirror_every``."""
-    settings = settings_of("mirror")
-    with connect(settings.dsn) as connection:
+    with tick("mirror") as (settings, connection):
         asked = _ask(context.instance, connection, settings, is_old)
     return asked.requests or dg.SkipReason("; ".join(asked.notes) or "every mirror is young enough")
 

@@ -1,0 +1,187 @@
+"""FHIR's verbs on one EHR: authorised requests, reads, searches to their last page."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+from urllib.parse import urlencode, urljoin
+
+from fhir_writeback_dagster.commit.answer import Answer, dicts
+from fhir_writeback_dagster.commit.auth import Tokens
+from fhir_writeback_dagster.commit.egress import Egress
+from fhir_writeback_dagster.commit.taxonomy import Outcome, Recovery, classify, unanswered_outcome
+from fhir_writeback_dagster.commit.transport import Http, NoAnswer
+from fhir_writeback_dagster.errors import TargetError
+from fhir_writeback_dagster.workplace import Workplace
+
+FHIR_JSON = "application/fhir+json"
+PAGE = 500
+MAX_PAGES = 10_000
+
+Resource = dict[str, Any]
+
+
+class Unreadable(TargetError):
+    """A read or search of the EHR did not succeed; ``outcome`` is its class."""
+
+    def __init__(self, outcome: Outcome, what: str, where: str) -> None:
+        self.outcome = outcome
+        super().__init__(
+            outcome.code, f"{what} did not succeed", where=where, mend=f"{outcome.recovery}; nothing was written or lost"
+        )
+
+
+class Ehr:
+    """One EHR for the length of a run: see :func:`open_ehr`."""
+
+    def __init__(self, http: Http, tokens: Tokens) -> None:
+        self._http, self._tokens = http, tokens
+        self.base_url = http.egress.base_url
+
+    @property
+    def requests(self) -> int:
+        """How many requests left so far, token requests included."""
+        return self._http.requests
+
+    async def authorize(self) -> None:
+        """Have a token now rather than at the first request.
+
+        :raises TargetError: there is none to be had, or a scope is missing.
+        """
+        await self._tokens.header()
+
+    async def send(
+        self,
+        method: str,
+        path: str,
+        headers: Mapping[str, str] | None = None,
+        body: bytes = b"",
+        *,
+        deadline: float | None = None,
+    ) -> Answer:
+        """One request below the base; a 401 gets one new token and the same request again (it was not acted on).
+
+        :param path: relative to the base, without a slash at its beginning; empty for the base itself.
+        :raises NoAnswer: no whole answer came.
+        :raises TargetError: no token could be had; the request was not sent.
+        """
+        url = f"{self.base_url}/{path}" if path else self.base_url
+        return await self._request(method, url, headers or {}, body, deadline)
+
+    async def _request(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes, deadline: float | None = None
+    ) -> Answer:
+        token = await self._tokens.header()
+        whole = {"Accept": FHIR_JSON, **headers}
+        answer = await self._http.request(method, url, {**whole, **token}, body, deadline=deadline)
+        if answer.status == 401 and await self._tokens.refused(token):
+            token = await self._tokens.header()
+            answer = await self._http.request(method, url, {**whole, **token}, body, deadline=deadline)
+        return answer
+
+    async def read(self, resource_type: str, resource_id: str, *, request_id: str = "") -> Answer:
+        """The answer to a read, whatever it is.
+
+        :raises NoAnswer: none came.
+        """
+        return await self.send("GET", f"{resource_type}/{resource_id}", {"X-Request-Id": request_id} if request_id else None)
+
+    async def search(self, resource_type: str, params: Sequence[tuple[str, str]]) -> list[Resource]:
+        """Every match, over all pages.
+
+        :raises Unreadable: a page did not come; what came before is dropped, because half an answer proves no absence.
+        """
+        return [resource async for page in self.pages(resource_type, params) for resource in page]
+
+    async def pages(
+        self, resource_type: str, params: Sequence[tuple[str, str]], *, count: int = PAGE
+    ) -> AsyncIterator[list[Resource]]:
+        """Page after page of matches. The search itself is a POST, so that no value stands in a URL that servers log."""
+        form = urlencode([*params, ("_count", str(count))]).encode()
+        headers = {"Content-Type": "application/x-www-form-urlencoded", "Prefer": "handling=strict"}
+        bundle = await self._bundle("POST", f"{self.base_url}/{resource_type}/_search", headers, form, resource_type)
+        for _ in range(MAX_PAGES):
+            yield matches(bundle, resource_type)
+            following = _next_link(bundle)
+            if following is None:
+                return
+            url = urljoin(f"{self.base_url}/", following)
+            if not self._http.egress.within_base(url):
+                raise TargetError(
+                    "egress_refused",
+                    f"a page link of {resource_type} leads away from the FHIR base",
+                    where=self.base_url,
+                    mend="set `ehr.base_url` to the base that the EHR's links use",
+                )
+            bundle = await self._bundle("GET", url, {}, b"", resource_type)
+        raise TargetError("endless_search", f"{resource_type} has more than {MAX_PAGES} pages", where=self.base_url)
+
+    async def count(self, resource_type: str) -> int | None:
+        """How many resources of a type there are; None: the server does not say."""
+        headers = {"Content-Type": "application/x-www-form-urlencoded"}
+        url = f"{self.base_url}/{resource_type}/_search"
+        total = (await self._bundle("POST", url, headers, b"_summary=count", resource_type)).get("total")
+        return total if isinstance(total, int) else None
+
+    async def capability(self) -> Resource:
+        """The CapabilityStatement.
+
+        :raises TargetError: it cannot be read, or it is not R4's.
+        """
+        found = await self._resource("GET", f"{self.base_url}/metadata", {}, b"", "CapabilityStatement")
+        version = str(found.get("fhirVersion", ""))
+        if not version.startswith("4.0"):
+            shown = version if version.replace(".", "").isalnum() and len(version) < 20 else "none"
+            raise TargetError(
+                "not_r4", f"the EHR says FHIR version {shown}", where=self.base_url, mend="point `ehr.base_url` to its R4 base"
+            )
+        return found
+
+    async def _bundle(self, method: str, url: str, headers: Mapping[str, str], body: bytes, what: str) -> Resource:
+        return await self._resource(method, url, headers, body, "Bundle", what)
+
+    async def _resource(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes, expected: str, what: str = ""
+    ) -> Resource:
+        what = f"reading {what or expected}"
+        try:
+            answer = await self._request(method, url, headers, body)
+        except NoAnswer as none:
+            raise Unreadable(unanswered_outcome("read", sent=none.sent), what, self.base_url) from None
+        outcome, found = classify("read", answer), answer.resource()
+        if outcome.recovery is not Recovery.CONFIRM:
+            raise Unreadable(outcome, f"{what} ({answer.status})", self.base_url)
+        if found is None or found["resourceType"] != expected:
+            raise Unreadable(Outcome("odd_answer", Recovery.RETRY), f"{what} (no {expected} came)", self.base_url)
+        return found
+
+
+@asynccontextmanager
+async def open_ehr(w: Workplace) -> AsyncIterator[Ehr]:
+    """The tenant's EHR; connections are closed when the block ends.
+
+    :raises TargetError: its address is not one that this tenant may have.
+    """
+    ehr = w.tenant.ehr
+    egress = Egress(ehr.base_url, sandbox=ehr.sandbox, where=f"tenants/{w.id}.yaml ehr.base_url")
+    async with Http(egress, concurrency=ehr.concurrency, timeout_s=ehr.timeout.total_seconds()) as http:
+        yield Ehr(http, Tokens(http, w.tenant, w.settings.home))
+
+
+def matches(bundle: Resource, resource_type: str) -> list[Resource]:
+    """The resources of ``resource_type`` that a searchset found; included ones and outcomes are left out."""
+    found = []
+    for entry in dicts(bundle.get("entry")):
+        resource, search = entry.get("resource"), entry.get("search")
+        mode = search.get("mode", "match") if isinstance(search, dict) else "match"
+        if mode != "match" or not isinstance(resource, dict):
+            continue
+        if resource.get("resourceType") == resource_type and isinstance(resource.get("id"), str):
+            found.append(resource)
+    return found
+
+
+def _next_link(bundle: Resource) -> str | None:
+    urls = (link.get("url") for link in dicts(bundle.get("link")) if link.get("relation") == "next")
+    return next((url for url in urls if isinstance(url, str) and url), None)

@@ -1,0 +1,127 @@
+"""Where commit may connect to: the tenant's EHR and its token endpoint, exactly, and nowhere else."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from dataclasses import dataclass
+from typing import Self
+from urllib.parse import urlsplit
+
+from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.resolver import ThreadedResolver
+
+from fhir_writeback_dagster.errors import TargetError
+
+_PORTS = {"http": 80, "https": 443}
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    scheme: str
+    host: str
+    port: int
+
+    @classmethod
+    def of(cls, url: str) -> Self | None:
+        """None: not an http(s) URL with a host, or one with a user in it."""
+        try:
+            parts = urlsplit(url)
+            scheme, host, port = parts.scheme.lower(), parts.hostname, parts.port
+        except ValueError:
+            return None
+        if scheme not in _PORTS or not host or parts.username is not None:
+            return None
+        return cls(scheme, host.lower(), _PORTS[scheme] if port is None else port)
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{self.host}:{self.port}"
+
+
+class Egress:
+    """The allow-list of one tenant's EHR. ``where`` names the configuration in errors.
+
+    Only a sandbox may be reached over http or at an address that is not global (RFC 6890): a production tenant whose name
+    resolves into the hospital's own network, or to a cloud's metadata service, is a mistake or an attack.
+    """
+
+    def __init__(self, base_url: str, *, sandbox: bool, where: str) -> None:
+        self.base_url, self._sandbox, self._where = base_url.rstrip("/"), sandbox, where
+        self._allowed: set[Origin] = set()
+        self.allow(base_url)
+
+    def allow(self, url: str) -> None:
+        """Add the origin of ``url`` (the base, or a token endpoint that the base names).
+
+        :raises TargetError: not an address that this tenant may have.
+        """
+        origin = Origin.of(url)
+        if origin is None:
+            raise self._refused("not an http(s) address")
+        if not self._sandbox:
+            if origin.scheme != "https":
+                raise self._refused(f"{origin} is not https")
+            if (literal := _literal(origin.host)) and not _is_global(literal):
+                raise self._refused(f"{origin} is not a public address")
+        self._allowed.add(origin)
+
+    def check(self, url: str) -> None:
+        """:raises TargetError: ``url`` is not at an allowed origin."""
+        origin = Origin.of(url)
+        if origin not in self._allowed:
+            raise self._refused(f"{origin or 'that address'} is not this EHR's")
+
+    def within_base(self, url: str) -> bool:
+        """Is ``url`` below the FHIR base? Page links must be: a Bundle's text is not a reason to go elsewhere."""
+        if Origin.of(url) != Origin.of(self.base_url):
+            return False
+        path, base = urlsplit(url).path, urlsplit(self.base_url).path
+        return ".." not in path and (path == base or path.startswith(f"{base}/"))
+
+    def resolver(self) -> AbstractResolver:
+        return _Resolver(self._sandbox)
+
+    def _refused(self, what: str) -> TargetError:
+        return TargetError(
+            "egress_refused",
+            what,
+            where=self._where,
+            mend="mend `ehr.base_url`; `sandbox: true` is for test systems only",
+        )
+
+
+class NotGlobal(OSError):
+    """A name of a production tenant resolved to an address that is not global."""
+
+
+class _Resolver(AbstractResolver):
+    """Resolves a name once and keeps the answer: what was checked is what is connected to, also against DNS rebinding."""
+
+    def __init__(self, sandbox: bool) -> None:
+        self._sandbox = sandbox
+        self._inner = ThreadedResolver()
+        self._known: dict[tuple[str, int, int], list[ResolveResult]] = {}
+
+    async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET) -> list[ResolveResult]:
+        key = (host, port, family)
+        if key not in self._known:
+            found = await self._inner.resolve(host, port, family)
+            if not self._sandbox and not all(_is_global(ipaddress.ip_address(entry["host"])) for entry in found):
+                raise NotGlobal("resolves to an address that is not global")
+            self._known[key] = found
+        return self._known[key]
+
+    async def close(self) -> None:
+        await self._inner.close()
+
+
+def _literal(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        return None
+
+
+def _is_global(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    mapped = getattr(address, "ipv4_mapped", None)
+    return (mapped or address).is_global and not address.is_multicast

@@ -1,0 +1,141 @@
+"""The mirror: what commit keeps of the EHR's patients, encounters, consents and capabilities, polled by ``_lastUpdated``.
+
+Polling sees what is new and what changed. It does not see what was deleted, so the number of resources is compared after each
+poll, and a difference brings a complete listing: a deleted consent counts within one refresh too. A server that does not count
+gets its consents listed completely each time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Self
+
+from fhir_writeback_dagster.commit import mirror_store
+from fhir_writeback_dagster.commit.client import Ehr, open_ehr
+from fhir_writeback_dagster.commit.database import Database
+from fhir_writeback_dagster.commit.mirror_rows import stamp
+from fhir_writeback_dagster.commit.mirror_store import MirroredType, Sync
+from fhir_writeback_dagster.errors import TargetError
+from fhir_writeback_dagster.tenants import Tenant
+from fhir_writeback_dagster.workplace import Workplace
+
+OVERLAP = timedelta(minutes=2)
+"""How far before the watermark a poll begins: a server may stamp a resource before others can see it."""
+
+
+@dataclass(frozen=True, slots=True)
+class MirrorReport:
+    """By resource type: how many were read, were new or changed, and were gone. ``full``: types that were listed completely."""
+
+    read: dict[str, int] = field(default_factory=dict)
+    changed: dict[str, int] = field(default_factory=dict)
+    gone: dict[str, int] = field(default_factory=dict)
+    full: tuple[str, ...] = ()
+    requests: int = 0
+
+    def metadata(self) -> dict[str, int | float | str]:
+        counts = {"read": self.read, "changed": self.changed, "gone": self.gone}
+        return {
+            **{f"{what}/{kind}": count for what, kinds in counts.items() for kind, count in sorted(kinds.items())},
+            "listed completely": ", ".join(self.full) or "none",
+            "requests": self.requests,
+        }
+
+
+def mirrored(tenant: Tenant) -> tuple[MirroredType, ...]:
+    """The types that a tenant's mirror holds."""
+    return ("Patient", "Encounter", "Consent") if tenant.consent.source == "ehr" else ("Patient", "Encounter")
+
+
+def refresh(w: Workplace, full: bool = False) -> MirrorReport:
+    """Bring the tenant's mirror up to what its EHR says now; ``full`` reads everything again.
+
+    :raises TargetError: the EHR or its token endpoint refuses or does not answer. What was read until then is kept, the
+        watermarks stay: the next refresh begins where the last complete one ended.
+    """
+
+    async def work() -> MirrorReport:
+        async with Database(w) as db, open_ehr(w) as ehr:
+            return await refresh_with(w, db, ehr, full=full)
+
+    return asyncio.run(work())
+
+
+async def refresh_with(w: Workplace, db: Database, ehr: Ehr, *, full: bool = False) -> MirrorReport:
+    """:func:`refresh` over open connections."""
+    before = ehr.requests
+    statement = await ehr.capability()
+    await db.run(lambda connection: mirror_store.write_capability(connection, w, statement))
+    syncs = await db.run(lambda connection: mirror_store.read_sync(connection, w))
+    reports = [await _Type(w, db, ehr, kind).refresh(syncs.get(kind), full=full) for kind in mirrored(w.tenant)]
+    return MirrorReport(
+        {r.kind: r.read for r in reports},
+        {r.kind: r.changed for r in reports},
+        {r.kind: r.gone for r in reports},
+        tuple(r.kind for r in reports if r.complete),
+        ehr.requests - before,
+    )
+
+
+class _Type:
+    """The refresh of one resource type."""
+
+    def __init__(self, w: Workplace, db: Database, ehr: Ehr, kind: MirroredType) -> None:
+        self.w, self.db, self.ehr, self.kind = w, db, ehr, kind
+        self.read = self.changed = self.gone = 0
+        self.complete = False
+        self.watermark: datetime | None = None
+
+    async def refresh(self, sync: Sync | None, *, full: bool) -> Self:
+        started = self.w.now()
+        if full or sync is None or sync.watermark is None:
+            await self._list(again=full)
+        else:
+            await self._fetch([("_lastUpdated", f"ge{(sync.watermark - OVERLAP).isoformat()}")], again=False)
+            if await self._something_is_gone():
+                await self._list(again=False)
+        await self.db.run(
+            lambda connection: mirror_store.write_sync(
+                connection, self.w, self.kind, self.watermark, started, changed=bool(self.changed or self.gone)
+            )
+        )
+        return self
+
+    async def _fetch(self, params: list[tuple[str, str]], *, again: bool) -> set[str]:
+        """Read and keep every match; returns their ids."""
+        seen: set[str] = set()
+        async for page in self.ehr.pages(self.kind, params):
+            self.read += len(page)
+            seen.update(resource["id"] for resource in page)
+            updated = [when for resource in page if (when := stamp(resource).last_updated)]
+            self.watermark = max([*updated, *([self.watermark] if self.watermark else [])], default=None)
+            self.changed += await self.db.run(partial(mirror_store.write_page, w=self.w, kind=self.kind, page=page, again=again))
+        return seen
+
+    async def _list(self, *, again: bool) -> None:
+        """Read everything, and forget what is not there any more. A listing that falls short of the server's own count, also
+        after what came while it ran, is a broken one and removes nothing.
+        """
+        since = self.w.now() - OVERLAP
+        seen = await self._fetch([], again=again)
+        total = await self.ehr.count(self.kind)
+        if total is not None and len(seen) < total:
+            seen |= await self._fetch([("_lastUpdated", f"ge{since.isoformat()}")], again=False)
+        if total is not None and len(seen) < total:
+            raise TargetError(
+                "incomplete_listing",
+                f"the EHR counts {total} of {self.kind} and lists {len(seen)}",
+                where=self.w.tenant.ehr.base_url,
+                mend="nothing was removed from the mirror; the next refresh tries again",
+            )
+        self.gone += await self.db.run(lambda connection: mirror_store.remove_absent(connection, self.w, self.kind, sorted(seen)))
+        self.complete = True
+
+    async def _something_is_gone(self) -> bool:
+        total = await self.ehr.count(self.kind)
+        if total is None:
+            return self.kind == "Consent"
+        return total != await self.db.run(lambda connection: mirror_store.count_rows(connection, self.w, self.kind))
