@@ -85,6 +85,11 @@ def load_yaml(path: Path, model: type[M]) -> M:
         raise ConfigError("bad_config", complaints, where=place, mend="mend the named key") from None
 
 
+def line_of(path: Path, loc: tuple[int | str, ...]) -> int:
+    """The 1-based line of a part of a file that :func:`load_yaml` has read, for complaints that the model cannot make."""
+    return _line(yaml.compose(path.read_text(encoding="utf-8"), _Loader), loc)
+
+
 def file_sha256(path: Path) -> str:
     """Hex SHA-256 of a file's bytes: the identity of a version of a mapping, suite or policy."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
