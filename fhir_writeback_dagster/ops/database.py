@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from dataclasses import dataclass
 
 from fhir_writeback_dagster.errors import ServiceError
+from fhir_writeback_dagster.ops import lock
 from fhir_writeback_dagster.ops.configuration import Configuration
 from fhir_writeback_dagster.ops.folder import StateFolder
 from fhir_writeback_dagster.ops.postgres import LOCK, Postgres
@@ -20,11 +19,19 @@ from fhir_writeback_dagster.store.migrate import migrate
 Progress = Callable[[str], None]
 
 
+@dataclass(frozen=True, slots=True)
+class Database:
+    """An open database; ``postgres`` is the embedded server if this command runs it."""
+
+    dsns: Dsns
+    postgres: Postgres | None = None
+
+
 @contextmanager
 def open_database(
     config: Configuration, state: StateFolder, progress: Progress, *, own: bool = False, durable: bool = True
-) -> Iterator[Dsns]:
-    """Its logins, migrated and answering, while the block runs.
+) -> Iterator[Database]:
+    """Migrated and answering while the block runs.
 
     ``own``: this command keeps the embedded server for long, so one that another command started will not do.
 
@@ -36,17 +43,17 @@ def open_database(
             progress("migrating the database")
             migrate(configured.of("migrator"))
         connect(configured.of("status")).close()
-        yield configured
+        yield Database(configured)
         return
     running = None if own else attach(state)
     if running:
-        yield running
+        yield Database(running)
         return
     progress("starting PostgreSQL")
     with Postgres(state, port=config.ports["postgres"], durable=durable) as postgres:
         dsns = provision(postgres.superuser, postgres.port, state)
         postgres.publish()
-        yield dsns
+        yield Database(dsns, postgres)
 
 
 def attach(state: StateFolder) -> Dsns | None:
@@ -56,31 +63,15 @@ def attach(state: StateFolder) -> Dsns | None:
     """
     path = state.path / LOCK
     deadline = time.monotonic() + 60
-    while held(path):
-        lines = path.read_text(encoding="utf-8").split()
-        if len(lines) == 2:
-            return known_dsns(int(lines[1]), state)
+    while (published := lock.read(path)) is not None:
+        if "port" in published:
+            return known_dsns(int(published["port"]), state)
         if time.monotonic() > deadline:
             raise ServiceError(
                 "not_ready", "another command has been starting PostgreSQL for a minute", where=str(path), mend="try again"
             )
         time.sleep(0.1)
     return None
-
-
-def held(path: Path) -> bool:
-    """Whether a living process holds the lock file at ``path``."""
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
 
 
 def register(dsns: Dsns, tenants: Iterable[str]) -> None:

@@ -62,11 +62,17 @@ def needs(tenant: Tenant) -> list[Need]:
     ]
 
 
+def storage_environment(state: StateFolder, dsns: Dsns) -> dict[str, str]:
+    """What every process has: the harmless variables, and the way to Dagster's storage."""
+    harmless = {name: os.environ[name] for name in _HARMLESS if name in os.environ}
+    return harmless | _FIXED | {"DAGSTER_HOME": str(state.path / "dagster"), "FHIR_WRITEBACK_DSN_DAGSTER": dsns.of("dagster")}
+
+
 def dagster_environment(state: StateFolder, dsns: Dsns, ports: Mapping[str, int]) -> dict[str, str]:
     """For the webserver, the daemon and Dagster's command line: no layer's login, no secret of a tenant."""
     places = {f"FHIR_WRITEBACK_HOST_{name.upper()}": HOST for name in LOCATIONS}
     places |= {f"FHIR_WRITEBACK_PORT_{name.upper()}": str(ports[name]) for name in LOCATIONS}
-    return _common(state, dsns) | places
+    return storage_environment(state, dsns) | places
 
 
 def layer_environment(
@@ -88,7 +94,7 @@ def layer_environment(
                     mend=f"set it in the environment, in .env or in {state.path / 'env' / (layer + '.env')}",
                 )
             )
-    environment = _common(state, dsns) | own
+    environment = storage_environment(state, dsns) | own
     environment |= {HOME: str(config.home), LAYER: layer, DSN: dsns.of(layer)}
     return environment, missing
 
@@ -107,8 +113,3 @@ def _own_variables(config: Configuration, state: StateFolder, layer: Layer) -> d
     prefix = f"FHIR_WRITEBACK_{layer.upper()}__"
     own |= {name.removeprefix(prefix): value for name, value in config.environment.items() if name.startswith(prefix)}
     return own
-
-
-def _common(state: StateFolder, dsns: Dsns) -> dict[str, str]:
-    harmless = {name: os.environ[name] for name in _HARMLESS if name in os.environ}
-    return harmless | _FIXED | {"DAGSTER_HOME": str(state.path / "dagster"), "FHIR_WRITEBACK_DSN_DAGSTER": dsns.of("dagster")}

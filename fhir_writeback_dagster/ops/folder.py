@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
@@ -41,6 +42,11 @@ class StateFolder:
         except OSError as error:
             raise unusable(path, error) from None
         return path
+
+    def log(self, name: str) -> Path:
+        """The log file of the service ``name``; made by who writes it."""
+        words = re.sub(r"[^a-z0-9]+", "-", name.lower().removeprefix("the ").replace("'", ""))
+        return self.folder("logs") / f"{words}.log"
 
     def write(self, name: str, text: str) -> Path:
         path = self.path / name

@@ -10,7 +10,6 @@ The life-cycles of the wheels are not used: they trust every local user and do n
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import importlib.util
 import os
@@ -28,6 +27,7 @@ import psutil
 
 from fhir_writeback_dagster.errors import ServiceError
 from fhir_writeback_dagster.ops.folder import StateFolder, unusable
+from fhir_writeback_dagster.ops.lock import Lock
 from fhir_writeback_dagster.ops.ports import HOST, claim
 from fhir_writeback_dagster.ops.process import Child, Program, User, died, lives
 
@@ -108,9 +108,9 @@ class Postgres:
 
         :raises ServiceError: no binaries, a taken port, an unusable path, another runner on the same data, or no start.
         """
-        self._state = state
+        self._state, self._durable = state, durable
         self._user = _other_user()
-        self._lock = _lock(state)
+        self._lock = Lock(state.path / LOCK, "this project's PostgreSQL")
         try:
             self._place = self._make_place()
             self._installation = self._reachable(find_binaries())
@@ -119,9 +119,9 @@ class Postgres:
                 self._initialise()
             self._check_version()
             self._end_orphan()
-            self.port, self._child = self._start(port, durable=durable)
+            self.port, self._child = self._start(port)
         except BaseException:
-            os.close(self._lock)
+            self._lock.release()
             raise
 
     @property
@@ -130,17 +130,30 @@ class Postgres:
         return f"postgresql://{SUPERUSER}:{self._state.passwords(SUPERUSER)[SUPERUSER]}@{HOST}:{self.port}/"
 
     @property
-    def child(self) -> Child:
-        return self._child
+    def pid(self) -> int:
+        return self._child.pid
 
     def publish(self) -> None:
         """Let other commands of this project find the server (`ops.database.attach`): it is provisioned."""
-        _write_lock(self._lock, self.port)
+        self._lock.publish(port=self.port)
+
+    def revive(self) -> ServiceError | None:
+        """Start it again on its port if it died; what it died of, or None if it lives.
+
+        :raises ServiceError: it does not start again.
+        """
+        if self._child.exit_code is None:
+            return None
+        reason = died(self._child)
+        self._child.stop()
+        self._end_orphan()
+        self.port, self._child = self._start(self.port)
+        return reason
 
     def stop(self) -> None:
         """A fast shutdown: sessions are ended, nothing committed is lost."""
         self._child.stop()
-        os.close(self._lock)
+        self._lock.release()
 
     def destroy(self) -> None:
         """Stop it and remove its data: for tests and the demo."""
@@ -269,9 +282,9 @@ class Postgres:
                 orphan.wait(10)
         pid_file.unlink(missing_ok=True)
 
-    def _start(self, port: int, *, durable: bool) -> tuple[int, Child]:
-        settings = {**_SETTINGS, **({} if durable else {"fsync": "off", "full_page_writes": "off"})}
-        log = self._state.folder("logs") / "postgres.log"
+    def _start(self, port: int) -> tuple[int, Child]:
+        settings = {**_SETTINGS, **({} if self._durable else {"fsync": "off", "full_page_writes": "off"})}
+        log = self._state.log("PostgreSQL")
         for attempt in range(3):
             number = claim("PostgreSQL", port, "FHIR_WRITEBACK_PORT_POSTGRES")
             options = [part for key, value in settings.items() for part in ("-c", f"{key}={value}")]
@@ -324,31 +337,3 @@ class Postgres:
                     ) from None
                 time.sleep(0.05)
         raise ServiceError("not_ready", "PostgreSQL did not get ready in 90 s", where=str(child.program.log))
-
-
-def _lock(state: StateFolder) -> int:
-    """An open descriptor that holds the folder's lock; it goes with this process, whatever ends it."""
-    path = state.path / LOCK
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise unusable(path, error) from None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        holder = (os.pread(descriptor, 32, 0).decode(errors="replace").split() or ["unknown"])[0]
-        os.close(descriptor)
-        raise ServiceError(
-            "already_running",
-            f"process {holder} already runs this project's PostgreSQL",
-            where=str(path),
-            mend="use that one, or stop it (Ctrl-C in its terminal)",
-        ) from None
-    _write_lock(descriptor)
-    return descriptor
-
-
-def _write_lock(descriptor: int, port: int | None = None) -> None:
-    """Who holds the lock, and from when it can be used where the server listens."""
-    os.truncate(descriptor, 0)
-    os.pwrite(descriptor, f"{os.getpid()} {port or ''}\n".encode(), 0)

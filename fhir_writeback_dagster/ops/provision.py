@@ -58,7 +58,9 @@ def provision(superuser: str, port: int, state: StateFolder) -> Dsns:
                 )
     except psycopg.Error as error:
         raise ServiceError(
-            "provision_failed", f"PostgreSQL refused the set-up (sqlstate {error.sqlstate})", mend="see logs/postgres.log"
+            "provision_failed",
+            f"PostgreSQL refused the set-up (sqlstate {error.sqlstate})",
+            mend=f"the log has the rest: {state.log('PostgreSQL')}",
         ) from None
     return known_dsns(port, state)
 

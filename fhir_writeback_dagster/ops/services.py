@@ -6,32 +6,28 @@ location an environment, which is why the locations are ``dagster api grpc`` ser
 
 from __future__ import annotations
 
-import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from fhir_writeback_dagster.errors import ServiceError
 from fhir_writeback_dagster.ops import probe
 from fhir_writeback_dagster.ops.configuration import LOCATIONS, Configuration
+from fhir_writeback_dagster.ops.dagsterhome import dagster_home, prepare_dagster
 from fhir_writeback_dagster.ops.database import Progress, register
 from fhir_writeback_dagster.ops.environment import dagster_environment, layer_environment
-from fhir_writeback_dagster.ops.folder import StateFolder, unusable
+from fhir_writeback_dagster.ops.folder import StateFolder
 from fhir_writeback_dagster.ops.ports import HOST, claim
 from fhir_writeback_dagster.ops.process import Child, Program, died
 from fhir_writeback_dagster.ops.provision import Dsns
 from fhir_writeback_dagster.ops.signals import undisturbed
 from fhir_writeback_dagster.settings import Layer
-from fhir_writeback_dagster.tenants import Tenant
 
 START_S = 120
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
 HEALTHY_S = 60.0
-
-_SHIPPED = Path(__file__).resolve().parents[2]
 
 
 @dataclass(slots=True)
@@ -79,26 +75,12 @@ class Services:
         """
         register(self.dsns, [tenant.tenant for tenant in self.tenants])
         self._progress("preparing Dagster's storage")
-        self.prepare(self.tenants)
+        prepare_dagster(self.config, self.state, self.dsns, [tenant.tenant for tenant in self.tenants])
         self._progress(f"starting the code locations {', '.join(LOCATIONS)}")
         self._start_all([self._location(layer) for layer in LOCATIONS])
         if dagster:
             self._progress("starting Dagster's daemon and webserver")
             self._start_all([self._daemon(), self._webserver()])
-
-    def prepare(self, tenants: list[Tenant]) -> None:
-        """Make Dagster's storage and set its tenant partitions, in a process of its own.
-
-        :raises ServiceError: it failed; the log has the rest.
-        """
-        ids = [tenant.tenant for tenant in tenants]
-        with undisturbed():
-            child = Child(self._program("prepare", ["-m", "fhir_writeback_dagster.ops.prepare", *ids], self._dagster()))
-        try:
-            if child.wait(START_S) != 0:
-                raise died(child)
-        finally:
-            child.stop()
 
     def tend(self) -> None:
         """Look after them: tell of one that died and start it again, with a growing pause. Call it about every second."""
@@ -177,25 +159,7 @@ class Services:
 
     def _program(self, name: str, arguments: list[str], environment: Mapping[str, str]) -> Program:
         # The working folder has no `.env`: Dagster's commands read one there, and the user's holds every layer's login.
-        log = self.state.folder("logs") / f"{name.replace('the ', '').replace(' ', '-').replace(chr(39), '').lower()}.log"
-        return Program(name, [sys.executable, *arguments], environment, log, self.folder)
-
-
-def dagster_home(config: Configuration, state: StateFolder) -> Path:
-    """``DAGSTER_HOME``, with the project's dagster.yaml and workspace.yaml (those of the home, else those shipped) in it.
-
-    :raises ServiceError: neither has them.
-    """
-    folder = state.folder("dagster")
-    for name in ("dagster.yaml", "workspace.yaml"):
-        source = next((place / name for place in (config.home, _SHIPPED) if (place / name).is_file()), None)
-        if source is None:
-            raise ServiceError("file_missing", f"there is no {name}", where=str(config.home), mend="copy it from the project")
-        try:
-            shutil.copyfile(source, folder / name)
-        except OSError as error:
-            raise unusable(folder / name, error) from None
-    return folder
+        return Program(name, [sys.executable, *arguments], environment, self.state.log(name), self.folder)
 
 
 @contextmanager

@@ -1,0 +1,183 @@
+"""``fhir-writeback``: results on stdout, progress on stderr; whatever goes wrong is one line with place and mend.
+
+Exit codes: 0 done, 1 done but something does not add up or failed for a tenant, 2 it could not be done, 128+n ended by
+signal n before it was done.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any, ParamSpec
+
+import click
+
+from fhir_writeback_dagster import settings
+from fhir_writeback_dagster.errors import WritebackError, describe
+from fhir_writeback_dagster.ops.signals import Stopped, stoppable
+
+P = ParamSpec("P")
+FAILED, IMPOSSIBLE, SIGNALLED = 1, 2, 128
+
+
+def progress(text: str) -> None:
+    """One line on stderr, with the time of day."""
+    click.echo(f"{time.strftime('%H:%M:%S')}  {text}", err=True)
+
+
+def command(function: Callable[P, int]) -> Callable[P, None]:
+    """A command's frame: its return value is the exit code, and no error leaves as a traceback."""
+
+    @wraps(function)
+    def framed(*args: P.args, **kwargs: P.kwargs) -> None:
+        code = IMPOSSIBLE
+        try:
+            with stoppable():
+                code = function(*args, **kwargs)
+        except WritebackError as error:
+            click.echo(f"error: {error}", err=True)
+        except Stopped as stopped:
+            click.echo(f"ended by {stopped}", err=True)
+            code = SIGNALLED + stopped.number
+        except Exception as error:  # noqa: BLE001 - a foreign text may quote a patient's values
+            click.echo(f"error: {describe(error)}", err=True)
+        sys.exit(code)
+
+    return framed
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="fhir-writeback-dagster")
+def main() -> None:
+    """Governed write-back of scraped clinical extracts to EHRs over FHIR R4."""
+    from fhir_writeback_dagster.ops.logging import configure
+
+    configure()
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+@click.option("--keep", is_flag=True, help="Stay up until Ctrl-C when it is done.")
+@click.option("--folder", type=click.Path(path_type=Path, file_okay=False), help="Work there and leave it. Default: a new one.")
+@command
+def demo(*, as_json: bool, keep: bool, folder: Path | None) -> int:
+    """Two hospitals' extracts into a real FHIR server, and a check that all adds up."""
+    from fhir_writeback_dagster.sandbox.demo import run_demo
+
+    def report(result: dict[str, Any]) -> None:
+        if as_json:
+            click.echo(json.dumps(result))
+
+    result = run_demo(progress, keep=keep, folder=folder, report=report)
+    return 0 if result["ok"] else FAILED
+
+
+@main.command()
+@command
+def up() -> int:
+    """Run everything on your own configuration until Ctrl-C: database, code locations, Dagster's daemon and page."""
+    from fhir_writeback_dagster.ops.configuration import load_configuration
+    from fhir_writeback_dagster.ops.running import running
+
+    with running(load_configuration(settings.home()), progress) as everything:
+        progress(f"Dagster: {everything.web_url}")
+        progress(f"logs: {everything.state.path / 'logs'}")
+        progress("up; Ctrl-C ends it")
+        try:
+            while True:
+                everything.tend()
+                time.sleep(1)
+        except Stopped:
+            progress("ending")
+    return 0
+
+
+@main.command()
+@click.option("--tenant", help="Only this tenant.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+@command
+def run(*, tenant: str | None, as_json: bool) -> int:
+    """One pass over all that waits, without the daemon: mirror, ingest, decide, commit."""
+    from fhir_writeback_dagster.ops.configuration import load_configuration
+    from fhir_writeback_dagster.ops.database import open_database
+    from fhir_writeback_dagster.ops.folder import StateFolder
+    from fhir_writeback_dagster.ops.passes import one_pass
+    from fhir_writeback_dagster.ops.report import table
+
+    config = load_configuration(settings.home())
+    state = StateFolder(config.home)
+    with open_database(config, state, progress) as database:
+        report = one_pass(config, state, database.dsns, progress, tenant)
+    if as_json:
+        tenants = {name: of_tenant.to_json() for name, of_tenant in report.tenants.items()}
+        click.echo(json.dumps({"ok": report.ok, "tenants": tenants, "failures": report.failures}))
+    else:
+        click.echo(table(report.tenants))
+        for failure in report.failures:
+            click.echo(f"error: {failure}", err=True)
+    return 0 if report.ok else FAILED
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+@command
+def status(*, as_json: bool) -> int:
+    """Where every row stands, by tenant."""
+    from fhir_writeback_dagster.ops.configuration import load_configuration
+    from fhir_writeback_dagster.ops.database import open_database
+    from fhir_writeback_dagster.ops.folder import StateFolder
+    from fhir_writeback_dagster.ops.report import read_report, table
+
+    config = load_configuration(settings.home())
+    with open_database(config, StateFolder(config.home), progress) as database:
+        reports = read_report(database.dsns.of("status"))
+    ok = all(report.adds_up for report in reports.values())
+    if as_json:
+        click.echo(json.dumps({"ok": ok, "tenants": {name: report.to_json() for name, report in reports.items()}}))
+    else:
+        click.echo(table(reports))
+    return 0 if ok else FAILED
+
+
+@main.command()
+@command
+def migrate() -> int:
+    """Bring the database and Dagster's storage to this version. `up` and `run` do it too where they may."""
+    from fhir_writeback_dagster.ops.configuration import load_configuration
+    from fhir_writeback_dagster.ops.dagsterhome import prepare_dagster
+    from fhir_writeback_dagster.ops.database import open_database, register
+    from fhir_writeback_dagster.ops.folder import StateFolder
+
+    config = load_configuration(settings.home())
+    state = StateFolder(config.home)
+    with open_database(config, state, progress) as database:
+        tenants = [tenant.tenant for tenant in config.tenants()[0]]
+        register(database.dsns, tenants)
+        prepare_dagster(config, state, database.dsns, tenants)
+    progress("the database and Dagster's storage are of this version")
+    return 0
+
+
+@main.command("exec", context_settings={"ignore_unknown_options": True})
+@click.argument("arguments", nargs=-1, required=True, type=click.UNPROCESSED)
+@command
+def execute(*, arguments: tuple[str, ...]) -> int:
+    """Run a command of Dagster's with the database and the code locations up: exec -- dagster definitions validate."""
+    from fhir_writeback_dagster.ops.beside import beside
+    from fhir_writeback_dagster.ops.configuration import load_configuration
+
+    with beside(load_configuration(settings.home()), progress) as environment:
+        try:
+            return subprocess.run(arguments, env=environment, check=False).returncode  # noqa: S603 - the user's own command
+        except FileNotFoundError:
+            click.echo(f"error: {arguments[0]}: no such command [command_missing] — is its virtual environment active?", err=True)
+            return IMPOSSIBLE
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""Everything up: the database and the services, as `up` and the demo use them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from fhir_writeback_dagster.ops.configuration import Configuration
+from fhir_writeback_dagster.ops.database import Database, Progress, open_database
+from fhir_writeback_dagster.ops.folder import StateFolder
+from fhir_writeback_dagster.ops.lock import Lock
+from fhir_writeback_dagster.ops.provision import Dsns
+from fhir_writeback_dagster.ops.services import Services, serving
+
+LOCK = "services.lock"
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """What runs. ``state`` is the project's state folder, with the logs."""
+
+    state: StateFolder
+    database: Database
+    services: Services
+    progress: Progress
+
+    @property
+    def dsns(self) -> Dsns:
+        return self.database.dsns
+
+    @property
+    def web_url(self) -> str:
+        """Where Dagster's page is."""
+        return self.services.web_url
+
+    def tend(self) -> None:
+        """Start again what died, and tell of it. Call it about every second, from the thread that started them.
+
+        :raises ServiceError: PostgreSQL died and does not start again.
+        """
+        if self.database.postgres and (reason := self.database.postgres.revive()):
+            self.progress(f"{reason}; it was started again")
+        self.services.tend()
+
+
+@contextmanager
+def running(config: Configuration, progress: Progress, *, dagster: bool = True, durable: bool = True) -> Iterator[Running]:
+    """Everything up and answering while the block runs; no process and no listener of it is left afterwards.
+
+    ``dagster=False`` leaves out Dagster's daemon and webserver. ``durable=False`` is for tests.
+
+    :raises ServiceError: a port is taken, a path cannot be used, another `up` runs here, or something does not start.
+    """
+    state = StateFolder(config.home)
+    mine = Lock(state.path / LOCK, "this project's services")
+    try:
+        with (
+            open_database(config, state, progress, own=True, durable=durable) as database,
+            serving(config, state, database.dsns, progress, dagster=dagster) as services,
+        ):
+            for warning in services.warnings:
+                progress(f"warning: {warning}")
+            mine.publish(ports=dict(services.ports))
+            yield Running(state, database, services, progress)
+    finally:
+        mine.release()
