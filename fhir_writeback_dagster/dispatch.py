@@ -6,7 +6,8 @@ burn the key for ever (Dagster 1.13), and a tick that raises does not save its c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache, partial
@@ -18,11 +19,11 @@ import dagster as dg
 from dagster import DagsterRunStatus as Status
 from psycopg import Connection
 
-from fhir_writeback_dagster.errors import ConfigError
-from fhir_writeback_dagster.lanes import LANE_TAG, TENANT_TAG, Lane
+from fhir_writeback_dagster.errors import ConfigError, describe
+from fhir_writeback_dagster.lanes import LANE_TAG, TENANT_TAG, WORK_TAG, Lane, settings_of
 from fhir_writeback_dagster.partitions import TENANTS, name
 from fhir_writeback_dagster.settings import Settings
-from fhir_writeback_dagster.store.db import lane_holder
+from fhir_writeback_dagster.store.db import connect, lane_holder
 from fhir_writeback_dagster.tenants import Tenant, load_tenant
 
 TICK_S = 5
@@ -38,19 +39,23 @@ _FAILED = {Status.FAILURE, Status.CANCELED}
 
 @dataclass(frozen=True, slots=True)
 class PastRun:
-    """A run of one lane and tenant; ``since`` is when it ended, or began while it has not (UTC)."""
+    """A run of one lane and tenant; ``since`` is when it ended, or began while it has not (UTC); ``work`` was waiting then."""
 
     run_id: str
     status: Status
     since: datetime
+    work: str | None = None
 
 
-def reason_to_wait(runs: Sequence[PastRun], now: datetime, holder: Callable[[], str | None]) -> str | None:
+def reason_to_wait(
+    runs: Sequence[PastRun], now: datetime, holder: Callable[[], str | None], work: str | None = None
+) -> str | None:
     """Why no run may be asked for now, or None. ``runs`` come newest first; ``holder`` asks who holds the lane.
 
     A run that Dagster believes to be running, and that holds no lane a minute after its start, has died or is about to end:
     the default launcher watches no worker (Dagster 1.13), and waiting for it would stop the tenant until
-    ``max_runtime_seconds``. Failures in a row double the pause, from 10 s up to 10 min.
+    ``max_runtime_seconds``. Failures in a row double the pause, from 10 s up to 10 min; a run that left the very work it was
+    asked for, such as a file that nobody may read, is one of them, or it would be asked for every five seconds.
     """
     failures: list[PastRun] = []
     for run in runs:
@@ -59,7 +64,7 @@ def reason_to_wait(runs: Sequence[PastRun], now: datetime, holder: Callable[[], 
         if run.status in _RUNNING:
             if now - run.since < START_GRACE or holder():
                 return f"run {run.run_id[:8]} is running"
-        elif run.status in _FAILED:
+        elif run.status in _FAILED or (work is not None and run.work == work):
             failures.append(run)
         else:
             break
@@ -69,7 +74,7 @@ def reason_to_wait(runs: Sequence[PastRun], now: datetime, holder: Callable[[], 
     left = failures[0].since + pause - now
     if left <= timedelta():
         return None
-    return f"{len(failures)} failed in a row, the next in {left.total_seconds():.0f} s"
+    return f"{len(failures)} in a row came to nothing, the next in {left.total_seconds():.0f} s"
 
 
 @dataclass(slots=True)
@@ -93,31 +98,47 @@ def ask(
     connection: Connection[Any],
     settings: Settings,
     lane: Lane,
-    tenants: Iterable[str],
+    work: Mapping[str, str | None],
     now: datetime | None = None,
 ) -> Asked:
-    """Ask for one run of ``lane`` for each of ``tenants``, all of which have work, unless one is on its way or just failed.
+    """Ask for one run of ``lane`` for each tenant of ``work``, unless one is on its way or just failed.
 
-    A tenant whose file is bad is noted with file and line and left out; the others go on.
+    ``work`` tells what waits in a few letters that change with it (letters, digits, ``_.-``: they become a tag). A tenant whose
+    file is bad is noted with file and line and left out; the others go on.
     """
     now = now or datetime.now(UTC)
     keys, asked = set(instance.get_dynamic_partitions(name())), Asked()
-    for tenant in tenants:
+    for tenant, waiting in work.items():
         note = _not_ready(settings, tenant, keys)
         if note is None:
             holder = partial(lane_holder, connection, lane, tenant)
-            note = reason_to_wait(_runs(instance, lane, tenant), now, holder)
+            note = reason_to_wait(_runs(instance, lane, tenant), now, holder, waiting)
         if note is None:
-            asked.requests.append(dg.RunRequest(partition_key=tenant, tags={LANE_TAG: lane, TENANT_TAG: tenant}))
+            tags = {LANE_TAG: lane, TENANT_TAG: tenant} | ({WORK_TAG: waiting} if waiting else {})
+            asked.requests.append(dg.RunRequest(partition_key=tenant, tags=tags))
         else:
             asked.notes.append(f"{tenant}: {note}")
     return asked
 
 
-def pending(connection: Connection[Any], lane: Lane) -> list[str]:
-    """Tenants with work in ``lane``, those that wait longest first."""
-    rows = connection.execute("SELECT tenant FROM ops.pending(%s) ORDER BY oldest", (lane,)).fetchall()
-    return [row[0] for row in rows]
+@contextmanager
+def tick(lane: Lane) -> Iterator[tuple[Settings, Connection[Any]]]:
+    """This layer's settings and its database for one evaluation of a sensor or schedule of ``lane``.
+
+    :raises dg.Failure: what went wrong as one line that is safe to keep; a tick's error goes into Dagster's storage.
+    """
+    try:
+        settings = settings_of(lane)
+        with connect(settings.dsn, application=f"fw {lane} sensor") as connection:
+            yield settings, connection
+    except Exception as error:  # noqa: BLE001 - its text could hold a file's name, and that a patient's
+        raise dg.Failure(describe(error)) from None
+
+
+def pending(connection: Connection[Any], lane: Lane) -> dict[str, str | None]:
+    """Tenants with work in ``lane``, those that wait longest first, each with how much waits and since when."""
+    rows = connection.execute("SELECT tenant, items, oldest FROM ops.pending(%s) ORDER BY oldest", (lane,)).fetchall()
+    return {tenant: f"{items}.{oldest.timestamp():.0f}" for tenant, items, oldest in rows}
 
 
 def read_tenant(settings: Settings, tenant: str) -> Tenant:
@@ -151,5 +172,6 @@ def _runs(instance: dg.DagsterInstance, lane: Lane, tenant: str) -> list[PastRun
     for record in instance.get_run_records(filters, limit=_LOOK_BACK):
         began = record.start_time or record.create_timestamp.timestamp()
         since = record.end_time or began
-        runs.append(PastRun(record.dagster_run.run_id, record.dagster_run.status, datetime.fromtimestamp(since, UTC)))
+        run = record.dagster_run
+        runs.append(PastRun(run.run_id, run.status, datetime.fromtimestamp(since, UTC), run.tags.get(WORK_TAG)))
     return runs

@@ -25,6 +25,7 @@ Lane = Literal["ingest", "decide", "mirror", "commit", "audit"]
 LANES: tuple[Lane, ...] = get_args(Lane)
 LANE_TAG = "fhir_writeback/lane"
 TENANT_TAG = "fhir_writeback/tenant"
+WORK_TAG = "fhir_writeback/work"
 
 LAYER_OF: dict[Lane, Layer] = {
     "ingest": "ingest",
@@ -56,7 +57,7 @@ def in_lane(context: dg.AssetExecutionContext, lane: Lane, work: Callable[[Workp
     """Do ``work`` at the workplace of this run's tenant while holding its lane, and yield its results; see ``holding``."""
 
     def at_workplace(settings: Settings, tenant: str) -> Iterator[Result]:
-        with open_workplace(settings, tenant, context.run_id) as w:
+        with open_workplace(settings, tenant, context.run.run_id) as w:
             yield from work(w)
 
     return holding(context, lane, at_workplace)
@@ -77,8 +78,8 @@ def holding(
     failure: dg.Failure | None = None
     try:
         settings, tenant = settings_of(lane), context.partition_key
-        context.instance.add_run_tags(context.run_id, {LANE_TAG: lane, TENANT_TAG: tenant})
-        with hold_lane(settings.dsn, lane, tenant, context.run_id):
+        context.instance.add_run_tags(context.run.run_id, {LANE_TAG: lane, TENANT_TAG: tenant})
+        with hold_lane(settings.dsn, lane, tenant, context.run.run_id):
             yield from work(settings, tenant)
     except LaneHeld as other:
         context.log.info("%s", other)

@@ -85,15 +85,17 @@ def _ask(instance: dg.DagsterInstance, connection: Connection[Any], settings: Se
             "SELECT tenant, target, refreshed_at, last_give_up_at FROM ops.mirrors()"
         )
     }
-    now, wanted, bad = datetime.now(UTC), [], []
+    now, bad = datetime.now(UTC), []
+    wanted: dict[str, str | None] = {}
     for name in tenant_ids(settings.tenants):
         try:
             tenant = read_tenant(settings, name)
         except ConfigError as error:
             bad.append(f"{name}: {error}")
         else:
-            if due(ages.get((name, tenant.ehr.target), MirrorAge()), tenant, now):
-                wanted.append(name)
+            age = ages.get((name, tenant.ehr.target), MirrorAge())
+            if due(age, tenant, now):
+                wanted[name] = f"{age.refreshed_at.timestamp():.0f}" if age.refreshed_at else "none"
     asked = ask(instance, connection, settings, "mirror", wanted)
     asked.notes.extend(bad)
     return asked

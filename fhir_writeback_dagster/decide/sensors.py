@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import dagster as dg
 
-from fhir_writeback_dagster.dispatch import TICK_S, ask, pending
-from fhir_writeback_dagster.lanes import LANE_TAG, settings_of
-from fhir_writeback_dagster.store.db import connect
+from fhir_writeback_dagster.dispatch import TICK_S, ask, pending, tick
+from fhir_writeback_dagster.lanes import LANE_TAG
 
 decide_job = dg.define_asset_job(
     "decide_job", selection=["write_candidates"], tags={LANE_TAG: "decide"}, description="Decide what waits of one tenant."
@@ -18,6 +17,5 @@ def decide_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
     """Asks for a run of each tenant with new records, with writes that commit sent back, or with candidates that waited for
     a patient or an encounter and whose mirror has changed since.
     """
-    settings = settings_of("decide")
-    with connect(settings.dsn) as connection:
+    with tick("decide") as (settings, connection):
         return ask(context.instance, connection, settings, "decide", pending(connection, "decide")).result(context.log)

@@ -13,7 +13,7 @@ from support import Database
 
 from fhir_writeback_dagster.commit.sensors import MirrorAge, is_old, is_wanted
 from fhir_writeback_dagster.dispatch import PastRun, ask, reason_to_wait
-from fhir_writeback_dagster.lanes import LANE_TAG, TENANT_TAG
+from fhir_writeback_dagster.lanes import LANE_TAG, TENANT_TAG, WORK_TAG
 from fhir_writeback_dagster.partitions import changes, register_tenants, sync_tenants
 from fhir_writeback_dagster.settings import Settings
 from fhir_writeback_dagster.store.db import lane
@@ -24,6 +24,10 @@ DURATION = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 def ago(text: str) -> datetime:
     return NOW - timedelta(seconds=int(text[:-1]) * DURATION[text[-1]])
+
+
+def work(*tenants: str) -> dict[str, str | None]:
+    return {tenant: f"7.{tenant}" for tenant in tenants}
 
 
 def runs(*history: tuple[Status, str]) -> list[PastRun]:
@@ -41,11 +45,11 @@ def runs(*history: tuple[Status, str]) -> list[PastRun]:
         ([(Status.STARTED, "1h")], "0" * 8, "running"),
         ([(Status.STARTED, "61s")], None, None),
         ([(Status.STARTED, "61s"), (Status.QUEUED, "2m")], None, "queued"),
-        ([(Status.FAILURE, "9s")], None, "1 failed in a row, the next in 1 s"),
+        ([(Status.FAILURE, "9s")], None, "1 in a row came to nothing, the next in 1 s"),
         ([(Status.FAILURE, "10s")], None, None),
-        ([(Status.FAILURE, "19s"), (Status.CANCELED, "60s")], None, "2 failed in a row, the next in 1 s"),
+        ([(Status.FAILURE, "19s"), (Status.CANCELED, "60s")], None, "2 in a row came to nothing, the next in 1 s"),
         ([(Status.FAILURE, "20s"), (Status.FAILURE, "60s")], None, None),
-        ([(Status.FAILURE, "9m")] + [(Status.FAILURE, "1h")] * 11, None, "12 failed in a row, the next in 60 s"),
+        ([(Status.FAILURE, "9m")] + [(Status.FAILURE, "1h")] * 11, None, "12 in a row came to nothing, the next in 60 s"),
         ([(Status.FAILURE, "11m")] + [(Status.FAILURE, "1h")] * 11, None, None),
         ([(Status.SUCCESS, "1s"), (Status.FAILURE, "2s")], None, None),
     ],
@@ -59,6 +63,14 @@ def test_a_lane_waits_for_its_unfinished_run_and_longer_after_each_failure(
     else:
         assert reason is not None
         assert waits_for in reason
+
+
+def test_a_run_that_left_the_same_work_counts_as_one_that_failed() -> None:
+    left = [PastRun("1" * 8, Status.SUCCESS, ago("15s"), "7.extract"), PastRun("2" * 8, Status.SUCCESS, ago("9m"), "7.extract")]
+    reason = reason_to_wait(left, NOW, lambda: None, "7.extract")
+    assert reason == "2 in a row came to nothing, the next in 5 s"
+    assert reason_to_wait(left, NOW, lambda: None, "7.another") is None
+    assert reason_to_wait(left, NOW, lambda: None) is None
 
 
 @pytest.mark.parametrize(
@@ -107,9 +119,9 @@ def test_a_bad_tenant_file_is_named_and_the_others_go_on(
     with psycopg.connect(database.dsn("decide"), autocommit=True) as connection:
         settings = Settings(home, "decide", database.dsn("decide"))
         instance.create_run_for_job(_job(), tags={LANE_TAG: "decide", TENANT_TAG: "busy"}, status=dg.DagsterRunStatus.STARTING)
-        asked = ask(instance, connection, settings, "decide", ["bad", "good", "gone", "new", "busy"])
+        asked = ask(instance, connection, settings, "decide", work("bad", "good", "gone", "new", "busy"))
     assert [(r.partition_key, r.run_key, r.tags) for r in asked.requests] == [
-        ("good", None, {LANE_TAG: "decide", TENANT_TAG: "good"})
+        ("good", None, {LANE_TAG: "decide", TENANT_TAG: "good", WORK_TAG: "7.good"})
     ]
     notes = dict(note.split(": ", 1) for note in asked.notes)
     assert "bad.yaml:2" in notes["bad"]
@@ -128,7 +140,7 @@ def test_a_mended_tenant_file_is_read_again(instance: dg.DagsterInstance, databa
     with psycopg.connect(database.dsn("decide"), autocommit=True) as connection:
         for text, requests in ((good, 1), (good + "typo: 1\n", 0), (good, 1)):
             file.write_text(text)
-            assert len(ask(instance, connection, settings, "decide", ["mercy"]).requests) == requests
+            assert len(ask(instance, connection, settings, "decide", work("mercy")).requests) == requests
 
 
 def test_a_run_whose_process_is_gone_stops_nobody(
@@ -141,8 +153,8 @@ def test_a_run_whose_process_is_gone_stops_nobody(
     later = datetime.now(UTC) + timedelta(minutes=5)
     with psycopg.connect(database.dsn("commit"), autocommit=True) as connection:
         with lane(database.dsn("commit"), "commit", "mercy", run.run_id):
-            assert ask(instance, connection, settings, "commit", ["mercy"], later).requests == []
-        assert len(ask(instance, connection, settings, "commit", ["mercy"], later).requests) == 1
+            assert ask(instance, connection, settings, "commit", work("mercy"), later).requests == []
+        assert len(ask(instance, connection, settings, "commit", work("mercy"), later).requests) == 1
 
 
 def _job() -> dg.JobDefinition:

@@ -1,0 +1,222 @@
+"""What a run does at its lane, and what of it Dagster may keep."""
+
+from __future__ import annotations
+
+import base64
+import os
+import signal
+import sqlite3
+import threading
+import time
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import dagster as dg
+import psycopg
+import pytest
+from support import Database
+
+from fhir_writeback_dagster.errors import ConfigError, describe
+from fhir_writeback_dagster.lanes import LANE_TAG, TENANT_TAG
+from fhir_writeback_dagster.store.db import lane, lane_holder, record_event
+
+SECRET_VALUE = "Abernathy-1931-04-17"  # stands for a patient's data
+
+
+class Report:
+    def __init__(self, **counts: int | str) -> None:
+        self.counts = counts
+
+    def metadata(self) -> dict[str, int | str]:
+        return self.counts
+
+
+@pytest.fixture
+def decide(instance: dg.DagsterInstance, make_tenant, layer_environment, double) -> Callable[..., dg.ExecuteInProcessResult]:
+    make_tenant("mercy")
+    layer_environment("decide")
+
+    def run(pipeline: Callable[..., object]) -> dg.ExecuteInProcessResult:
+        double("decide.pipeline", decide=pipeline)
+        return run_job(instance, "decide", "decide_job")
+
+    return run
+
+
+def run_job(instance: dg.DagsterInstance, location: str, job: str, tenant: str = "mercy") -> dg.ExecuteInProcessResult:
+    from importlib import import_module
+
+    defs = import_module(f"fhir_writeback_dagster.locations.{location}").defs
+    if not instance.has_dynamic_partition("tenant", tenant):
+        instance.add_dynamic_partitions("tenant", [tenant])
+    return defs.resolve_job_def(job).execute_in_process(partition_key=tenant, instance=instance, raise_on_error=False)
+
+
+def metadata(result: dg.ExecuteInProcessResult) -> dict[str, object]:
+    [event] = result.get_asset_materialization_events()
+    assert event.partition == "mercy"
+    return {key: value.value for key, value in event.materialization.metadata.items()}
+
+
+def failure_text(instance: dg.DagsterInstance, result: dg.ExecuteInProcessResult) -> str:
+    [event] = [e for e in result.all_node_events if e.is_step_failure]
+    assert event.step_failure_data.error is not None
+    return event.step_failure_data.user_failure_data.description
+
+
+def test_a_run_holds_its_lane_carries_its_tags_and_shows_its_counts(
+    decide, instance: dg.DagsterInstance, database: Database
+) -> None:
+    holders = []
+
+    def pipeline(w) -> Report:
+        with psycopg.connect(database.dsn("commit")) as other:
+            holders.append((lane_holder(other, "decide", "mercy"), lane_holder(other, "commit", "mercy"), w.run_id))
+        return Report(decided=3, mappings="condition/1")
+
+    result = decide(pipeline)
+    assert result.success
+    assert metadata(result) == {"decided": 3, "mappings": "condition/1"}
+    assert holders == [(result.run_id, None, result.run_id)]
+    assert instance.get_run_by_id(result.run_id).tags.items() >= {LANE_TAG: "decide", TENANT_TAG: "mercy"}.items()
+    with psycopg.connect(database.dsn("decide")) as other:
+        assert lane_holder(other, "decide", "mercy") is None
+
+
+def test_a_second_comer_ends_clean_and_says_who_holds_the_lane(decide, database: Database) -> None:
+    holder = "0f9d6a5e-7f3c-4a6e-9d11-0c8b5a2f1e77"
+    with lane(database.dsn("decide"), "decide", "mercy", holder):
+        result = decide(lambda _: pytest.fail("works in a lane that another run holds"))
+    assert result.success
+    assert metadata(result) == {"lane_held_by": holder}
+
+
+def test_an_error_of_ours_is_told_in_full_and_never_retried_by_dagster(decide, instance: dg.DagsterInstance) -> None:
+    def pipeline(_: object) -> Report:
+        raise ConfigError("bad_mapping", "expected a resource type", where="mappings/fhir/condition/1.yaml:3", mend="mend it")
+
+    result = decide(pipeline)
+    assert not result.success
+    expected = "mappings/fhir/condition/1.yaml:3: expected a resource type [bad_mapping] — mend it"
+    assert failure_text(instance, result) == expected
+
+
+def test_a_missing_secret_is_told_by_its_reference(decide, instance: dg.DagsterInstance, home: Path) -> None:
+    (home / "keys" / "mercy.sealing").unlink()
+    result = decide(lambda _: Report())
+    assert "file://keys/mercy.sealing" in failure_text(instance, result)
+    assert "[secret_missing]" in failure_text(instance, result)
+
+
+def _raise(error: Exception) -> None:
+    raise error
+
+
+def _group() -> None:
+    raise ExceptionGroup("two of two", [ValueError(SECRET_VALUE), TypeError(SECRET_VALUE)])
+
+
+def _chain() -> None:
+    try:
+        _raise(KeyError(SECRET_VALUE))
+    except KeyError as cause:
+        raise RuntimeError(SECRET_VALUE) from cause
+
+
+def _postgres(dsn: str) -> None:
+    with psycopg.connect(dsn) as connection:
+        connection.execute("SELECT %s::text::date", (SECRET_VALUE,))
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [("group", "ValueError at"), ("chain", "RuntimeError at"), ("postgres", "InvalidDatetimeFormat, sqlstate 22007 at psycopg")],
+)
+def test_what_anything_else_says_never_reaches_dagsters_storage_or_its_logs(
+    decide, instance: dg.DagsterInstance, database: Database, capfd: pytest.CaptureFixture[str], kind: str, expected: str
+) -> None:
+    faults = {"group": _group, "chain": _chain, "postgres": lambda: _postgres(database.dsn("decide"))}
+
+    def pipeline(w) -> Report:
+        faults[kind]()
+        return Report()
+
+    result = decide(pipeline)
+    assert not result.success
+    assert failure_text(instance, result).startswith(expected)
+    assert "[unexpected]" in failure_text(instance, result)
+    assert result.run_id.encode() in (kept := _everything_kept(instance))
+    assert SECRET_VALUE.encode() not in kept
+    assert SECRET_VALUE not in "".join(capfd.readouterr())
+
+
+def test_a_run_that_is_stopped_while_it_handles_an_error_keeps_nothing_of_it(
+    decide, instance: dg.DagsterInstance, database: Database, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def pipeline(w) -> Report:
+        try:
+            _raise(ValueError(SECRET_VALUE))
+        except ValueError:
+            threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+            time.sleep(30)
+        return Report()
+
+    assert not decide(pipeline).success
+    assert SECRET_VALUE.encode() not in _everything_kept(instance)
+    assert SECRET_VALUE not in "".join(capfd.readouterr())
+    with psycopg.connect(database.dsn("decide")) as other:
+        assert lane_holder(other, "decide", "mercy") is None
+
+
+def test_a_layer_does_not_work_in_anothers_lane(decide, instance: dg.DagsterInstance, layer_environment) -> None:
+    layer_environment("ingest")
+    result = decide(lambda _: pytest.fail("decides with the login of ingest"))
+    assert "[wrong_layer]" in failure_text(instance, result)
+
+
+def test_the_place_of_an_unexpected_error_names_ours_and_theirs() -> None:
+    with pytest.raises(ValueError, match="base64") as caught:
+        base64.b64decode("a", validate=True)
+    assert describe(caught.value).startswith("Error at base64:")
+
+
+def test_the_audit_log_is_observed_by_tenant_through_its_own_login(
+    instance: dg.DagsterInstance, database: Database, make_tenant, workplace, layer_environment
+) -> None:
+    for name, events in (("mercy", 3), ("other", 5)):
+        tenant = make_tenant(name)
+        with workplace("ingest", tenant) as w, w.store.tenant(name) as connection:
+            record_event(connection, "extract.landed", ["one"])
+            record_event(connection, "row.quarantined", [str(n) for n in range(events)])
+    layer_environment("audit")
+    result = run_job(instance, "audit", "audit_job")
+    assert result.success
+    [event] = result.get_asset_observation_events()
+    assert event.partition == "mercy"
+    counts = {key: value.value for key, value in event.asset_observation_data.asset_observation.metadata.items()}
+    assert counts.pop("last_event_at") == pytest.approx(time.time(), abs=60)
+    assert counts == {"events": 4, "events/extract.landed": 1, "events/row.quarantined": 3}
+
+
+def _everything_kept(instance: dg.DagsterInstance) -> bytes:
+    """Every byte of the instance's folder; what its databases hold compressed is unpacked."""
+    kept = b""
+    for path in Path(instance.root_directory).rglob("*"):
+        if path.suffix == ".db":
+            with sqlite3.connect(path) as connection:
+                for table in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
+                    for row in connection.execute(f'SELECT * FROM "{table[0]}"'):
+                        kept += b"|".join(_unpacked(value) for value in row)
+        elif path.is_file():
+            kept += path.read_bytes()
+    return kept
+
+
+def _unpacked(value: object) -> bytes:
+    if isinstance(value, bytes):
+        try:
+            return zlib.decompress(value)
+        except zlib.error:
+            return value
+    return str(value).encode()
