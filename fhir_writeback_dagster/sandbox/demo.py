@@ -11,19 +11,17 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from fhir_writeback_dagster.errors import ServiceError
 from fhir_writeback_dagster.ops.configuration import ANY_PORT, load_configuration
-from fhir_writeback_dagster.ops.postgres import Postgres
-from fhir_writeback_dagster.ops.provision import Dsns, provision
-from fhir_writeback_dagster.ops.services import Services, serving
-from fhir_writeback_dagster.ops.signals import undisturbed
+from fhir_writeback_dagster.ops.report import TenantReport, read_report, table
+from fhir_writeback_dagster.ops.running import Running, running
+from fhir_writeback_dagster.ops.signals import Stopped, undisturbed
 from fhir_writeback_dagster.sandbox import check
-from fhir_writeback_dagster.sandbox.board import Board, Standing, table
 from fhir_writeback_dagster.sandbox.extracts import Story, make_story
 from fhir_writeback_dagster.sandbox.files import File
 from fhir_writeback_dagster.sandbox.home import make_home, zone_of
@@ -100,16 +98,17 @@ def run_demo(
         }
         wrong = _check(stage, result)
         result["ok"] = not wrong
-        progress(table(result["tenants"]))
+        progress(table(stage.reports()))
         for line in wrong:
             progress(f"WRONG {line}")
-        progress(f"Dagster UI: {stage.services.web_url}")
+        progress(f"Dagster UI: {stage.running.web_url}")
         report(result)
         if keep:
             progress("staying up; Ctrl-C ends it")
-            while True:
-                stage.services.tend()
-                time.sleep(1)
+            with suppress(Stopped):
+                while True:
+                    stage.running.tend()
+                    time.sleep(1)
     return result
 
 
@@ -119,8 +118,11 @@ class Stage:
 
     home: Path
     scenes: list[Scene]
-    services: Services
-    board: Board
+    running: Running
+
+    def reports(self) -> dict[str, TenantReport]:
+        """Where every row stands now, by tenant; as `status` tells it."""
+        return read_report(self.running.dsns.of("status"))
 
     def settle(self, what: str) -> None:
         """Wait until every file that was dropped is read and every row has come to an end.
@@ -129,9 +131,9 @@ class Stage:
         """
         deadline = time.monotonic() + STEP_S
         while True:
-            self.services.tend()
-            standing = self.board.read()
-            moving = [why for scene in self.scenes for why in unsettled(scene, standing.get(scene.id))]
+            self.running.tend()
+            reports = self.reports()
+            moving = [why for scene in self.scenes for why in unsettled(scene, reports.get(scene.id))]
             if not moving:
                 return
             if time.monotonic() > deadline:
@@ -147,12 +149,12 @@ class Stage:
         """Wait until nobody but those who are not registered yet is unknown: the mirror was read and decide has used it."""
         deadline = time.monotonic() + STEP_S
         while time.monotonic() < deadline:
-            self.services.tend()
-            standing = self.board.read()
+            self.running.tend()
+            reports = self.reports()
             if all(
-                s.id in standing
-                and standing[s.id].reasons.get("waiting", {}).get("patient_unknown") == s.unregistered
-                and "undecided" not in standing[s.id].reasons["waiting"]
+                s.id in reports
+                and reports[s.id].reasons.get("waiting", {}).get("patient_unknown") == s.unregistered
+                and "undecided" not in reports[s.id].reasons["waiting"]
                 for s in self.scenes
             ):
                 return
@@ -160,16 +162,16 @@ class Stage:
         raise ServiceError("demo_stuck", "no row waits for the late patient", where=str(self.home), mend="read the logs there")
 
 
-def unsettled(scene: Scene, standing: Standing | None) -> Iterator[str]:
+def unsettled(scene: Scene, report: TenantReport | None) -> Iterator[str]:
     """Why a hospital is not at rest, in words with counts; nothing if it is."""
-    if standing is None:
+    if report is None:
         yield f"{scene.id}: nothing read yet"
         return
-    read = standing.extracts + standing.refused
+    read = report.extracts + report.refused
     if read < scene.extracts:
         yield f"{scene.id}: {read} of {scene.extracts} files read"
-    yield from (f"{scene.id}: {items} wait for {lane}" for lane, items in standing.pending.items() if items)
-    for reason, rows in standing.reasons.get("waiting", {}).items():
+    yield from (f"{scene.id}: {items} wait for {lane}" for lane, items in report.pending.items())
+    for reason, rows in report.reasons.get("waiting", {}).items():
         if reason != "patient_unknown":
             yield f"{scene.id}: {rows} rows {reason}"
 
@@ -219,29 +221,30 @@ def _deliver_same_bytes(home: Path, scene: Scene) -> None:
 def _check(stage: Stage, result: Result) -> list[str]:
     """Fill in the tenants' part of the result and return what does not add up."""
     wrong = []
-    standings = stage.board.read()
+    reports = stage.reports()
     for scene in stage.scenes:
-        standing, truth = standings[scene.id], scene.truth
+        report, truth = reports[scene.id], scene.truth
         finding = check.look(scene.ehr.chart, scene.story.hospital.identifier_system, truth.facts)
+        told = report.to_json()
         result["tenants"][scene.id] = {
-            **standing.to_json(),
+            **{part: told[part] for part in ("rows", "ends", "reasons", "stages")},
             "resources": {
-                "created": standing.created,
-                "updated": standing.updated,
+                "created": report.created,
+                "updated": report.updated,
                 "ehr_found": finding.found,
                 "ehr_duplicates": finding.duplicates,
             },
             "second_delivery_writes": scene.second_delivery_writes,
         }
         expected = {
-            "rows": (standing.rows, truth.rows),
-            "rows in exactly one end": (sum(standing.ends.values()), standing.rows),
-            "refused files": (standing.refused, truth.refused),
-            "resources in the EHR": (finding.found, standing.created),
+            "rows": (report.rows, truth.rows),
+            "rows in exactly one end": (sum(report.ends.values()), report.rows),
+            "refused files": (report.refused, truth.refused),
+            "resources in the EHR": (finding.found, report.created),
             "duplicates in the EHR": (finding.duplicates, 0),
             "writes of the second delivery": (scene.second_delivery_writes, 0),
             "patients in the EHR": (scene.ehr.chart.count("Patient"), scene.patients),
-            **{f"rows {end}": (standing.ends[end], truth.ends[end]) for end in ENDS},
+            **{f"rows {end}": (report.ends[end], truth.ends[end]) for end in ENDS},
             **{f"versions of {r['id']}": (int(_stored(scene, r)["meta"]["versionId"]), 1) for r in scene.story.filed},
         }
         wrong += [f"{scene.id}: {what}: {is_} instead of {ought}" for what, (is_, ought) in expected.items() if is_ != ought]
@@ -274,33 +277,17 @@ def _stage(home: Path, ports: Mapping[str, int], progress: Progress) -> Iterator
     chosen = {name: value for name, value in os.environ.items() if name.startswith("FHIR_WRITEBACK_PORT_")}
     config = load_configuration(home, chosen, ports)
     with ExitStack() as stack:
-        keys = {hospital.id: make_client_key(hospital.id) for hospital in make_world()}
-        scenes = [
-            Scene(
-                make_story(hospital), Sekmet(home / "ehr" / hospital.id, client_jwks=keys[hospital.id][1]), keys[hospital.id][0]
-            )
-            for hospital in make_world()
-        ]
-        state = make_home(home, [(s.story.hospital, s.ehr.base_url, s.private_jwk) for s in scenes])
-        progress("1/7 starting an embedded PostgreSQL")
-        dsns = stack.enter_context(_database(state, config.ports["postgres"]))
-        progress("2/7 starting two FHIR servers with SMART Backend Services, and loading their charts")
+        scenes = []
+        for hospital in make_world():
+            private, jwks = make_client_key(hospital.id)
+            scenes.append(Scene(make_story(hospital), Sekmet(home / "ehr" / hospital.id, client_jwks=jwks), private))
+        make_home(home, [(s.story.hospital, s.ehr.base_url, s.private_jwk) for s in scenes])
+        progress("1/7 starting two FHIR servers with SMART Backend Services, and loading their charts")
         for scene in scenes:
             stack.enter_context(scene.ehr)
             chart = scene.story.hospital.chart()
             scene.ehr.load([*chart, *scene.story.filed])
             scene.patients = sum(r["resourceType"] == "Patient" for r in chart)
-        progress("3/7 starting the code locations, Dagster's daemon and its webserver")
-        services = stack.enter_context(serving(config, state, dsns, lambda line: progress(f"    {line}")))
-        board = stack.enter_context(Board(dsns.of("status")))
-        yield Stage(home, scenes, services, board)
-
-
-@contextmanager
-def _database(state: Any, port: int) -> Iterator[Dsns]:
-    postgres = Postgres(state, port=port, durable=False)
-    try:
-        yield provision(postgres.superuser, postgres.port, state)
-    finally:
-        with undisturbed():
-            postgres.destroy()
+        progress("2/7 and 3/7 starting an embedded PostgreSQL, the code locations, Dagster's daemon and its webserver")
+        up = stack.enter_context(running(config, lambda line: progress(f"    {line}"), durable=False))
+        yield Stage(home, scenes, up)
