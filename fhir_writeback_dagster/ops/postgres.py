@@ -98,6 +98,15 @@ def _other_user() -> User | None:
     )
 
 
+def _place_as_root(home: Path) -> Path:
+    return ROOT_FOLDER / hashlib.sha256(str(home).encode()).hexdigest()[:16]
+
+
+def forget(home: Path) -> None:
+    """Remove what a stopped server of a project that is gone left outside of its ``home``: only root's does."""
+    shutil.rmtree(_place_as_root(home.resolve()), ignore_errors=True)
+
+
 class Postgres:
     """A running embedded server; a context manager. ``port`` is where it listens on loopback."""
 
@@ -170,8 +179,7 @@ class Postgres:
         """The folder that holds the data. Where the caller is root it stays root's: the other user makes no link in it."""
         if self._user is None:
             return self._state.folder("postgres")
-        name = hashlib.sha256(str(self._state.home).encode()).hexdigest()[:16]
-        place = ROOT_FOLDER / name
+        place = _place_as_root(self._state.home)
         try:
             ROOT_FOLDER.mkdir(mode=0o755, exist_ok=True)
             place.mkdir(mode=0o711, exist_ok=True)

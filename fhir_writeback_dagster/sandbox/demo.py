@@ -18,6 +18,7 @@ from typing import Any
 
 from fhir_writeback_dagster.errors import ServiceError
 from fhir_writeback_dagster.ops.configuration import ANY_PORT, load_configuration
+from fhir_writeback_dagster.ops.postgres import forget
 from fhir_writeback_dagster.ops.report import TenantReport, read_report, table
 from fhir_writeback_dagster.ops.running import Running, running
 from fhir_writeback_dagster.ops.signals import Stopped, undisturbed
@@ -269,6 +270,7 @@ def _home(folder: Path | None) -> Iterator[Path]:
         yield made
     finally:
         with undisturbed():
+            forget(made)
             shutil.rmtree(made, ignore_errors=True)
 
 
