@@ -1,0 +1,32 @@
+# Every target does its own set-up first (scripts/bootstrap); it is done once, and again when the lock changes.
+BIN := .venv/bin
+
+.PHONY: help setup demo test lint bench lock
+
+help:
+	@echo "make demo    two hospitals' extracts into a real FHIR server, checked (ARGS=--keep stays up)"
+	@echo "make test    linters, types, import rules and all tests (PYTEST='-k name' chooses)"
+	@echo "make bench   rows a second of each layer"
+	@echo "make lint    linters, types and import rules only"
+	@echo "make lock    resolve pyproject.toml into requirements.lock anew (needs uv)"
+
+setup:
+	@scripts/bootstrap
+
+demo: setup
+	@$(BIN)/fhir-writeback demo $(ARGS)
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: lint
+	$(BIN)/pytest $(PYTEST)
+
+bench: setup
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+lock:
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --all-extras pyproject.toml -o requirements.lock
