@@ -179,7 +179,8 @@ def _validate(statement: _Statement, schema: Any) -> None:
     result = cedarpy.validate_policies(statement.text, schema)
     if result.validation_passed:
         return
-    complaints = sorted(re.sub(r"^for policy `policy\d+`, ", "", error.error) for error in result.errors)
+    complaints = [re.sub(r"^for policy `policy\d+`, ", "", error.error) for error in result.errors]
+    complaints.sort(key=lambda complaint: ("`" not in complaint, complaint))  # what names its culprit first; else no order
     raise ConfigError(
         "policy_not_in_schema",
         "; ".join(complaints[:3]) or "the schema refuses it",
