@@ -1,0 +1,199 @@
+"""ingest from end to end: :func:`land` what was delivered, then :func:`normalise` what it says; one transaction an extract."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from fhir_writeback_dagster.canonical import CanonicalRecord
+from fhir_writeback_dagster.errors import ConfigError, ExtractRefused
+from fhir_writeback_dagster.ids import new_id
+from fhir_writeback_dagster.ingest import readers, records, storing
+from fhir_writeback_dagster.ingest.expectations import CheckResult, Suite, load_suites, none_evaluated, run_suites
+from fhir_writeback_dagster.ingest.flatten import flatten
+from fhir_writeback_dagster.ingest.landing import LandReport, land
+from fhir_writeback_dagster.ingest.sources import Source, load_source
+from fhir_writeback_dagster.ingest.values import Maker
+from fhir_writeback_dagster.ingest.zones import Zone
+from fhir_writeback_dagster.tenants import SourceUse
+from fhir_writeback_dagster.workplace import Workplace
+
+__all__ = ["LandReport", "NormaliseReport", "land", "normalise"]
+
+
+@dataclass(frozen=True, slots=True)
+class NormaliseReport:
+    """Counts of one run, reasons by code, versions and hashes; ``checks`` has every expectation, also those without a row."""
+
+    ingested: int = 0
+    counts: Mapping[str, int] = field(default_factory=dict)
+    kinds: Mapping[str, int] = field(default_factory=dict)
+    reasons: Mapping[str, int] = field(default_factory=dict)
+    refused: Mapping[str, int] = field(default_factory=dict)
+    undeclared_columns: int = 0
+    sources: Mapping[str, int] = field(default_factory=dict)
+    extracts: tuple[str, ...] = ()
+    checks: tuple[CheckResult, ...] = ()
+    problems: tuple[str, ...] = ()
+
+    def metadata(self) -> dict[str, int | float | str]:
+        names = ("rows", "records", "rows_in_records", "rows_not_written", "rows_quarantined")
+        return {
+            "extracts_ingested": self.ingested,
+            "extracts_refused": sum(self.refused.values()),
+            **{name: self.counts.get(name, 0) for name in names},
+            "kinds": _listed(self.kinds),
+            "reasons": _listed(self.reasons),
+            "refusals": _listed(self.refused),
+            "undeclared_columns": self.undeclared_columns,
+            "sources": _listed(self.sources),
+            "extracts": ", ".join(self.extracts[:20]),
+            "problems": "\n".join(self.problems),
+        }
+
+
+def normalise(w: Workplace) -> NormaliseReport:
+    """Read every landed extract; a broken one is refused and never keeps the next from being read.
+
+    :raises ConfigError: a suite of ``expectations/`` is wrong: nothing is read unchecked.
+    :raises ServiceError: the database went away; what was not committed is read again by the next run.
+    """
+    return _Run(w).all()
+
+
+class _Run:
+    """One run's work and tallies."""
+
+    def __init__(self, w: Workplace) -> None:
+        self.w = w
+        self.suites = load_suites(w.settings.expectations)
+        self.checks = none_evaluated(w.settings.expectations)
+        self.sources: dict[tuple[str, int], Source | ConfigError] = {}
+        self.counts, self.kinds, self.reasons, self.refused = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
+        self.versions: dict[str, int] = {}
+        self.problems: dict[str, None] = {}
+        self.extracts: list[str] = []
+        self.undeclared = 0
+
+    def all(self) -> NormaliseReport:
+        with self.w.store.tenant(self.w.id) as connection:
+            waiting = storing.landed(connection, self.w)
+        for extract in waiting:
+            try:
+                self._one(extract)
+            except ExtractRefused as error:
+                self.refused[error.code] += 1
+                with self.w.store.tenant(self.w.id) as connection:
+                    storing.refuse(connection, self.w, extract, error)
+            except ConfigError as error:  # the tenant's or the contract's: the extract waits for the mend
+                self.problems[str(error)] = None
+        return NormaliseReport(
+            len(self.extracts), self.counts, self.kinds, self.reasons, self.refused, self.undeclared, self.versions,
+            tuple(self.extracts), tuple(self.checks.values()), tuple(self.problems),
+        )  # fmt: skip
+
+    def _one(self, extract: storing.Extract) -> None:
+        use = self.w.tenant.sources.get(extract.source)
+        if use is None:
+            raise ConfigError(
+                "unknown_source",
+                f"an extract of {extract.source} waits",
+                where=f"tenants/{self.w.id}.yaml",
+                mend="add the source again",
+            )
+        source = self._source(extract.source, extract.version)
+        if source.sha256 != extract.contract_sha256:
+            raise ExtractRefused("contract_changed", "the contract is not the one that it landed by")
+        outcome = self._outcome(extract, use, source)
+        with self.w.store.tenant(self.w.id) as connection:
+            self.counts.update(storing.store(connection, self.w, extract, outcome))
+        self._tally(extract, outcome)
+
+    def _outcome(self, extract: storing.Extract, use: SourceUse, source: Source) -> storing.Outcome:
+        contract = source.contract
+        name = contract.table_of(extract.name)
+        if name is None:
+            raise ExtractRefused("no_table", "no table of the contract takes a file of this name")
+        table = contract.tables[name]
+        data = self._bytes(extract, Zone(self.w.settings.home, use))
+        frame = readers.read(data, table, whole=use.complete_by == "manifest")
+        maker = Maker(
+            extract.source,
+            self.w.id,
+            use.patient_systems,
+            contract.time_zone or self.w.tenant.time_zone,
+            source.concept_maps,
+        )
+        made = records.normalise(frame, name, table, contract.actor, maker)
+        found = {new_id(): record for record in made.records}
+        by_kind: dict[str, list[tuple[str, CanonicalRecord]]] = {}
+        for record_id, record in found.items():
+            by_kind.setdefault(record.record.kind, []).append((str(record_id), record.record))
+        failed = self._check(by_kind, maker.zone)
+        return storing.Outcome(
+            frame,
+            found,
+            made.others,
+            {record_id: f"gx_{failed[str(record_id)]}" for record_id in found if str(record_id) in failed},
+            {kind: suite.sha256 for kind, suite in self.suites.items()},
+            sum(column not in table.columns for column in frame.columns),
+        )
+
+    def _check(self, by_kind: Mapping[str, list[tuple[str, CanonicalRecord]]], zone: str) -> Mapping[str, str]:
+        """Record id → check that keeps it from decide.
+
+        :raises ExtractRefused: a critical rule on the whole batch.
+        """
+        suites: dict[str, Suite] = {kind: self.suites[kind] for kind in by_kind if kind in self.suites}
+        rows = {kind: flatten(by_kind[kind], zone, self.w.now()) for kind in suites}
+        verdict = run_suites(suites, rows)
+        for result in verdict.results:
+            self.checks[result.name] += result
+        if verdict.blocked:
+            raise ExtractRefused(f"gx_{verdict.blocked}", "a rule on the whole batch fails")
+        return verdict.failed
+
+    def _source(self, source: str, version: int) -> Source:
+        key = (source, version)
+        if key not in self.sources:
+            try:
+                self.sources[key] = load_source(self.w.settings.mappings, source, version)
+            except ConfigError as error:
+                self.sources[key] = error
+        loaded = self.sources[key]
+        if isinstance(loaded, ConfigError):
+            raise loaded
+        return loaded
+
+    def _bytes(self, extract: storing.Extract, zone: Zone) -> bytes:
+        try:
+            data = zone.read(extract.name)
+        except FileNotFoundError:
+            raise ExtractRefused("file_gone", "the file is not there any more", mend="deliver it again") from None
+        except OSError as error:
+            raise ConfigError(
+                "file_unreadable",
+                f"a landed file cannot be read ({type(error).__name__})",
+                where=f"tenants/{self.w.id}.yaml: sources.{extract.source}",
+                mend="let this layer read it",
+            ) from None
+        if hashlib.sha256(data).digest() != extract.sha256:
+            raise ExtractRefused("changed_since", "the file is not the one that landed", mend="its new content lands by itself")
+        return data
+
+    def _tally(self, extract: storing.Extract, outcome: storing.Outcome) -> None:
+        self.versions[extract.source] = extract.version
+        self.extracts.append(extract.sha256.hex()[:12])
+        self.undeclared += outcome.undeclared
+        for record_id, record in outcome.records.items():
+            if record_id in outcome.failed:
+                self.reasons[outcome.failed[record_id]] += len(record.rows)
+            else:
+                self.kinds[record.record.kind] += 1
+        self.reasons.update(other.reason for other in outcome.others.values())
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {number}" for name, number in sorted(counts.items()))

@@ -1,0 +1,121 @@
+"""Landing zones: the files of one tenant's source, in a folder or a bucket, and which of them are complete.
+
+A zone is read and never changed: what was met is remembered in ``landing.seen``, so the owner of the zone may clean it up when
+he likes. Only ``ingest`` opens one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from upath import UPath
+
+from fhir_writeback_dagster.errors import ConfigError
+from fhir_writeback_dagster.tenants import SourceUse
+
+MANIFEST = ".manifest.json"
+_UNFINISHED = (".part", ".partial", ".tmp", ".crdownload", ".filepart")
+_CHANGED = ("etag", "ETag", "mtime", "LastModified", "last_modified", "updated", "md5", "created")
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A file as the zone lists it; ``stamp`` is equal as long as the file (and its manifest) is the same."""
+
+    name: str
+    size: int
+    stamp: str
+    manifest: str | None
+
+
+class Zone:
+    """One source's landing zone.
+
+    :raises ConfigError: a path with ``..``, or a relative one that leads out of the home folder.
+    """
+
+    def __init__(self, home: Path, use: SourceUse) -> None:
+        if ".." in PurePosixPath(use.landing.replace("\\", "/")).parts:
+            raise ConfigError("landing_escapes", "`landing` has a `..`", mend="name the folder without it")
+        if "://" in use.landing:
+            self.root = UPath(use.landing)
+        else:
+            folder = (home / use.landing).resolve()
+            if not Path(use.landing).is_absolute() and not folder.is_relative_to(home.resolve()):
+                raise ConfigError("landing_escapes", "`landing` leads out of the home folder", mend="name one below it")
+            self.root = UPath(folder)
+        self.complete_by = use.complete_by
+
+    def deliveries(self) -> list[Delivery]:
+        """Files that may be complete, by name: hidden and unfinished names are left out, and, where manifests say so,
+        files without one.
+
+        :raises ConfigError: the zone cannot be listed.
+        """
+        files = {name: info for name, info in self._list() if not name.startswith(".") and not name.endswith(_UNFINISHED)}
+        found = []
+        for name, info in sorted(files.items()):
+            if name.endswith(MANIFEST):
+                continue
+            manifest = name + MANIFEST if self.complete_by == "manifest" else None
+            if manifest is None or manifest in files:
+                said = [_stamp(info), _stamp(files[manifest]) if manifest else ""]
+                found.append(Delivery(name, int(info.get("size") or 0), "|".join(said), manifest))
+        return found
+
+    def sha256(self, delivery: Delivery) -> bytes:
+        """Of the file's bytes, read in pieces.
+
+        :raises OSError: it cannot be read.
+        """
+        digest = hashlib.sha256()
+        with (self.root / delivery.name).open("rb") as file:
+            while piece := file.read(1 << 20):
+                digest.update(piece)
+        return digest.digest()
+
+    def promised(self, delivery: Delivery) -> bytes | None:
+        """The SHA-256 that the manifest (``{"sha256": "<hex>"}``, written last of all) promises; None: it says none.
+
+        :raises OSError: it cannot be read.
+        """
+        try:
+            said = json.loads((self.root / str(delivery.manifest)).read_bytes())
+            return bytes.fromhex(said["sha256"])
+        except (ValueError, KeyError, TypeError):
+            return None
+
+    def read(self, name: str) -> bytes:
+        """:raises OSError: it is not there any more, or cannot be read."""
+        if PurePosixPath(name).name != name:
+            raise FileNotFoundError
+        return (self.root / name).read_bytes()
+
+    def neighbours(self) -> list[Path]:
+        """Folders beside a local zone: what somebody delivers there is in no zone."""
+        folder = Path(self.root.path) if self.root.protocol in {"", "file"} else None
+        return sorted(p for p in folder.parent.iterdir() if p.is_dir()) if folder and folder.parent.is_dir() else []
+
+    def _list(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        try:
+            self.root.fs.invalidate_cache(self.root.path)
+            infos = self.root.fs.ls(self.root.path, detail=True)
+        except (OSError, ImportError, ValueError) as error:
+            raise ConfigError(
+                "zone_unreadable",
+                f"the landing zone cannot be listed ({type(error).__name__})",
+                mend="create the folder or bucket, let this layer read it, and install its fsspec driver",
+            ) from None
+        for info in infos:
+            if info.get("type") == "file":
+                yield PurePosixPath(info["name"]).name, info
+
+
+def _stamp(info: dict[str, Any]) -> str:
+    changed = next((info[key] for key in _CHANGED if info.get(key) is not None), "")
+    return f"{info['name']}|{info.get('size')}|{changed}|{info.get('ino', '')}"
