@@ -32,22 +32,19 @@ _EXTENSION_VALUES = _choice("Extension", "value[x]")
 _ABATEMENTS = _choice("Condition", "abatement[x]")
 
 
-def _has(node: Node, *names: str) -> bool:
-    """``a.exists() or b.exists()``: there by its value or, for a primitive, by its extensions alone."""
-    return any(name in node or f"_{name}" in node for name in names)
+def _has(node: Node, name: str) -> bool:
+    """``name.exists()``: there by its value or, for a primitive, by its extensions alone."""
+    return name in node or f"_{name}" in node
 
 
-def _any_of(names: frozenset[str]) -> Rule:
-    return lambda node: not names.isdisjoint(node)
-
-
-def _needs(name: str, *others: str) -> Rule:
-    """``name.empty() or (one of others).exists()``"""
-    return lambda node: not _has(node, name) or _has(node, *others)
+def _needs(name: str, other: str) -> Rule:
+    """``name.empty() or other.exists()``"""
+    extended = f"_{name}"
+    return lambda node: (name not in node and extended not in node) or _has(node, other)
 
 
 def _one_of(*names: str) -> Rule:
-    return lambda node: _has(node, *names)
+    return lambda node: any(_has(node, name) for name in names)
 
 
 def _not_both(one: str, other: str) -> Rule:
@@ -63,7 +60,7 @@ def _not_negative(name: str) -> Rule:
 
 
 def has_coding(concept: Node | None, system: str, codes: set[str]) -> bool:
-    return any(c.get("system") == system and c.get("code") in codes for c in (concept or {}).get("coding", ()))
+    return any(c.get("code") in codes and c.get("system") == system for c in (concept or {}).get("coding", ()))
 
 
 def _in_error(node: Node, system: str) -> bool:
@@ -182,7 +179,7 @@ RULES: dict[str, Rule] = {
     "dis-1": lambda n: _unit_if_value(n) and _ucum_or_no_system(n),
     "dom-2": lambda n: not any("contained" in part for part in _contained(n)),
     "dom-3": _dom_3,
-    "dom-4": lambda n: not any(_has(part.get("meta", {}), "versionId", "lastUpdated") for part in _contained(n)),
+    "dom-4": lambda n: all({"versionId", "lastUpdated"}.isdisjoint(part.get("meta", ())) for part in _contained(n)),
     "dom-5": lambda n: not any("security" in part.get("meta", {}) for part in _contained(n)),
     "drq-1": _xor("path", "searchParam"),
     "drq-2": _xor("path", "searchParam"),

@@ -21,6 +21,10 @@ def reference_problem(node: Mapping[str, Any], targets: frozenset[str], containe
     """
     literal = node.get("reference")
     stated = node.get("type")
+    if isinstance(literal, str) and stated is None:  # the usual shape, without the regular expressions
+        kind, _, identifier = literal.partition("/")
+        if kind in targets and identifier.replace("-", "a").isalnum() and identifier.isascii() and len(identifier) <= 64:
+            return None
     named = None
     if isinstance(literal, str):
         if literal.startswith("#"):

@@ -20,13 +20,16 @@ _INTEGERS = frozenset({"integer", "positiveInt", "unsignedInt"})
 _QUANTITIES = frozenset({"Age", "Count", "Distance", "Duration", "Quantity", "SimpleQuantity"})
 
 Path = tuple[str | int, ...]
+_Ruled = tuple[str, Rule, Severity]
 
 
 @dataclass(slots=True, eq=False)
 class _Plan:
     """What holds for one type, and the plans of its elements by JSON property."""
 
-    rules: tuple[tuple[str, Rule, Severity], ...] = ()
+    rules: tuple[_Ruled, ...] = ()
+    container_rules: tuple[_Ruled, ...] = ()
+    """`dom-…`: only of a resource that contains others."""
     children: dict[str, _Plan] = field(default_factory=dict)
     targets: frozenset[str] | None = None
     """Of a Reference: the allowed types; empty allows any."""
@@ -39,8 +42,8 @@ class _Plan:
 _WHOLE = _Plan(whole=True)
 
 
-def _own_rules(name: str) -> tuple[tuple[str, Rule, Severity], ...]:
-    rules: list[tuple[str, Rule, Severity]] = [
+def _own_rules(name: str) -> tuple[_Ruled, ...]:
+    rules: list[_Ruled] = [
         (c.key, RULES[c.key], "error" if c.severity == "error" else "warning")
         for c in definitions().structures[name].constraints
         if c.key not in ELSEWHERE
@@ -51,7 +54,7 @@ def _own_rules(name: str) -> tuple[tuple[str, Rule, Severity], ...]:
 def _child(element: Element, kind: str, plans: dict[str, _Plan]) -> _Plan | None:
     if kind == "Reference":
         plan = plans["Reference"]
-        return _Plan(plan.rules, plan.children, frozenset(element.targets) - {"Resource"})
+        return _Plan(plan.rules, children=plan.children, targets=frozenset(element.targets) - {"Resource"})
     return _WHOLE if kind in _INTEGERS else plans.get(kind.removeprefix("#"))
 
 
@@ -59,7 +62,14 @@ def _child(element: Element, kind: str, plans: dict[str, _Plan]) -> _Plan | None
 def _plans(unit: Severity) -> dict[str, _Plan]:
     """The plan of every structure, linked; ``unit`` is how bad a wrong UCUM code is."""
     structures = definitions().structures
-    plans = {name: _Plan(_own_rules(name), ucum=unit if name in _QUANTITIES else None) for name in structures}
+    plans = {}
+    for name in structures:
+        rules = _own_rules(name)
+        plans[name] = _Plan(
+            tuple(rule for rule in rules if not rule[0].startswith("dom-")),
+            tuple(rule for rule in rules if rule[0].startswith("dom-")),
+            ucum=unit if name in _QUANTITIES else None,
+        )
     extended = _Plan(children={"extension": plans["Extension"]})
     for name, structure in structures.items():
         for element in structure.elements:
@@ -88,7 +98,8 @@ class _Walk:
         self.found: list[tuple[str, Path, Severity]] = []
 
     def visit(self, node: Node, plan: _Plan, path: Path) -> None:
-        for key, holds, severity in plan.rules:
+        rules = plan.rules + plan.container_rules if "contained" in node else plan.rules
+        for key, holds, severity in rules:
             if not holds(node):
                 self.found.append((key, path, severity))
         if plan.targets is not None:

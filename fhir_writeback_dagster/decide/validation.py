@@ -32,12 +32,16 @@ def validate(payload: dict[str, Any]) -> list[Issue]:
     return syntactic_issues(payload) or [*_model_issues(payload, kind), *semantic_issues(payload)]
 
 
-def shape(value: object) -> object:
+def shape(value: dict[str, Any]) -> object:
     """The set of paths and JSON types of ``value``, hashable; how many items an array has does not matter."""
+    return frozenset([key if type(part) is str else (key, _shape(part)) for key, part in value.items()])
+
+
+def _shape(value: object) -> object:
     if type(value) is dict:
-        return frozenset((key, shape(part)) for key, part in value.items())
+        return shape(value)
     if type(value) is list:
-        return (list, frozenset(map(shape, value)))
+        return (list, frozenset([_shape(item) for item in value]))
     return type(value)
 
 

@@ -37,10 +37,6 @@ def instant(value: str) -> Instant | None:
     return utc, (match[3] or "").rstrip("0")
 
 
-def _text(moment: datetime) -> str:
-    return f"{moment:%Y-%m-%dT%H:%M:%S}Z" if moment.year > 999 else moment.strftime("%Y-%m-%dT%H:%M:%SZ").rjust(20, "0")
-
-
 def normalise(value: str, precision: Precision = "exact") -> str:
     """One text for one time: an instant in UTC cut to ``precision``, a date as it stands (never finer than it came).
 
@@ -52,7 +48,7 @@ def normalise(value: str, precision: Precision = "exact") -> str:
     point = instant(value)
     if point is None:
         return value[: _DATE_LENGTHS.get(precision, 10)]
-    text = _text(point[0])
+    text = point[0].isoformat()[:19] + "Z"
     if precision == "exact":
         return f"{text[:-1]}.{point[1]}Z" if point[1] else text
     if precision == "second":

@@ -111,3 +111,11 @@ def definitions() -> Definitions:
         raw["vital_units"],
         raw["ucum_examples"],
     )
+
+
+@cache
+def types_of(structure: str) -> Mapping[str, str]:
+    """``{JSON property: type}`` of a structure (``Observation``, ``Observation.component``); empty for a primitive."""
+    found = definitions().structures.get(structure)
+    elements = found.elements if found else ()
+    return {key: kind.removeprefix("#") for element in elements for key, kind in element.json_names().items()}
