@@ -72,8 +72,8 @@ class Chart:
 
     def __init__(self, base_url: str, *, client_id: str = "", private_jwk: str = "", scope: str = "system/*.cruds") -> None:
         self.base_url = base_url
-        auth = _BackendServices(base_url, client_id, private_jwk, scope) if private_jwk else None
-        self._client = httpx.Client(auth=auth, headers=_JSON, timeout=60, trust_env=False)
+        self._auth = _BackendServices(base_url, client_id, private_jwk, scope) if private_jwk else None
+        self._client = httpx.Client(auth=self._auth, headers=_JSON, timeout=60, trust_env=False)
 
     def load(self, resources: Iterable[Resource]) -> int:
         """Put resources under the ids that they have, in transactions of 200; returns how many.
@@ -123,6 +123,12 @@ class Chart:
     def versions(self, resource_type: str) -> int:
         """How many versions of this type the EHR ever stored: any write, whoever made it, makes the number rise."""
         return int(self._send("GET", f"/{resource_type}/_history?_count=1")["total"])
+
+    def bearer(self) -> str:
+        """An ``Authorization`` header's value for other clients; this makes sure that its token is a good one."""
+        self.versions("Patient")
+        request = self._client.build_request("GET", self.base_url)
+        return next(self._auth.auth_flow(request)).headers["Authorization"] if self._auth else ""
 
     def close(self) -> None:
         self._client.close()

@@ -1,0 +1,112 @@
+"""Synthea's CSV export through the whole chain onto a real server, held against Synthea's own FHIR of the same facts.
+
+``SYNTHEA_DIR`` names a run with ``*.csv`` and ``fhir/*.json`` (Synthea's ``exporter.csv.export`` and ``exporter.fhir.export``).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import MakeTenant, OpenLayer
+from synthea_twins import KINDS, bundles, chart, compare, rows
+
+from fhir_writeback_dagster.ops.report import TenantReport, read_report
+from fhir_writeback_dagster.sandbox.sekmet import CLIENT_ID, Sekmet
+
+pytestmark = [
+    pytest.mark.skipif("SYNTHEA_DIR" not in os.environ, reason="SYNTHEA_DIR is not set: no Synthea run to compare with"),
+    pytest.mark.timeout(900),
+]
+#: Scores that Synthea computes and never writes as FHIR.
+WITHOUT_TWIN = {("Observation", code) for code in ("QALY", "DALY", "QOLS")}
+
+
+@pytest.fixture
+def synthea() -> Path:
+    return Path(os.environ["SYNTHEA_DIR"])
+
+
+@pytest.fixture
+def written(
+    synthea: Path, sekmet: Sekmet, client_key: str, home: Path, make_tenant: MakeTenant, workplace: OpenLayer, database: Any
+) -> tuple[Sekmet, str, TenantReport]:
+    """The chain has run: the server, the tenant's identifier system, and where every row ended."""
+    from fhir_writeback_dagster.commit.mirror import refresh
+    from fhir_writeback_dagster.commit.pipeline import commit
+    from fhir_writeback_dagster.decide.pipeline import decide
+    from fhir_writeback_dagster.ingest.pipeline import land, normalise
+
+    sekmet.load(chart(synthea))
+    key = home / "keys" / "synthea.jwk"
+    key.touch(mode=0o600)
+    key.write_text(client_key)
+    auth = {
+        "type": "smart_backend",
+        "client_id": CLIENT_ID,
+        "private_key": "file://keys/synthea.jwk",
+        "scopes": ["system/*.cruds"],
+    }
+    tenant = make_tenant(
+        "synthea",
+        ehr={"base_url": sekmet.base_url, "sandbox": True, "auth": auth},
+        closed_encounter="permit",
+        consent={"none_found": "permit"},
+        modes={"default": "auto"},
+    )
+    (source,) = tenant.sources.values()
+    for table in synthea.glob("*.csv"):
+        shutil.copyfile(table, home / source.landing / f".{table.name}")
+        (home / source.landing / f".{table.name}").rename(home / source.landing / table.name)
+    with workplace("ingest", tenant) as w:
+        land(w)
+        normalise(w)
+    with workplace("commit", tenant) as w:
+        refresh(w)
+    # A reference waits for what it refers to: what the first round commits lets the second decide.
+    for _ in range(2):
+        with workplace("decide", tenant) as w:
+            decide(w, deadline_s=300)
+        with workplace("commit", tenant) as w:
+            commit(w, deadline_s=300)
+    return sekmet, tenant.identifier_system, read_report(database.dsn("status"))["synthea"]
+
+
+def test_every_written_resource_agrees_with_its_twin(
+    written: tuple[Sekmet, str, TenantReport], synthea: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sekmet, system, report = written
+    resources = [r for kind in KINDS for r in sekmet.search(kind, identifier=f"{system}|")]
+    result = compare(resources, bundles(synthea))
+    counts = Counter(r["resourceType"] for r in resources)
+    with capsys.disabled():
+        sys.stdout.write(f"\n{_told(report)}\nresources {dict(counts)}\n{result.table()}\n")
+    assert report.adds_up
+    assert not result.differing
+    assert set(result.without_twin) <= WITHOUT_TWIN
+    assert not result.unwritten
+    assert report.created == len(resources)
+    _patients_untouched(sekmet, synthea)
+    assert report.ends["in_review"] >= _of_the_deceased(synthea)
+
+
+def _told(report: TenantReport) -> str:
+    lines = [f"{report.rows} rows of {report.extracts} files, {report.refused} refused"]
+    lines += [f"  {end}: {n} {report.reasons.get(end, {})}" for end, n in report.ends.items() if n]
+    return "\n".join(lines)
+
+
+def _patients_untouched(sekmet: Sekmet, synthea: Path) -> None:
+    for kind in ("Patient", "Encounter"):
+        loaded = sum(r["resourceType"] == kind for r in chart(synthea))
+        assert sekmet.chart.count(kind) == sekmet.chart.versions(kind) == loaded
+
+
+def _of_the_deceased(synthea: Path) -> int:
+    dead = {row["Id"] for row in rows(synthea, "patients") if row["DEATHDATE"]}
+    return sum(row["PATIENT"] in dead for row in rows(synthea, "observations") if row["CODE"] not in ("QALY", "DALY", "QOLS"))
