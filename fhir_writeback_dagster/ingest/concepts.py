@@ -28,7 +28,7 @@ class _Target(_Part):
 
 
 class _Element(_Part):
-    code: str
+    code: str = Field(pattern=r"^\S+( \S+)*$")
     display: str | None = None
     target: tuple[_Target, ...] = ()
 

@@ -298,6 +298,7 @@ class Contract(_Strict):
     title: str = ""
     time_zone: TimeZone | None = None
     actor: ActorFrom = ActorFrom()
+    ignore: tuple[str, ...] = Field((), description="globs of files that the source also exports and that nobody wants")
     tables: dict[str, Table] = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -306,6 +307,9 @@ class Contract(_Strict):
         if column and (missing := [name for name, t in self.tables.items() if column not in t.columns]):
             raise ValueError(f"actor.model_column is no column of {', '.join(missing)}")
         return self
+
+    def ignores(self, file_name: str) -> bool:
+        return any(fnmatchcase(file_name, pattern) for pattern in self.ignore)
 
     def table_of(self, file_name: str) -> str | None:
         """Name of the first table whose pattern the file's name (no folders) matches."""

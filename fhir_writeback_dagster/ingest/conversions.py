@@ -84,9 +84,11 @@ def concept(
         return Concept(text=text) if text is not None and spec.column is None else None
     column = spec.column or "code"
     if concept_map is not None:
-        codings = concept_map.codings.get(code)
+        codings = concept_map.codings.get(" ".join(code.split()))
         if codings is None:
             return Concept(text=text or code) if spec.unmapped == "text" else Problem("unmapped_code", column)
+        if not spec.keep_local:
+            return Concept(codings=codings[:-1], text=text)
         own = codings[-1].model_copy(update={"display": display}) if display else codings[-1]
         return Concept(codings=(*codings[:-1], own), text=text)
     if not _CODE.fullmatch(code):

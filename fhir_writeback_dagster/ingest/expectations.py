@@ -131,9 +131,9 @@ def _load(path: Path, _changed: int) -> Suite:
         raise ConfigError("bad_suite", "name and file are not one canonical kind", where=str(path), mend="rename both")
     checks = [str(one.meta.get("check", "")) for one in suite.expectations]
     if bad := next((c for c in checks if not c.replace("_", "").isalnum() or checks.count(c) > 1), None):
-        raise ConfigError("bad_suite", f"the check name {bad!r} is missing, odd or there twice", where=str(path), mend="mend it")
-    if "" in checks:
-        raise ConfigError("bad_suite", "an expectation has no meta.check", where=str(path), mend="name it")
+        raise ConfigError(
+            "bad_suite", f"meta.check {bad!r} is missing, odd or there twice", where=str(path), mend="name each check once"
+        )
     return Suite(path.stem, hashlib.sha256(data).digest(), suite.expectations)
 
 

@@ -125,7 +125,7 @@ def look_around(w: Workplace, problems: list[str]) -> Iterator[Look]:
         try:
             zones[source] = Zone(w.settings.home, use)
             loaded = load_source(w.settings.mappings, source, use.version)
-            deliveries = zones[source].deliveries()
+            deliveries = [d for d in zones[source].deliveries() if not loaded.contract.ignores(d.name)]
         except ConfigError as error:
             where = error.where or f"tenants/{w.id}.yaml: sources.{source}"
             problems.append(str(ConfigError(error.code, error.message, where=where, mend=error.mend)))
