@@ -1,0 +1,69 @@
+"""ingest in Dagster: a look into the landing zones every few seconds, and partitions that follow the tenants' files."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from fhir_writeback_dagster.dispatch import TICK_S, ask, tick
+from fhir_writeback_dagster.errors import WritebackError
+from fhir_writeback_dagster.lanes import LANE_TAG
+from fhir_writeback_dagster.partitions import TENANTS, changes, name, register_tenants
+from fhir_writeback_dagster.settings import Settings
+from fhir_writeback_dagster.store.db import Store
+from fhir_writeback_dagster.tenants import TENANT_ID, tenant_ids
+
+RUNNING = dg.DefaultSensorStatus.RUNNING
+
+ingest_job = dg.define_asset_job(
+    "ingest_job",
+    selection=["scraped_extracts", "canonical_records"],
+    tags={LANE_TAG: "ingest"},
+    description="Read what was delivered for one tenant.",
+)
+
+
+@dg.sensor(job=ingest_job, minimum_interval_seconds=TICK_S, default_status=RUNNING)
+def extract_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+    """Asks for a run of each tenant with complete files that no run has dealt with, or with landed ones that are not read."""
+    from fhir_writeback_dagster.ingest.landing import waiting
+
+    bad: list[str] = []
+    work: dict[str, str | None] = {}
+    with tick("ingest") as (settings, connection):
+        for tenant in tenant_ids(settings.tenants):
+            try:
+                files = waiting(settings, tenant)
+            except WritebackError as error:
+                bad.append(f"{tenant}: {error}")
+            else:
+                if files:
+                    work[tenant] = f"{files}.{_latest(settings, tenant)}"
+        asked = ask(context.instance, connection, settings, "ingest", work)
+    asked.notes.extend(bad)
+    return asked.result(context.log)
+
+
+def _latest(settings: Settings, tenant: str) -> str:
+    """The tenant's latest extract (ids are ordered by time): one file after another is not the same one that stays."""
+    with Store(settings.dsn, settings.layer) as store, store.tenant(tenant) as connection:
+        row = connection.execute(
+            "SELECT extract_id FROM landing.extract WHERE tenant = %s ORDER BY extract_id DESC LIMIT 1", (tenant,)
+        ).fetchone()
+    return str(row[0]) if row else "none"
+
+
+@dg.sensor(minimum_interval_seconds=TICK_S, default_status=RUNNING)
+def tenant_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+    """Keeps the partitions of all assets equal to the files in tenants/, and makes the database roles of a new tenant."""
+    with tick("ingest") as (settings, connection):
+        ids = tenant_ids(settings.tenants)
+        strange = sorted(p.name for p in settings.tenants.glob("*.yaml") if not TENANT_ID.fullmatch(p.stem))
+        registered = register_tenants(connection, ids)
+    add, remove = changes(context.instance.get_dynamic_partitions(name()), ids)
+    if registered:
+        context.log.info("registered %s", ", ".join(registered))
+    if strange:
+        context.log.warning("not tenant ids, left out: %s", ", ".join(strange))
+    if not add and not remove:
+        return dg.SensorResult(skip_reason=f"{len(ids)} tenants, as before; left out: {', '.join(strange) or 'none'}")
+    return dg.SensorResult(dynamic_partitions_requests=[TENANTS.build_add_request(add), TENANTS.build_delete_request(remove)])

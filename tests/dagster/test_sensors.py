@@ -1,0 +1,128 @@
+"""What each sensor sees: real zones, real queues, and tenants that come, go and break."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+
+import dagster as dg
+import psycopg
+import pytest
+from support import PROJECT, Database
+
+from fhir_writeback_dagster.ids import new_id
+
+
+@pytest.fixture
+def tick(instance: dg.DagsterInstance, layer_environment, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dg.SensorResult]:
+    """``tick("decide", "decide_sensor")`` evaluates it as the daemon would."""
+    monkeypatch.setenv("FHIR_WRITEBACK_HOME", str(PROJECT))
+    for location in ("ingest", "decide", "commit"):
+        import_module(f"fhir_writeback_dagster.locations.{location}")
+
+    def evaluate(location: str, name: str) -> dg.SensorResult:
+        layer_environment(location)
+        module = import_module(f"fhir_writeback_dagster.{location}.sensors")
+        with dg.build_sensor_context(instance=instance) as context:
+            return getattr(module, name)(context)
+
+    return evaluate
+
+
+def partitions(result: dg.SensorResult) -> list[str | None]:
+    return [request.partition_key for request in result.run_requests or []]
+
+
+def queue(database: Database, table: str, column: str, tenant: str) -> None:
+    with psycopg.connect(database.superuser) as connection:
+        connection.execute(f"INSERT INTO {table} (tenant, {column}) VALUES (%s, %s)", (tenant, new_id()))
+
+
+@pytest.mark.parametrize(
+    ("location", "sensor", "table", "column"),
+    [
+        ("decide", "decide_sensor", "canonical.outbox", "record_id"),
+        ("decide", "decide_sensor", "ledger.outbox", "candidate_id"),
+        ("commit", "commit_sensor", "decision.outbox", "candidate_id"),
+    ],
+)
+def test_a_sensor_asks_for_the_tenants_with_something_in_its_queue(
+    tick, instance: dg.DagsterInstance, database: Database, make_tenant, location: str, sensor: str, table: str, column: str
+) -> None:
+    for tenant in ("mercy", "other"):
+        make_tenant(tenant)
+        instance.add_dynamic_partitions("tenant", [tenant])
+    assert tick(location, sensor).skip_reason is not None
+    queue(database, table, column, "mercy")
+    assert partitions(tick(location, sensor)) == ["mercy"]
+
+
+def test_the_extract_sensor_asks_for_a_tenant_whose_zone_has_something_new(
+    tick, instance: dg.DagsterInstance, make_tenant, home: Path, workplace
+) -> None:
+    for tenant in ("mercy", "other"):
+        make_tenant(tenant)
+        instance.add_dynamic_partitions("tenant", [tenant])
+    assert partitions(tick("ingest", "extract_sensor")) == []
+    (home / "landing" / "mercy" / "synthea_csv" / "conditions.csv").write_text("START,STOP\n")
+    assert partitions(tick("ingest", "extract_sensor")) == ["mercy"]
+    from fhir_writeback_dagster.ingest.pipeline import land, normalise
+
+    with workplace("ingest", "mercy") as w:
+        land(w)
+        assert partitions(tick("ingest", "extract_sensor")) == ["mercy"], "landed and not yet read"
+        normalise(w)
+    assert partitions(tick("ingest", "extract_sensor")) == []
+
+
+def test_a_tenant_that_is_broken_stops_no_other(tick, instance: dg.DagsterInstance, make_tenant, home: Path) -> None:
+    for tenant in ("bad", "keyless", "mercy"):
+        make_tenant(tenant)
+        instance.add_dynamic_partitions("tenant", [tenant])
+        (home / "landing" / tenant / "synthea_csv" / "conditions.csv").write_text("START,STOP\n")
+    (home / "tenants" / "bad.yaml").write_text("tenant: bad\n")
+    (home / "keys" / "keyless.sealing").unlink()
+    assert partitions(tick("ingest", "extract_sensor")) == ["mercy"]
+    (home / "tenants" / "mercy.yaml").unlink()
+    reason = tick("ingest", "extract_sensor").skip_reason.skip_message
+    assert "bad.yaml:1" in reason
+    assert "file://keys/keyless.sealing" in reason
+
+
+def test_the_mirror_is_asked_for_as_soon_as_a_tenant_is_there(tick, instance: dg.DagsterInstance, make_tenant) -> None:
+    make_tenant("mercy")
+    instance.add_dynamic_partitions("tenant", ["mercy"])
+    assert partitions(tick("commit", "mirror_sensor")) == ["mercy"]
+    make_tenant("broken", ehr={"base_url": "https://ehr.example/fhir"})
+    assert partitions(tick("commit", "mirror_sensor")) == ["mercy"], "a tenant without a partition waits for it"
+
+
+def test_partitions_and_roles_follow_the_files_of_the_tenants(
+    tick, instance: dg.DagsterInstance, database: Database, make_tenant, home: Path
+) -> None:
+    make_tenant("stays")
+    make_tenant("fresh-one")
+    instance.add_dynamic_partitions("tenant", ["stays", "gone"])
+    (home / "tenants" / "Mercy Hospital.yaml").write_text("tenant: Mercy Hospital\n")
+    (home / "tenants" / "unregistered.yaml").write_text((home / "tenants" / "stays.yaml").read_text())
+    add, delete = tick("ingest", "tenant_sensor").dynamic_partitions_requests
+    assert (add.partition_keys, delete.partition_keys) == (["fresh-one", "unregistered"], ["gone"])
+    with psycopg.connect(database.dsn("ingest")) as connection:
+        assert ("unregistered",) in connection.execute("SELECT ops.tenants()").fetchall()
+    instance.add_dynamic_partitions("tenant", add.partition_keys)
+    instance.delete_dynamic_partition("tenant", "gone")
+    assert "left out: Mercy Hospital.yaml" in tick("ingest", "tenant_sensor").skip_reason.skip_message
+
+
+def test_a_tick_without_its_database_fails_with_one_line(
+    tick, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch, home: Path
+) -> None:
+    tick("decide", "decide_sensor")
+    monkeypatch.setenv("FHIR_WRITEBACK_DSN", "postgresql://somebody:hunter2@127.0.0.1:9/x")
+    module = import_module("fhir_writeback_dagster.decide.sensors")
+    with dg.build_sensor_context(instance=instance) as context, pytest.raises(dg.Failure) as caught:
+        module.decide_sensor(context)
+    assert "[database_unreachable]" in caught.value.description
+    assert "hunter2" not in caught.value.description
+    assert caught.value.__suppress_context__
