@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from stage import Stage
+from decide.stage import Stage
 
 from fhir_writeback_dagster.store.db import connect
 
