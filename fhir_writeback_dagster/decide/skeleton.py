@@ -36,11 +36,11 @@ class Part(NamedTuple):
 
 
 def compile_skeleton(skeleton: Mapping[str, Any], structure: str, names: Names, loc: Loc = ()) -> Part:
-    """Compile an object of the R4 type ``structure``.
+    """Compile the object of the R4 type ``structure`` that is the payload; its own constants stay in any case.
 
     :raises BadSkeleton: an element that R4 does not have there, or an expression that does not compile.
     """
-    return _object(skeleton, structure, names, loc)
+    return _object(skeleton, structure, names, loc, kept=True)
 
 
 def compile_leaf(text: str, names: Names, loc: Loc) -> Expression:
@@ -81,7 +81,7 @@ def _part(node: Any, structure: str, names: Names, loc: Loc) -> Part:
     return Part(lambda _scope: node, dynamic=False)
 
 
-def _object(node: Mapping[str, Any], structure: str, names: Names, loc: Loc) -> Part:
+def _object(node: Mapping[str, Any], structure: str, names: Names, loc: Loc, *, kept: bool = False) -> Part:
     elements = types_of(structure)
     members: list[tuple[str, Callable[[Scope], Any], bool]] = []
     for key, value in node.items():
@@ -94,7 +94,7 @@ def _object(node: Mapping[str, Any], structure: str, names: Names, loc: Loc) -> 
 
     def make(scope: Scope) -> dict[str, Any] | None:
         made: dict[str, Any] = {}
-        said = fixed
+        said = fixed or kept
         for key, part, dynamic in members:
             value = part(scope)
             if value is not None:
