@@ -25,9 +25,13 @@ class Answer:
     status: int
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
+    parsed: Any = None
+    """The body as JSON, where it came inside another one and has been read."""
 
     def json(self) -> Any:
         """The body as JSON; None where it is empty or something else (an HTML error page)."""
+        if self.parsed is not None:
+            return self.parsed
         if not self.body:
             return None
         try:
@@ -39,6 +43,10 @@ class Answer:
         """The body as a FHIR resource."""
         found = self.json()
         return found if isinstance(found, dict) and isinstance(found.get("resourceType"), str) else None
+
+    def text(self) -> bytes:
+        """What to keep of it."""
+        return self.body or (canonicaljson.encode(self.parsed) if self.parsed is not None else b"")
 
     def retry_after(self, now: datetime) -> float | None:
         """Seconds that the target asks us to stay away (RFC 9110, 10.2.3), at most an hour; None: it does not say."""

@@ -48,6 +48,13 @@ class Outcome:
         """What it is to the protocol, for an intent that is ``sending``."""
         return _EVENTS[self.recovery]
 
+    @property
+    def quiet(self) -> bool:
+        """Must the target be left alone before it is looked up? Not where it has answered that it did nothing now."""
+        return self.recovery is Recovery.RECONCILE and self.code not in _ANSWERED
+
+
+_ANSWERED = frozenset({"conflict_after_unknown", "conflict", "duplicate"})
 
 _EVENTS = {
     Recovery.CONFIRM: Event.CONFIRM,
@@ -168,6 +175,14 @@ def unanswered_outcome(request: Request, *, sent: bool) -> Outcome:
     return NO_READ if request == "read" else NO_ANSWER
 
 
-def server_tries(code: str) -> int:
-    """How often an intent is sent at most before a person looks at it; a 500 may be permanent."""
-    return 2 if code == "server_error" else 8
+_TRIES = {"server_error": 2, "odd_answer": 3, "duplicate": 3, "conflict": 3}
+_PATIENT = frozenset({"unreachable", "unavailable", "throttled", "token_refused", "too_late", "tls_failed"})
+MOST_TRIES = 8
+
+
+def tries(code: str | None) -> int | None:
+    """How often an intent whose last class was ``code`` is sent at most before a person looks at it: a 500 may be permanent.
+
+    None: without limit, because the target did not take it up at all (it is down, or asks us to wait).
+    """
+    return None if code is None or code in _PATIENT else _TRIES.get(code, MOST_TRIES)

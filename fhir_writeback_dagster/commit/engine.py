@@ -1,0 +1,224 @@
+"""The loop of a commit run: claim, prepare, ship, until nothing is due or the time is over.
+
+While some requests are in flight others are claimed and prepared. Work is taken patient by patient: a group of patients goes
+through together, and a patient's own writes never overlap.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from functools import partial
+
+from fhir_writeback_dagster.commit import ledger
+from fhir_writeback_dagster.commit.chart import Chart
+from fhir_writeback_dagster.commit.client import Ehr, Unreadable
+from fhir_writeback_dagster.commit.database import Database
+from fhir_writeback_dagster.commit.gate import Gate
+from fhir_writeback_dagster.commit.look import Look
+from fhir_writeback_dagster.commit.mirror import refresh_with
+from fhir_writeback_dagster.commit.model import Change, Item, change
+from fhir_writeback_dagster.commit.plan import Adapter, ChartFacts, Halt, Plan, Settled, WirePlan
+from fhir_writeback_dagster.commit.protocol import Event, State
+from fhir_writeback_dagster.commit.shipment import Shipping, backoff
+from fhir_writeback_dagster.commit.taxonomy import tries
+from fhir_writeback_dagster.commit.transport import NoAnswer
+from fhir_writeback_dagster.workplace import Workplace
+
+ACCEPT_AT_ONCE = 5000
+LEAST_CLAIM = 64
+TAKE_IN_S, CLAIM_AGAIN_S = 1.0, 0.2
+LINGER_S = 5.0
+"""A run that has nothing to do waits so long for what is due soon, rather than ending for a new one to be started."""
+
+
+class Engine:
+    """One run. ``stop()`` ends it early: what is in flight is finished, what is not sent is given back."""
+
+    def __init__(
+        self, w: Workplace, db: Database, ehr: Ehr, gate: Gate, adapter: Adapter, worker: str, linger_s: float = LINGER_S
+    ) -> None:
+        self._w, self._db, self._ehr, self._gate, self._adapter = w, db, ehr, gate, adapter
+        self._chart = Chart(ehr, w.tenant.identifier_system)
+        self._look = Look(ehr, self._chart, adapter, w.tenant.identifier_system)
+        self.shipping = Shipping(w, ehr, gate, adapter, self._look)
+        self._worker, self._linger_s = worker, linger_s
+        settings = w.tenant.ehr
+        self._shipments = asyncio.Semaphore(settings.concurrency + (settings.concurrency + 1) // 2)
+        self._claim_size = min(max(2 * settings.concurrency * settings.bundle_size, LEAST_CLAIM), 2000)
+        self._claim_lease_s = 2 * settings.timeout.total_seconds() + 60
+        self._claim_again_at = self._take_in_at = self._idle_since = 0.0
+        self._stopped = asyncio.Event()
+        self.counts: Counter[str] = Counter()
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    async def run(self, deadline: float) -> None:
+        """Work until ``deadline`` (on `time.monotonic`'s scale) or until nothing is due.
+
+        :raises ServiceError: the database went away. What was in flight is looked up when its lease has run out.
+        """
+        groups: dict[asyncio.Task[None], int] = {}
+        try:
+            while self._goes_on(deadline):
+                if self._gate.mirror_too_old and not groups:
+                    await refresh_with(self._w, self._db, self._ehr)
+                    self._gate.mirror_too_old = False
+                for group in self._groups(await self._claim(sum(groups.values()))):
+                    groups[asyncio.create_task(self._group(group, deadline))] = len(group)
+                if groups:
+                    done, _ = await asyncio.wait(groups, return_when=asyncio.FIRST_COMPLETED)
+                    for task in done:
+                        del groups[task]
+                        task.result()
+                elif not await self._wait_for_due(deadline):
+                    break
+        finally:
+            if groups:
+                await asyncio.wait(groups)
+        for task in groups:
+            task.result()
+
+    def _goes_on(self, deadline: float) -> bool:
+        return time.monotonic() < deadline and not self._stopped.is_set() and self.shipping.trouble is None
+
+    async def _claim(self, in_hand: int) -> list[Item]:
+        """More to do, where less than half of what may be is in hand; not at every turn while there is little."""
+        now = time.monotonic()
+        if self._gate.mirror_too_old or in_hand > self._claim_size // 2 or (in_hand and now < self._claim_again_at):
+            return []
+        if now >= self._take_in_at:
+            await self._take_in()
+            self._take_in_at = time.monotonic() + TAKE_IN_S
+        claim = partial(ledger.claim, w=self._w, worker=self._worker, items=self._claim_size, lease_s=self._claim_lease_s)
+        items = await self._db.run(claim)
+        self.counts["claimed"] += len(items)
+        self._idle_since = 0.0 if items else self._idle_since
+        if len(items) < self._claim_size:
+            self._claim_again_at = time.monotonic() + CLAIM_AGAIN_S
+        return items
+
+    async def _take_in(self) -> None:
+        """Free what dead workers hold, and empty decide's queue."""
+        reaped = await self._db.run(lambda connection: ledger.reap(connection, self._w))
+        self.counts["reaped"] += sum(reaped.values())
+        taken = ACCEPT_AT_ONCE
+        while taken == ACCEPT_AT_ONCE:
+            accepted = await self._db.run(lambda connection: ledger.accept(connection, self._w, ACCEPT_AT_ONCE))
+            self.counts["accepted"] += accepted.opened + accepted.reopened
+            self.counts["discarded"] += accepted.superseded
+            taken = accepted.taken
+
+    async def _wait_for_due(self, deadline: float) -> bool:
+        """Nothing can be taken. Wait a little for what is due soon, or is due and another worker has its patient in hand."""
+        now = time.monotonic()
+        self._idle_since = self._idle_since or now
+        due = await self._db.run(lambda connection: ledger.next_due_s(connection, self._w))
+        end = min(deadline, self._idle_since + self._linger_s)
+        if due is None or now + due > end:
+            return False
+        try:
+            await asyncio.wait_for(self._stopped.wait(), max(due, CLAIM_AGAIN_S))
+        except TimeoutError:
+            return True
+        return False
+
+    def _groups(self, items: Sequence[Item]) -> Iterable[list[Item]]:
+        """Whole patients, together up to a bundle's size; a patient with more goes through in several shipments."""
+        by_patient: dict[str, list[Item]] = defaultdict(list)
+        for item in items:
+            by_patient[item.patient_id].append(item)
+        group: list[Item] = []
+        for theirs in by_patient.values():
+            if group and len(group) + len(theirs) > self._w.tenant.ehr.bundle_size:
+                yield group
+                group = []
+            group = [*group, *theirs]
+        if group:
+            yield group
+
+    async def _group(self, items: list[Item], deadline: float) -> None:
+        await asyncio.gather(*(self._reconcile(item) for item in items if item.now.state is State.RECONCILING))
+        leased = [item for item in items if item.now.state is State.LEASED]
+        plans = await asyncio.gather(*(self._plan(item) for item in leased))
+        halted = [_halt(item, plan) for item, plan in zip(leased, plans, strict=True) if isinstance(plan, Halt)]
+        self._count(await self._gate.write(halted))
+        ready = [(item, plan) for item, plan in zip(leased, plans, strict=True) if not isinstance(plan, Halt)]
+        for shipment in self._shipments_of(ready):
+            async with self._shipments:
+                if self._goes_on(deadline) and not self._gate.mirror_too_old:
+                    self._count(await self.shipping.ship([plan for _, plan in shipment], [item for item, _ in shipment]))
+                else:
+                    self._count(await self._gate.write([change(item, Event.STOP) for item, _ in shipment]))
+        for patient in {item.patient_id for item in items}:
+            self._chart.forget(patient)
+
+    def _shipments_of(self, ready: Sequence[tuple[Item, Settled | WirePlan]]) -> Iterable[list[tuple[Item, Settled | WirePlan]]]:
+        """What needs no sending and what may share a batch goes together, the rest one by one."""
+        size, shared = self._w.tenant.ehr.bundle_size, []
+        for item, plan in ready:
+            alone = isinstance(plan, WirePlan) and (plan.entry is None or item.intent_id in self.shipping.alone)
+            if alone or size == 1:
+                yield [(item, plan)]
+            else:
+                shared.append((item, plan))
+        for start in range(0, len(shared), size):
+            yield shared[start : start + size]
+
+    async def _plan(self, item: Item) -> Plan:
+        """Read of the chart what the adapter needs to know, then ask it."""
+        most = tries(item.reason)
+        if most is not None and item.sends >= most:
+            return Halt(Event.REVIEW, "retries_exhausted", {"last": item.reason, "sends": item.sends})
+        try:
+            alike = await self._chart.alike(item) if self._adapter.needs_chart(item) else []
+            link = item.link
+            current = (
+                await self._ehr.read(link.resource_type, link.resource_id, request_id=str(item.record_id))
+                if link is not None and self._adapter.needs_current(item)
+                else None
+            )
+        except (Unreadable, NoAnswer) as error:
+            self.shipping.failed(error.code)
+            return Halt(Event.RETRY, error.code)
+        return self._adapter.plan(item, ChartFacts(alike, current))
+
+    async def _reconcile(self, item: Item) -> None:
+        """Look whether a write without an answer was applied; what was not is `leased` afterwards, and goes through the gate."""
+        async with self._shipments:
+            finding = await self._look.at(item)
+        if finding.event is Event.ABSENT and item.now.accepted:
+            wait = self._w.tenant.ehr.mirror_every.total_seconds()
+        else:
+            wait = self._w.tenant.ehr.quiet.total_seconds()
+        step = change(
+            item,
+            finding.event,
+            reason=item.reason if finding.event is Event.ABSENT else finding.reason,
+            outcome=finding.outcome,
+            standing=finding.standing,
+            evidence=finding.evidence,
+            wait_s=wait,
+        )
+        self._count(await self._gate.write([step]))
+
+    def _count(self, changes: Iterable[Change]) -> None:
+        for made in changes:
+            if made.after.state is State.COMMITTED:
+                self.counts[made.outcome or ""] += 1
+            elif made.after.state not in (State.LEASED, State.SENDING):
+                self.counts[made.after.state] += 1
+
+
+def _halt(item: Item, plan: Halt) -> Change | None:
+    return change(
+        item,
+        plan.event,
+        reason=plan.reason,
+        evidence=plan.evidence,
+        link_state=plan.link_state,
+        wait_s=backoff(item.sends),
+    )

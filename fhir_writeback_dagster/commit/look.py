@@ -1,0 +1,120 @@
+"""Looking whether a write that had no answer was applied: by our identifier, by the natural key, by the resource's history.
+
+What is found and says what we wanted is ours, however it came there. What is found and says something else goes to a person.
+Only what a complete and reliable look after the quiet period does not find may be sent again, through the gate.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from fhir_writeback_dagster.commit.adapters.generic import bears
+from fhir_writeback_dagster.commit.adapters.search import token
+from fhir_writeback_dagster.commit.answer import Answer, dicts
+from fhir_writeback_dagster.commit.chart import Chart
+from fhir_writeback_dagster.commit.client import Ehr, Unreadable
+from fhir_writeback_dagster.commit.model import Item, Link, Resource, Standing
+from fhir_writeback_dagster.commit.plan import Adapter, ChartFacts, Halt, Settled, WirePlan
+from fhir_writeback_dagster.commit.protocol import Event
+from fhir_writeback_dagster.commit.transport import NoAnswer
+from fhir_writeback_dagster.rules.content import same_content
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a look showed, as an event of the protocol: CONFIRM, ABSENT, REVIEW, or LOSE (could not look: later again)."""
+
+    event: Event
+    reason: str
+    outcome: str | None = None
+    standing: Standing | None = None
+    evidence: dict[str, Any] = field(default_factory=dict)
+
+
+ABSENT = Finding(Event.ABSENT, "not_found")
+
+
+class Look:
+    """``system`` is the tenant's own identifier system."""
+
+    def __init__(self, ehr: Ehr, chart: Chart, adapter: Adapter, system: str) -> None:
+        self._ehr, self._chart, self._adapter, self._system = ehr, chart, adapter, system
+
+    async def at(self, item: Item) -> Finding:
+        """Was ``item`` applied?"""
+        try:
+            return await (self._created(item) if item.link is None else self._updated(item, item.link))
+        except (Unreadable, NoAnswer) as error:
+            return Finding(Event.LOSE, f"look_{error.code}")
+
+    async def _created(self, item: Item) -> Finding:
+        found = await self.by_identifier(item)
+        if found is None:
+            return Finding(Event.REVIEW, "search_unreliable")
+        if len(found) > 1:
+            return Finding(Event.REVIEW, "several_matches", evidence={"resources": _names(found)})
+        if found:
+            return await self.compare(item, found[0])
+        # An EHR that drops foreign identifiers shows what it stored by its content only.
+        alike = [r for r in await self._chart.alike(item, fresh=True) if same_content(item.payload, r)]
+        if alike:
+            return Finding(Event.CONFIRM, "found_by_natural_key", "reconciled", Standing(alike[0], None))
+        return ABSENT
+
+    async def by_identifier(self, item: Item) -> list[Resource] | None:
+        """The resources that bear the item's business key; None: the server's search cannot be believed.
+
+        A server that does not know the parameter may answer with everything: what does not bear the identifier was not
+        searched for.
+        """
+        params = [("identifier", token(self._system, item.business_key))]
+        found = await self._ehr.search(item.resource_type, params)
+        return found if all(bears(r, self._system, item.business_key) for r in found) else None
+
+    async def compare(self, item: Item, found: Resource) -> Finding:
+        """``found`` bears our identifier: does it, or did it once, say what we wrote?"""
+        if same_content(item.payload, found):
+            return Finding(Event.CONFIRM, "found", "reconciled", Standing(found, None))
+        for version in await self._history(found["resourceType"], found["id"]):
+            if same_content(item.payload, version):
+                return Finding(Event.CONFIRM, "found_in_history", "reconciled", Standing(version, None))
+        return Finding(Event.REVIEW, "differs_from_ours", evidence={"resources": _names([found])})
+
+    async def _updated(self, item: Item, link: Link) -> Finding:
+        now = await self._ehr.read(link.resource_type, link.resource_id, request_id=str(item.record_id))
+        plan = self._adapter.plan(item, ChartFacts(current=now))
+        if isinstance(plan, Settled):
+            return Finding(Event.CONFIRM, "found", "updated", plan.standing)
+        if isinstance(plan, WirePlan):
+            return ABSENT
+        if plan.event is Event.RETRY:
+            return Finding(Event.LOSE, f"look_{plan.reason}")
+        # Somebody changed it: before or after our write? Its history knows.
+        for version in await self._history(link.resource_type, link.resource_id, after=link.version_id):
+            answer = Answer(200, {}, parsed=version)
+            then = self._adapter.plan(replace(item, link=link), ChartFacts(current=answer))
+            if isinstance(then, Settled):
+                return Finding(Event.CONFIRM, "found_in_history", "updated", then.standing)
+        return _review(plan)
+
+    async def _history(self, resource_type: str, resource_id: str, *, after: str | None = None) -> list[Resource]:
+        """Earlier versions, newest first, down to ``after`` (not with it); none where the server keeps none."""
+        bundle = (await self._ehr.read(resource_type, f"{resource_id}/_history")).resource()
+        versions: list[Resource] = []
+        for entry in dicts((bundle or {}).get("entry")):
+            resource = entry.get("resource")
+            if not isinstance(resource, dict) or resource.get("id") != resource_id:
+                continue
+            if after is not None and (resource.get("meta") or {}).get("versionId") == after:
+                break
+            versions.append(resource)
+        return versions
+
+
+def _review(plan: Halt) -> Finding:
+    return Finding(Event.REVIEW, plan.reason, evidence=plan.evidence)
+
+
+def _names(resources: list[Resource]) -> list[str]:
+    return sorted(f"{r['resourceType']}/{r['id']}" for r in resources)

@@ -1,0 +1,182 @@
+"""The re-check before the send marker: does what decide approved still stand, at this moment?
+
+It runs in the transaction that writes the marker (`commit.gate`), on a mirror no older than the tenant's ``consent.max_age``.
+What no longer stands goes back to decide, which looks at it anew; nothing is guessed here.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from psycopg import Connection
+
+from fhir_writeback_dagster.commit.mirror import mirrored
+from fhir_writeback_dagster.commit.mirror_store import read_sync
+from fhir_writeback_dagster.commit.model import Item
+from fhir_writeback_dagster.commit.protocol import Event, State
+from fhir_writeback_dagster.commit.sqlfile import statement
+from fhir_writeback_dagster.rules.consent import ConsentAsk, evaluate
+from fhir_writeback_dagster.rules.policy import PolicyAsk, PolicyDecision, load_policies
+from fhir_writeback_dagster.tenants import load_tenant
+from fhir_writeback_dagster.workplace import Workplace
+
+_DROPPED = [State.WITHDRAWN, State.DISCARDED]
+
+
+@dataclass(frozen=True, slots=True)
+class Objection:
+    """Why an intent is not sent: what it is to the protocol, and the code that decide, reviewers and the log see."""
+
+    event: Event
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the database says about one intent now; columns of `recheck.sql` in their order."""
+
+    intent_id: UUID
+    verdict_stands: bool
+    verdict_unexpired: bool
+    context: bytes | None
+    patient_known: bool
+    patient_active: bool | None
+    patient_deceased: bool | None
+    patient_replaced: bool
+    identifier_matched: bool
+    identifier_leads_to: list[str]
+    encounter_known: bool
+    encounter_status: str | None
+    encounter_of: list[str]
+    superseded: bool | None
+    reviewed: bool
+
+
+class Recheck:
+    """One run's re-checks. Policies are those of the run's start; modes are read from the tenant's file each time."""
+
+    def __init__(self, w: Workplace) -> None:
+        self._w = w
+        self._policies = load_policies(w.settings.policies, w.tenant.policies)
+        self._consents: dict[tuple[str, str], dict[str, Any]] = {}
+
+    def mirror_is_young(self, connection: Connection[Any]) -> bool:
+        """Was every mirrored type read completely within the tenant's ``consent.max_age``?"""
+        syncs, oldest = read_sync(connection, self._w), self._w.now() - self._w.tenant.consent.max_age
+        return all(kind in syncs and syncs[kind].refreshed_at >= oldest for kind in mirrored(self._w.tenant))
+
+    def objections(self, connection: Connection[Any], items: Sequence[Item]) -> dict[UUID, Objection]:
+        """What stands against sending each of ``items``; those that are not in the answer may go.
+
+        :raises ConfigError: the tenant's file cannot be read any more; nothing may go.
+        """
+        w, now = self._w, self._w.now()
+        rows = connection.execute(
+            statement("recheck"),
+            {
+                "tenant": w.id,
+                "target": w.tenant.ehr.target,
+                "intents": [item.intent_id for item in items],
+                "now": now,
+                "dropped": _DROPPED,
+            },
+        )
+        facts = {row[0]: Facts(*row) for row in rows}
+        modes = load_tenant(w.settings.tenants, w.id).modes
+        found: dict[UUID, Objection] = {}
+        standing: list[tuple[Item, Facts]] = []
+        for item in items:
+            known = facts.get(item.intent_id)
+            objection = about_records(item, known) or about_mode(modes.of(item.resource_type), known)
+            if objection:
+                found[item.intent_id] = objection
+            elif known:
+                standing.append((item, known))
+        found |= self._consent_and_policy(connection, standing, now)
+        return found
+
+    def _consent_and_policy(
+        self, connection: Connection[Any], standing: Sequence[tuple[Item, Facts]], now: datetime
+    ) -> dict[UUID, Objection]:
+        w = self._w
+        contexts = [w.sealer.open_json("decision.candidate.context", i.candidate_id, f.context or b"") for i, f in standing]
+        asks = [
+            replace(PolicyAsk.from_json(context["policy"]), now=now, encounter_status=known.encounter_status)
+            for context, (_, known) in zip(contexts, standing, strict=True)
+        ]
+        consents = self._consents_of(connection, {item.patient_id for item, _ in standing})
+        found: dict[UUID, Objection] = {}
+        for context, (item, known), policy in zip(contexts, standing, self._policies.decide(asks), strict=True):
+            objection = about_policy(policy, known)
+            if objection is None:
+                ask = replace(ConsentAsk.from_json(context["consent"]), at=now)
+                by_ehr = w.tenant.consent.source == "ehr"
+                outcome = evaluate(consents[item.patient_id], ask).outcome if by_ehr else "none"
+                if outcome == "deny" or (outcome == "none" and not self._may_without_consent(known)):
+                    objection = Objection(Event.WITHDRAW, f"consent_{outcome}")
+            if objection:
+                found[item.intent_id] = objection
+        return found
+
+    def _may_without_consent(self, known: Facts) -> bool:
+        none_found = self._w.tenant.consent.none_found
+        return none_found == "permit" or (none_found == "review" and known.reviewed)
+
+    def _consents_of(self, connection: Connection[Any], patients: set[str]) -> dict[str, list[dict[str, Any]]]:
+        target = self._w.tenant.ehr.target
+        found: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        rows = connection.execute(
+            "SELECT patient_id, consent_id, version_id, body FROM mirror.consent "
+            "WHERE tenant = %s AND target = %s AND patient_id = ANY (%s::text[])",
+            (self._w.id, target, sorted(patients)),
+        )
+        for patient, consent_id, version, sealed in rows:
+            body = self._consents.get((consent_id, version)) if version else None
+            if body is None:
+                body = self._w.sealer.open_json("mirror.consent", f"{target}|{consent_id}", sealed)
+                self._consents[consent_id, version] = body
+            found[patient].append(body)
+        return found
+
+
+def about_records(item: Item, known: Facts | None) -> Objection | None:
+    """Verdict, revision order, patient and encounter."""
+    if known is None:
+        return Objection(Event.WITHDRAW, "verdict_gone")
+    if known.superseded:
+        return Objection(Event.SUPERSEDE, "superseded")
+    in_encounter = item.patient_id in known.encounter_of
+    complaints = (
+        (not known.verdict_stands, "verdict_changed"),
+        (not known.verdict_unexpired, "verdict_expired"),
+        (known.context is None, "context_gone"),
+        (not known.patient_known, "patient_gone"),
+        (known.patient_replaced, "patient_replaced"),
+        (not known.patient_active, "patient_inactive"),
+        (known.patient_deceased, "patient_deceased"),
+        (not known.identifier_matched, "match_not_verified"),
+        (known.identifier_leads_to != [item.patient_id], "identifier_moved"),
+        (item.encounter_id is not None and not known.encounter_known, "encounter_gone"),
+        (item.encounter_id is not None and not in_encounter, "encounter_moved"),
+        (known.encounter_status == "entered-in-error", "encounter_in_error"),
+    )
+    reason = next((code for holds, code in complaints if holds), None)
+    return Objection(Event.WITHDRAW, reason) if reason else None
+
+
+def about_mode(mode: str, known: Facts | None) -> Objection | None:
+    """`review_all` lets through what a person approved with this very content."""
+    if mode == "auto" or (mode == "review_all" and known is not None and known.reviewed):
+        return None
+    return Objection(Event.WITHDRAW, f"mode_{mode}")
+
+
+def about_policy(policy: PolicyDecision, known: Facts) -> Objection | None:
+    if policy.outcome == "automatic" or (policy.outcome == "review" and known.reviewed):
+        return None
+    return Objection(Event.WITHDRAW, f"policy_{policy.outcome}")

@@ -1,0 +1,180 @@
+"""From plans to what became of them: through the gate, over the wire, and what the answers mean."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from fhir_writeback_dagster.commit import bundle
+from fhir_writeback_dagster.commit.answer import Answer
+from fhir_writeback_dagster.commit.client import FHIR_JSON, Ehr
+from fhir_writeback_dagster.commit.gate import Gate, Want
+from fhir_writeback_dagster.commit.look import Look
+from fhir_writeback_dagster.commit.model import Attempt, Change, Item, Standing, change
+from fhir_writeback_dagster.commit.plan import Adapter, Settled, WirePlan
+from fhir_writeback_dagster.commit.protocol import Action, Event
+from fhir_writeback_dagster.commit.taxonomy import Outcome, Recovery, classify, unanswered_outcome
+from fhir_writeback_dagster.commit.transport import NoAnswer
+from fhir_writeback_dagster.errors import TargetError
+from fhir_writeback_dagster.ids import new_id
+from fhir_writeback_dagster.workplace import Workplace
+
+FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 300.0
+_OUT_OF_ORDER = {401: "token_refused", 403: "forbidden", 502: "no_answer", 503: "unavailable", 504: "no_answer"}
+_ODD = Outcome("odd_answer", Recovery.RECONCILE)
+
+
+def backoff(tries: int) -> float:
+    """Seconds before the next try: doubling from one second to five minutes, with jitter, so that many do not come at once."""
+    longest: float = min(FIRST_WAIT_S * 2 ** min(tries, 10), LONGEST_WAIT_S)
+    return longest * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
+
+
+@dataclass(slots=True)
+class Shipping:
+    """Sends what the gate lets through. ``trouble``: the target as a whole is out of order; stop taking up work."""
+
+    w: Workplace
+    ehr: Ehr
+    gate: Gate
+    adapter: Adapter
+    look: Look
+    alone: set[object] = field(default_factory=set)
+    """Intents whose batch was refused as a whole: each goes by itself, so that the one at fault is found."""
+    trouble: TargetError | None = None
+    _failures: int = 0
+
+    async def ship(self, wants: Sequence[Settled | WirePlan], items: Sequence[Item]) -> list[Change]:
+        """Take ``items`` with their plans through the gate, send those that may go (in one request where there are several),
+        and record what came of it. Returns every step that was made.
+        """
+        single = len(items) == 1
+        together = "" if single else str(new_id())
+        ready = [
+            Want(item, plan, _attempt(plan, together or str(item.record_id)) if isinstance(plan, WirePlan) else None)
+            for item, plan in zip(items, wants, strict=True)
+        ]
+        # Before the gate: the lease that it writes then outlasts the request by the gate's own margin.
+        deadline = time.monotonic() + self.w.tenant.ehr.timeout.total_seconds()
+        passed = await self.gate.pass_on(ready)
+        sending = {c.item.intent_id for c in passed if Action.TRANSMIT in c.actions}
+        going = [want for want in ready if want.item.intent_id in sending]
+        if not going:
+            return passed
+        answers = await (self._alone(going[0], deadline) if len(going) == 1 else self._batch(going, together, deadline))
+        changes = [await self._conclude(want, answer) for want, answer in zip(going, answers, strict=True)]
+        return [*passed, *await self.gate.write(changes)]
+
+    async def _alone(self, want: Want, deadline: float) -> list[Answer | Outcome]:
+        plan = want.plan
+        assert isinstance(plan, WirePlan)
+        headers = {**plan.headers, "X-Request-Id": str(want.item.record_id)}
+        return [await self._exchange(plan.method, plan.path, headers, plan, deadline)]
+
+    async def _exchange(
+        self, method: str, path: str, headers: dict[str, str], plan: WirePlan, deadline: float, body: bytes | None = None
+    ) -> Answer | Outcome:
+        try:
+            answer = await self.ehr.send(method, path, headers, plan.body if body is None else body, deadline=deadline)
+        except NoAnswer as none:
+            self.failed(none.code)
+            outcome = unanswered_outcome(plan.request, sent=none.sent)
+            return outcome if none.sent else Outcome(none.code, outcome.recovery)
+        except TargetError as error:  # no token, or an address that is not allowed: nothing left
+            self.trouble = error
+            return Outcome(error.code, Recovery.RETRY)
+        if answer.status in _OUT_OF_ORDER:
+            self.failed(_OUT_OF_ORDER[answer.status])
+        else:
+            self._failures = 0
+        return answer
+
+    def failed(self, code: str) -> None:
+        """So many requests in a row came to nothing that it is not they who are at fault: the target is down or shuts us out,
+        and every further request would make an unknown of a write, or a quarantine item of a good one.
+        """
+        self._failures += 1
+        if self._failures > self.w.tenant.ehr.concurrency:
+            self.trouble = TargetError(
+                code,
+                "the EHR answers nothing, or refuses everything",
+                where=self.ehr.base_url,
+                mend="nothing is lost: what may have arrived is looked up, the rest is sent when the EHR is back",
+            )
+
+    async def _batch(self, going: Sequence[Want], request_id: str, deadline: float) -> list[Answer | Outcome]:
+        plans = [want.plan for want in going if isinstance(want.plan, WirePlan)]
+        headers = {"Content-Type": FHIR_JSON, "Prefer": "return=representation", "X-Request-Id": request_id}
+        whole = await self._exchange("POST", "", headers, plans[0], deadline, bundle.pack(plans))
+        if isinstance(whole, Outcome):
+            return [whole] * len(going)
+        outcome = classify("create", whole)
+        if outcome.recovery is Recovery.CONFIRM:
+            entries = bundle.unpack(plans, whole)
+            return [_ODD] * len(going) if entries is None else list(entries)
+        if outcome.event in (Event.REFUSE, Event.REVIEW):
+            # Refused as a whole, so none of it was done; one of them, or the size, is at fault.
+            self.alone.update(want.item.intent_id for want in going)
+            return [Outcome(f"batch_{outcome.code}", Recovery.RETRY)] * len(going)
+        return [whole] * len(going)  # throttled, lost, …: as each of them would have been told by itself
+
+    async def _conclude(self, want: Want, answer: Answer | Outcome) -> Change | None:
+        """The step that an answer is."""
+        item, plan, attempt = want.item, want.plan, want.attempt
+        assert isinstance(plan, WirePlan)
+        assert attempt is not None
+        if isinstance(answer, Outcome):
+            return self._failed(item, answer, attempt, None)
+        outcome = classify(plan.request, answer, unanswered=item.now.unanswered)
+        if outcome.recovery not in (Recovery.CONFIRM, Recovery.COMPARE):
+            return self._failed(item, outcome, attempt, answer)
+        standing = self.adapter.recognise(plan, answer) or await self._look_it_up(item)
+        if standing is None:
+            return self._failed(item, _ODD, attempt, answer)
+        told = replace(attempt, status=answer.status, outcome=outcome.code)
+        if outcome.recovery is Recovery.CONFIRM:
+            written = "created" if plan.verb == "create" else "updated"
+            return change(item, Event.CONFIRM, outcome=written, standing=standing, attempt=told)
+        return await self._existed(item, plan, standing, told)
+
+    async def _existed(self, item: Item, plan: WirePlan, standing: Standing, told: Attempt) -> Change | None:
+        """The server found our identifier: only content that is ours makes it ours."""
+        if self.adapter.judge(plan, standing):
+            outcome = "reconciled" if item.now.unanswered else "suppressed"
+            return change(item, Event.CONFIRM, outcome=outcome, reason="existed", standing=standing, attempt=told)
+        if item.now.unanswered:
+            finding = await self.look.at(item)
+            if finding.event is Event.CONFIRM:
+                return change(
+                    item, Event.CONFIRM, outcome="reconciled", reason=finding.reason, standing=finding.standing, attempt=told
+                )
+        evidence = {"resource": f"{standing.resource['resourceType']}/{standing.resource['id']}"}
+        return change(item, Event.REVIEW, reason="existed_differently", attempt=told, evidence=evidence)
+
+    async def _look_it_up(self, item: Item) -> Standing | None:
+        """The answer did not show what stands there now (an empty 201): read it."""
+        finding = await self.look.at(item)
+        return finding.standing if finding.event is Event.CONFIRM else None
+
+    def _failed(self, item: Item, outcome: Outcome, attempt: Attempt, answer: Answer | None) -> Change | None:
+        told = replace(
+            attempt,
+            status=answer.status if answer else None,
+            outcome=outcome.code,
+            answer=answer.text() if answer else b"",
+        )
+        return change(item, outcome.event, reason=outcome.code, attempt=told, wait_s=self._wait(item, outcome, answer))
+
+    def _wait(self, item: Item, outcome: Outcome, answer: Answer | None) -> float:
+        if item.intent_id in self.alone and outcome.code.startswith("batch_"):
+            return 0.0
+        if outcome.recovery is Recovery.RECONCILE:
+            return self.w.tenant.ehr.quiet.total_seconds() if outcome.quiet else 0.0
+        asked = answer.retry_after(self.w.now()) if answer else None
+        return backoff(item.sends) if asked is None else asked + random.uniform(0.0, 0.5)  # noqa: S311 - no secret
+
+
+def _attempt(plan: WirePlan, request_id: str) -> Attempt:
+    return Attempt(new_id(), plan.verb, plan.precondition, request_id)
