@@ -186,10 +186,11 @@ def _run(suite: Suite, rows: list[Mapping[str, Any]]) -> list[tuple[_Expectation
     """Each expectation with the record ids that fail it; None: a rule on the batch failed."""
     import great_expectations as gx
     import pandas as pd
-    from great_expectations.data_context.types.base import ProgressBarsConfig
+    from great_expectations.data_context.types.base import DataContextConfig, InMemoryStoreBackendDefaults, ProgressBarsConfig
 
-    context = gx.get_context(mode="ephemeral")
-    context.variables.progress_bars = ProgressBarsConfig(globally=False)
+    memory = InMemoryStoreBackendDefaults(init_temp_docs_sites=False)  # its documentation site is a folder in /tmp
+    config = DataContextConfig(store_backend_defaults=memory, progress_bars=ProgressBarsConfig(globally=False))
+    context = gx.get_context(mode="ephemeral", project_config=config)
     definition = context.data_sources.add_pandas("canonical").add_dataframe_asset(suite.kind)
     frame: pd.DataFrame = pd.DataFrame.from_records(rows)
     batch = definition.add_batch_definition_whole_dataframe("batch").get_batch({"dataframe": frame})

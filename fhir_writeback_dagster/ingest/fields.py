@@ -78,8 +78,9 @@ class ConceptFrom(From):
 
     Standard codes: ``column`` (or a constant ``code``) and their ``system``, or ``system_column`` with ``systems`` (its texts →
     system URIs; another text is ``unknown_code_system``). Local codes: ``column`` and ``concept_map``, a FHIR ConceptMap
-    ``mappings/concepts/<name>.json``; a code without an equal or equivalent target is quarantined (``unmapped_code``), or, with
-    ``unmapped: text``, kept as text only; runs of white space count as one space. ``display`` and ``text`` name columns; ``text`` alone is a concept without a code.
+    ``mappings/concepts/<name>.json``, where runs of white space count as one space; a code without an equal or equivalent
+    target is quarantined (``unmapped_code``), or, with ``unmapped: text``, kept as text only. ``display`` and ``text`` name
+    columns; ``text`` alone is a concept without a code.
     """
 
     column: str | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -26,11 +26,6 @@ STABLE_FOR = timedelta(seconds=30)
 
 #: Refusals that say nothing about the bytes: the same bytes may land again.
 AGAIN = ("bad_manifest", "manifest_mismatch", "file_gone", "changed_since")
-
-_COLUMNS = (
-    "tenant", "extract_id", "source", "source_version", "contract_sha256", "sha256", "bytes", "name_sealed", "state", "refusal",
-    "received_at", "finished_at", "run_id",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,9 +221,16 @@ def _store(connection: Connection[Any], w: Workplace, look: Look, found: Sequenc
         elif known[file.sha256][1]:
             again.setdefault(file.sha256, (known[file.sha256][0], file))
     new = fresh | again
-    rows = {extract: _row(w, look, extract, file) for extract, file in new.values()}
-    copy_rows(connection, "landing.extract", _COLUMNS, [rows[extract] for extract, _ in fresh.values()])
-    _land_again(connection, w, [rows[extract] for extract, _ in again.values()])
+    # In the order of delivery, also within one look: a later file may correct an earlier one.
+    rows = {
+        extract: _row(w, look, extract, file, w.now() + n * timedelta.resolution)
+        for n, (extract, file) in enumerate(new.values())
+    }
+    inserted = [rows[extract] for extract, _ in fresh.values()]
+    if inserted:
+        copy_rows(connection, "landing.extract", tuple(inserted[0]), (tuple(row.values()) for row in inserted))
+    if again:
+        _land_again(connection, w, [rows[extract] for extract, _ in again.values()])
     extracts = {digest: extract for digest, (extract, _) in (known | new).items()}
     _remember(connection, w, [(file.stamp, extracts[file.sha256]) for file in found])
     for event, wanted in (("extract.landed", False), ("extract.refused", True)):
@@ -237,24 +239,35 @@ def _store(connection: Connection[Any], w: Workplace, look: Look, found: Sequenc
     return [file for _, file in new.values()]
 
 
-def _row(w: Workplace, look: Look, extract: UUID, file: _File) -> tuple[Any, ...]:
-    code = file.refusal
-    return (
-        w.id, extract, look.source, look.version, look.loaded.sha256, file.sha256, file.delivery.size,
-        w.sealer.seal_json("landing.extract", extract, file.delivery.name), "refused" if code else "landed", code,
-        w.now(), w.now() if code else None, w.run_id,
-    )  # fmt: skip
+def _row(w: Workplace, look: Look, extract: UUID, file: _File, now: datetime) -> dict[str, Any]:
+    return {
+        "tenant": w.id,
+        "extract_id": extract,
+        "source": look.source,
+        "source_version": look.version,
+        "contract_sha256": look.loaded.sha256,
+        "sha256": file.sha256,
+        "bytes": file.delivery.size,
+        "name_sealed": w.sealer.seal_json("landing.extract", extract, file.delivery.name),
+        "state": "refused" if file.refusal else "landed",
+        "refusal": file.refusal,
+        "received_at": now,
+        "finished_at": now if file.refusal else None,
+        "run_id": w.run_id,
+    }
 
 
-def _land_again(connection: Connection[Any], w: Workplace, rows: Sequence[tuple[Any, ...]]) -> None:
-    columns = list(zip(*rows, strict=True)) if rows else []
-    if columns:
-        connection.execute(
-            "UPDATE landing.extract x SET name_sealed = n.name, state = n.state, refusal = n.refusal, received_at = %s, "
-            "finished_at = NULL, run_id = %s FROM unnest(%s::uuid[], %s::bytea[], %s::text[], %s::text[]) "
-            "AS n (extract_id, name, state, refusal) WHERE x.tenant = %s AND x.extract_id = n.extract_id",
-            (w.now(), w.run_id, list(columns[1]), list(columns[7]), list(columns[8]), list(columns[9]), w.id),
-        )
+def _land_again(connection: Connection[Any], w: Workplace, rows: Sequence[dict[str, Any]]) -> None:
+    changed = [
+        [row[name] for row in rows] for name in ("extract_id", "name_sealed", "state", "refusal", "received_at", "finished_at")
+    ]
+    connection.execute(
+        "UPDATE landing.extract x SET name_sealed = n.name, state = n.state, refusal = n.refusal, received_at = n.received, "
+        "finished_at = n.finished, run_id = %s "
+        "FROM unnest(%s::uuid[], %s::bytea[], %s::text[], %s::text[], %s::timestamptz[], %s::timestamptz[]) "
+        "AS n (extract_id, name, state, refusal, received, finished) WHERE x.tenant = %s AND x.extract_id = n.extract_id",
+        (w.run_id, *changed, w.id),
+    )
 
 
 def _remember(connection: Connection[Any], w: Workplace, met: Sequence[tuple[bytes, UUID]]) -> None:

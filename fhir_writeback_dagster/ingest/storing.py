@@ -60,7 +60,7 @@ def landed(connection: Connection[Any], w: Workplace) -> list[Extract]:
     """Extracts that wait, the oldest first."""
     rows = connection.execute(
         "SELECT extract_id, source, source_version, contract_sha256, sha256, name_sealed FROM landing.extract "
-        "WHERE tenant = %s AND state = 'landed' ORDER BY extract_id",
+        "WHERE tenant = %s AND state = 'landed' ORDER BY received_at, extract_id",
         (w.id,),
     ).fetchall()
     return [

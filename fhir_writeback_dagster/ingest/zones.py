@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -20,15 +21,20 @@ from fhir_writeback_dagster.tenants import SourceUse
 
 MANIFEST = ".manifest.json"
 _UNFINISHED = (".part", ".partial", ".tmp", ".crdownload", ".filepart")
-_CHANGED = ("etag", "ETag", "mtime", "LastModified", "last_modified", "updated", "md5", "created")
+_TIMES = ("mtime", "LastModified", "last_modified", "updated", "created")
+_CHANGED = ("etag", "ETag", "md5", *_TIMES)
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """A file as the zone lists it; ``stamp`` is equal as long as the file (and its manifest) is the same."""
+    """A file as the zone lists it; ``stamp`` is equal as long as the file (and its manifest) is the same.
+
+    ``changed`` (seconds) is when the zone says that it was written, 0 where it does not say.
+    """
 
     name: str
     size: int
+    changed: float
     stamp: str
     manifest: str | None
 
@@ -52,21 +58,21 @@ class Zone:
         self.complete_by = use.complete_by
 
     def deliveries(self) -> list[Delivery]:
-        """Files that may be complete, by name: hidden and unfinished names are left out, and, where manifests say so,
-        files without one.
+        """Files that may be complete, the oldest first: hidden and unfinished names are left out, and, where manifests say
+        so, files without one.
 
         :raises ConfigError: the zone cannot be listed.
         """
         files = {name: info for name, info in self._list() if not name.startswith(".") and not name.endswith(_UNFINISHED)}
         found = []
-        for name, info in sorted(files.items()):
+        for name, info in files.items():
             if name.endswith(MANIFEST):
                 continue
             manifest = name + MANIFEST if self.complete_by == "manifest" else None
             if manifest is None or manifest in files:
                 said = [_stamp(info), _stamp(files[manifest]) if manifest else ""]
-                found.append(Delivery(name, int(info.get("size") or 0), "|".join(said), manifest))
-        return found
+                found.append(Delivery(name, int(info.get("size") or 0), _seconds(info), "|".join(said), manifest))
+        return sorted(found, key=lambda delivery: (delivery.changed, delivery.name))
 
     def sha256(self, delivery: Delivery) -> bytes:
         """Of the file's bytes, read in pieces.
@@ -114,6 +120,11 @@ class Zone:
         for info in infos:
             if info.get("type") == "file":
                 yield PurePosixPath(info["name"]).name, info
+
+
+def _seconds(info: dict[str, Any]) -> float:
+    changed = next((info[key] for key in _TIMES if info.get(key) is not None), 0)
+    return changed.timestamp() if isinstance(changed, datetime) else float(changed) if isinstance(changed, int | float) else 0.0
 
 
 def _stamp(info: dict[str, Any]) -> str:
