@@ -78,6 +78,7 @@ class _Member(NamedTuple):
     """A row of a group: what it measures, and what it says besides, which all rows of the group must."""
 
     row: int
+    code: tuple[str, ...]
     component: Component
     head: dict[str, Any]
     as_of: datetime | None
@@ -92,6 +93,12 @@ class _Rule:
     rule: Rule
     frame: pl.DataFrame
     made: Normalised
+    needed: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        specs = self.rule.fields.specs()
+        model = record_model(self.rule.kind).model_fields
+        self.needed = tuple(name for name, info in model.items() if info.is_required() and name in specs)
 
     def make(self, actor: ActorFrom, maker: Maker) -> None:
         rows = self.frame[_ROW].to_list()
@@ -125,7 +132,7 @@ class _Rule:
             columns[field_name] = maker.field(self.rule.kind, field_name, alternatives, self.frame)
         names = tuple(columns)
         for values in zip(*columns.values(), strict=True):
-            fields = {name: value for name, value in zip(names, values, strict=True) if value is not None}
+            fields = {name: value for name, value in zip(names, values, strict=True) if value is not None and value != ()}
             content = fields.get("data")
             if isinstance(content, Content):
                 fields |= {"data": content.data, "sha256": content.sha256}
@@ -166,11 +173,11 @@ class _Rule:
 
     def _missing(self, fields: dict[str, Any]) -> Problem | None:
         """What the kind needs and the row does not say."""
-        specs = self.rule.fields.specs()
-        for name, info in record_model(self.rule.kind).model_fields.items():
-            if info.is_required() and name in specs and name not in fields:
+        for name in self.needed:
+            if name not in fields:
                 return Problem("missing_value", _column_of(self.rule, name))
-        if self.rule.kind in _OBSERVATIONS and not any(fields.get(name) for name in _VALUES):
+        if self.rule.kind in _OBSERVATIONS and not any(name in fields for name in _VALUES):
+            specs = self.rule.fields.specs()
             return Problem("missing_value", _column_of(self.rule, next((n for n in _VALUES if n in specs), "code")))
         return None
 
@@ -195,7 +202,7 @@ class _Rule:
                 self._quarantine(row, problem)
                 continue
             parts = {name: fields.pop(name) for name in ("code", "quantity", "concept", "text") if name in fields}
-            members.setdefault(key, []).append(_Member(row, Component(**parts), fields, as_of))
+            members.setdefault(key, []).append(_Member(row, _code(parts["code"]), Component(**parts), fields, as_of))
         for key, found in members.items():
             reason = "group_incomplete" if key in broken else _disagreement(found)
             record = Problem(reason, group.by[0]) if reason else self._panel(group, found)
@@ -209,29 +216,33 @@ class _Rule:
 
     def _panel(self, group: Group, found: list[_Member]) -> Any:
         coding = Coding(system=group.code.system, code=group.code.code, display=group.code.display)
-        components = {_code(member): member.component for member in found}
+        components = {member.code: member.component for member in found}
         ordered = tuple(components[code] for code in sorted(components))
         return self._record({**found[0].head, "code": Concept(codings=(coding,)), "components": ordered})
 
 
 def _disagreement(found: list[_Member]) -> str | None:
     """Copies of a row are fine; anything else that two rows of a group say differently is not."""
+    if len(found) == 1:
+        return None
     if any(member.head != found[0].head for member in found):
         return "group_disagrees"
     seen: dict[tuple[str, ...], Component] = {}
     for member in found:
-        if seen.setdefault(_code(member), member.component) != member.component:
+        if seen.setdefault(member.code, member.component) != member.component:
             return "ambiguous_group"
     return None
 
 
-def _code(member: _Member) -> tuple[str, ...]:
-    concept = member.component.code
+def _code(concept: Concept) -> tuple[str, ...]:
     return tuple(f"{coding.system}|{coding.code}" for coding in concept.codings) or (concept.text or "",)
 
 
 def _first_problem(values: Sequence[Any]) -> Problem | None:
-    return next((value for value in values if isinstance(value, Problem)), None)
+    for value in values:
+        if isinstance(value, Problem):
+            return value
+    return None
 
 
 def _column_of(rule: Rule, name: str) -> str:
