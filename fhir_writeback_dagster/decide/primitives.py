@@ -30,7 +30,7 @@ _INT32 = 2**31 - 1
 PRIMITIVES: dict[str, dict[str, Any]] = {
     "base64Binary": _string(_BASE64),
     "boolean": {"type": "boolean"},
-    "canonical": _string(r"^\S+$"),
+    "canonical": _string(r"^[^\s\x00-\x1f]+$"),
     "code": _string(r"^[^\s\x00-\x1f]+(?: [^\s\x00-\x1f]+)*$"),
     "date": _string(rf"^(?:{_YEAR}|{_MONTH}|{_DAY})$"),
     "dateTime": _string(rf"^(?:{_YEAR}|{_MONTH}|{_DAY}|{_DAY}T{_TIME}{_ZONE})$"),
