@@ -77,7 +77,7 @@ class Item:
 
 
 # Single tables by keys, on purpose: right after a bulk load the planner knows nothing of a tenant's rows, and a join that it
-# takes for one row to one row goes over them once a row (measured: 3 s instead of 30 ms for 1,000 records beside 5,000 candidates).
+# takes for one row to one row goes over them once a row (measured: 3 s, not 30 ms, for 1,000 records beside 5,000).
 _FRESH = "SELECT record_id FROM canonical.outbox WHERE tenant = %(tenant)s ORDER BY since, record_id LIMIT %(limit)s"
 
 _AGAIN = """
