@@ -15,7 +15,7 @@ from typing import Any
 
 from fhir_writeback_dagster.sandbox.files import File, csv_file, jsonl_file, truncated
 from fhir_writeback_dagster.sandbox.rows import RowMaker
-from fhir_writeback_dagster.sandbox.truth import End, Planted
+from fhir_writeback_dagster.sandbox.truth import End, Planted, Value
 from fhir_writeback_dagster.sandbox.vocabulary import (
     ALLERGIES,
     DRUGS,
@@ -164,10 +164,10 @@ def _retold(maker: RowMaker, person: Person, told: Planted) -> Planted:
     """The agent's telling of a fact that the flowsheet tells too: equal it is suppressed, other it goes to a person."""
     when = datetime.strptime(told.columns["charted"], "%d/%m/%Y %H:%M").replace(tzinfo=maker.hospital.zone)
     equal = told.plant == "told_twice"
-    value = told.columns["value"] if equal else str(float(told.columns["value"]) + 3)
+    number = Decimal(told.columns["value"]) + (0 if equal else 3)
     end: End = "suppressed" if equal else "in_review"
-    row = maker.agent(person, "weight", plant=told.plant, end=end, at=when.isoformat(), value=value)
-    return replace(row, fact=told.fact)
+    row = maker.agent(person, "weight", plant=told.plant, end=end, at=when.isoformat(), value=str(number))
+    return replace(row, fact=told.fact, value=Value(((WEIGHT.loinc, number, WEIGHT.unit),)))
 
 
 def _clinic(maker: RowMaker) -> tuple[File, ...]:

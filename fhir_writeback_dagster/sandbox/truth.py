@@ -56,7 +56,9 @@ class Planted:
 
     def again(self, end: End | None = None) -> Planted:
         """The row as it must end when it is delivered once more."""
-        return replace(self, end=end or AGAIN[self.end], plant=f"{self.plant}, again")
+        # What ingest keeps back by its contract it keeps back every time; a mode holds back what decide has seen.
+        repeated = self.end if self.plant == "source_truth_only" else AGAIN[self.end]
+        return replace(self, end=end or repeated, plant=f"{self.plant}, again")
 
 
 @dataclass(slots=True)
@@ -79,7 +81,7 @@ class Truth:
             self.plants[row.plant] += 1
             if row.fact is None:
                 continue
-            if row.end == "created":
+            if row.end == "created" or row.plant == "told_differently":
                 self.facts.setdefault(row.fact, set()).add(row.value)
             elif row.end == "updated":
                 self.facts[row.fact] = {row.value}
