@@ -31,7 +31,7 @@ def read(data: bytes, table: Table, *, whole: bool) -> pl.DataFrame:
     Optional columns that the file lacks are there as nulls; columns that the contract does not know stay.
 
     :param whole: the file is proved whole (by its manifest), so a missing last line end is no sign of a cut.
-    :raises ExtractRefused: see the module; ``line`` counts from 1 with the header, ``byte`` from 0.
+    :raises ExtractRefused: see the module; ``line`` counts from 1 with the header (rows of Parquet: without), ``byte`` from 0.
     """
     if not data.strip(b" \t\r\n"):
         raise ExtractRefused("empty_file", "the file is empty", byte=0, mend=_AGAIN)
@@ -190,14 +190,18 @@ def _parquet(data: bytes) -> pl.DataFrame:
         )
     try:
         frame = pl.read_parquet(io.BytesIO(data), use_pyarrow=False)
-    except (pl.exceptions.PolarsError, OSError) as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
         raise ExtractRefused("bad_parquet", f"cannot be read ({type(error).__name__})", mend=_AGAIN) from None
     for number, dtype in enumerate(frame.dtypes, 1):
         if dtype.is_nested() or dtype == pl.Binary:
             raise ExtractRefused(
                 "nested_column", f"column {number} is {dtype.base_type()}", mend="deliver columns of plain values"
             )
-    return frame.select(_as_text(name, dtype) for name, dtype in frame.schema.items())
+    frame = frame.select(_as_text(name, dtype) for name, dtype in frame.schema.items())
+    longest = frame.select(pl.all().str.len_bytes()).with_row_index().filter(pl.any_horizontal(pl.exclude("index") > MAX_FIELD))
+    if longest.height:
+        raise _too_large(longest["index"][0] + 1)
+    return frame
 
 
 def _as_text(name: str, dtype: pl.DataType) -> pl.Expr:
