@@ -29,7 +29,10 @@ def validate(payload: dict[str, Any]) -> list[Issue]:
     kind = payload.get("resourceType")
     if not isinstance(kind, str) or kind not in definitions().written:
         return [Issue("syntactic", "unsupported_type", "resourceType")]
-    return syntactic_issues(payload) or [*_model_issues(payload, kind), *semantic_issues(payload)]
+    try:
+        return syntactic_issues(payload) or [*_model_issues(payload, kind), *semantic_issues(payload)]
+    except RecursionError:
+        return [Issue("syntactic", "too_deep", kind)]  # extensions within extensions, hundreds deep
 
 
 def shape(value: dict[str, Any]) -> object:

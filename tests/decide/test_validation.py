@@ -250,6 +250,14 @@ def test_a_wrong_unit_is_an_error_in_an_observation_and_a_warning_in_a_dose() ->
     assert [(i.code, i.severity) for i in validate(request)] == [("ucum", "warning")]
 
 
+@pytest.mark.parametrize("depth", [300, 3000])
+def test_a_bottomless_resource_is_an_issue_and_no_crash(depth: int) -> None:
+    extension: dict[str, Any] = {"url": "urn:x", "valueString": "x"}
+    for _ in range(depth):
+        extension = {"url": "urn:x", "extension": [extension]}
+    assert codes(observation(extension=[extension])) == {("syntactic", "too_deep", "Observation")}
+
+
 def test_a_shape_is_the_set_of_paths_and_types_whatever_the_values_and_counts() -> None:
     one = observation(category=[VITAL_SIGNS], valueQuantity={"value": Decimal("1.5")})
     assert shape(one) == shape(observation(category=[VITAL_SIGNS] * 3, valueQuantity={"value": Decimal(7)}))
