@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache, partial
+from functools import partial
+from itertools import takewhile
 from logging import Logger
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -24,7 +24,7 @@ from fhir_writeback_dagster.lanes import LANE_TAG, TENANT_TAG, WORK_TAG, Lane, s
 from fhir_writeback_dagster.partitions import TENANTS, name
 from fhir_writeback_dagster.settings import Settings
 from fhir_writeback_dagster.store.db import connect, lane_holder
-from fhir_writeback_dagster.tenants import Tenant, load_tenant
+from fhir_writeback_dagster.tenants import load_tenant
 
 TICK_S = 5
 FIRST_PAUSE = timedelta(seconds=10)
@@ -57,24 +57,17 @@ def reason_to_wait(
     ``max_runtime_seconds``. Failures in a row double the pause, from 10 s up to 10 min; a run that left the very work it was
     asked for, such as a file that nobody may read, is one of them, or it would be asked for every five seconds.
     """
-    failures: list[PastRun] = []
     for run in runs:
-        if run.status in _COMING:
+        if run.status in _COMING or (run.status in _RUNNING and now - run.since < START_GRACE):
             return f"run {run.run_id[:8]} is {run.status.value.lower()}"
-        if run.status in _RUNNING:
-            if now - run.since < START_GRACE or holder():
-                return f"run {run.run_id[:8]} is running"
-        elif run.status in _FAILED or (work is not None and run.work == work):
-            failures.append(run)
-        else:
-            break
-    if not failures:
+    if who := holder():
+        return f"run {who[:8]} holds the lane"
+    ended = [run for run in runs if run.status not in _RUNNING]
+    vain = list(takewhile(lambda run: run.status in _FAILED or (work is not None and run.work == work), ended))
+    if not vain:
         return None
-    pause = min(FIRST_PAUSE * 2 ** (len(failures) - 1), LONGEST_PAUSE)
-    left = failures[0].since + pause - now
-    if left <= timedelta():
-        return None
-    return f"{len(failures)} in a row came to nothing, the next in {left.total_seconds():.0f} s"
+    left = vain[0].since + min(FIRST_PAUSE * 2 ** (len(vain) - 1), LONGEST_PAUSE) - now
+    return f"{len(vain)} in a row came to nothing, the next in {left.total_seconds():.0f} s" if left > timedelta() else None
 
 
 @dataclass(slots=True)
@@ -141,26 +134,9 @@ def pending(connection: Connection[Any], lane: Lane) -> dict[str, str | None]:
     return {tenant: f"{items}.{oldest.timestamp():.0f}" for tenant, items, oldest in rows}
 
 
-def read_tenant(settings: Settings, tenant: str) -> Tenant:
-    """``load_tenant``, at the price of a ``stat`` while the file stays as it is: ticks come every few seconds.
-
-    :raises ConfigError: see ``load_tenant``.
-    """
-    try:
-        state = (settings.tenants / f"{tenant}.yaml").stat()
-    except OSError:
-        return load_tenant(settings.tenants, tenant)
-    return _read(settings.tenants, tenant, state.st_mtime_ns, state.st_size)
-
-
-@lru_cache(maxsize=1024)
-def _read(folder: Path, tenant: str, _changed_ns: int, _size: int) -> Tenant:
-    return load_tenant(folder, tenant)
-
-
 def _not_ready(settings: Settings, tenant: str, keys: set[str]) -> str | None:
     try:
-        read_tenant(settings, tenant)
+        load_tenant(settings.tenants, tenant)
     except ConfigError as error:
         return str(error)
     return None if tenant in keys else f"its partition is not there yet; {TENANTS.name}_sensor adds it"

@@ -10,11 +10,11 @@ from typing import Any
 import dagster as dg
 from psycopg import Connection
 
-from fhir_writeback_dagster.dispatch import TICK_S, Asked, ask, pending, read_tenant, tick
+from fhir_writeback_dagster.dispatch import TICK_S, Asked, ask, pending, tick
 from fhir_writeback_dagster.errors import ConfigError
 from fhir_writeback_dagster.lanes import LANE_TAG
 from fhir_writeback_dagster.settings import Settings
-from fhir_writeback_dagster.tenants import Tenant, tenant_ids
+from fhir_writeback_dagster.tenants import Tenant, load_tenant, tenant_ids
 
 SOONEST = timedelta(seconds=15)
 
@@ -89,7 +89,7 @@ def _ask(instance: dg.DagsterInstance, connection: Connection[Any], settings: Se
     wanted: dict[str, str | None] = {}
     for name in tenant_ids(settings.tenants):
         try:
-            tenant = read_tenant(settings, name)
+            tenant = load_tenant(settings.tenants, name)
         except ConfigError as error:
             bad.append(f"{name}: {error}")
         else:
