@@ -30,6 +30,8 @@ from fhir_writeback_dagster.workplace import Workplace
 ACCEPT_AT_ONCE = 5000
 LEAST_CLAIM = 64
 TAKE_IN_S, CLAIM_AGAIN_S = 1.0, 0.2
+PATIENTS_A_SEARCH = 20
+"""In one look into the charts, where the EHR takes batches; one that does not may not know a list of patients either."""
 LINGER_S = 5.0
 """A run that has nothing to do waits so long for what is due soon, rather than ending for a new one to be started."""
 
@@ -41,7 +43,7 @@ class Engine:
         self, w: Workplace, db: Database, ehr: Ehr, gate: Gate, adapter: Adapter, worker: str, linger_s: float = LINGER_S
     ) -> None:
         self._w, self._db, self._ehr, self._gate, self._adapter = w, db, ehr, gate, adapter
-        self._chart = Chart(ehr, w.tenant.identifier_system)
+        self._chart = Chart(ehr, w.tenant.identifier_system, min(w.tenant.ehr.bundle_size, PATIENTS_A_SEARCH))
         self._look = Look(ehr, self._chart, adapter, w.tenant.identifier_system)
         self.shipping = Shipping(w, ehr, gate, adapter, self._look)
         self._worker, self._linger_s = worker, linger_s
@@ -143,6 +145,7 @@ class Engine:
     async def _group(self, items: list[Item], deadline: float) -> None:
         await asyncio.gather(*(self._reconcile(item) for item in items if item.now.state is State.RECONCILING))
         leased = [item for item in items if item.now.state is State.LEASED]
+        self._chart.expect(item for item in leased if self._adapter.needs_chart(item))
         plans = await asyncio.gather(*(self._plan(item) for item in leased))
         halted = [_halt(item, plan) for item, plan in zip(leased, plans, strict=True) if isinstance(plan, Halt)]
         self._count(await self._gate.write(halted))
@@ -153,8 +156,7 @@ class Engine:
                     self._count(await self.shipping.ship([plan for _, plan in shipment], [item for item, _ in shipment]))
                 else:
                     self._count(await self._gate.write([change(item, Event.STOP) for item, _ in shipment]))
-        for patient in {item.patient_id for item in items}:
-            self._chart.forget(patient)
+        self._chart.forget(item.patient_id for item in items)
 
     def _shipments_of(self, ready: Sequence[tuple[Item, Settled | WirePlan]]) -> Iterable[list[tuple[Item, Settled | WirePlan]]]:
         """What needs no sending and what may share a batch goes together, the rest one by one."""

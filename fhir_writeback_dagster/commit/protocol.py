@@ -6,8 +6,8 @@ Read TABLE; it is the whole protocol. What cannot be seen there is said here:
   verdict, consent, policy, patient and revision, and that commits the send marker. The request leaves after that commit.
 * Whoever holds an intent holds its **fence**: a claim and an expired lease raise it, so an event of an earlier holder
   changes nothing. Events that mean nothing in a state (late, repeated, out of order) change nothing either: ``step`` is total.
-* ``unanswered`` stays true from the first send whose answer was lost: from then on a failed precondition may be our own
-  earlier write and is looked into before it is called a conflict (`commit.taxonomy`).
+* ``unanswered`` stays true from the first send after which nobody could tell whether it was applied: what the chart shows
+  from then on may be our own.
 * ``accepted`` (a 202) keeps a mediated submission from ever being sent again: the target owes us a decision.
 
 The ledger writes what ``step`` says (`commit.ledger`); nothing else writes a state.

@@ -54,6 +54,7 @@ class Facts:
     encounter_status: str | None
     encounter_of: list[str]
     superseded: bool | None
+    in_doubt: bool
     reviewed: bool
 
 
@@ -84,6 +85,7 @@ class Recheck:
                 "intents": [item.intent_id for item in items],
                 "now": now,
                 "dropped": _DROPPED,
+                "in_review": State.IN_REVIEW,
             },
         )
         facts = {row[0]: Facts(*row) for row in rows}
@@ -150,6 +152,9 @@ def about_records(item: Item, known: Facts | None) -> Objection | None:
         return Objection(Event.WITHDRAW, "verdict_gone")
     if known.superseded:
         return Objection(Event.SUPERSEDE, "superseded")
+    if known.in_doubt:
+        # A person has that one, because it may stand in the EHR and cannot be looked up: ours would stand beside it.
+        return Objection(Event.REVIEW, "earlier_revision_in_doubt")
     in_encounter = item.patient_id in known.encounter_of
     complaints = (
         (not known.verdict_stands, "verdict_changed"),

@@ -127,7 +127,7 @@ class Shipping:
         assert attempt is not None
         if isinstance(answer, Outcome):
             return self._failed(item, answer, attempt, None)
-        outcome = classify(plan.request, answer, unanswered=item.now.unanswered)
+        outcome = classify(plan.request, answer)
         if outcome.recovery not in (Recovery.CONFIRM, Recovery.COMPARE):
             return self._failed(item, outcome, attempt, answer)
         standing = self.adapter.recognise(plan, answer) or await self._look_it_up(item)

@@ -1,7 +1,8 @@
 """What an answer means and the one thing to do about it.
 
-An answer is read with the request that it answers and with its OperationOutcome's codes, never by its status alone: a 409 is
-a lost race on a create and a stale version on an update; a 412 after an unanswered attempt may be our own earlier write; a
+An answer is read with the request that it answers and with its OperationOutcome's codes, never by its status alone. A 409 is a
+lost race on a create and a stale version on an update. A stale version (409, 412) may be our own doing — an earlier attempt that had
+no answer, or a proxy that sent a PUT twice (RFC 9110, 9.2.2 lets it) — so it is looked into before it is called a conflict. A
 timeout on a write is *unknown* and never a failure. TABLE is read from the top; the first row that fits decides.
 
 Sources: FHIR R4 http.html (create, update, conditional create), RFC 9110, and what the vendors' servers answered when asked
@@ -54,7 +55,7 @@ class Outcome:
         return self.recovery is Recovery.RECONCILE and self.code not in _ANSWERED
 
 
-_ANSWERED = frozenset({"conflict_after_unknown", "conflict", "duplicate"})
+_ANSWERED = frozenset({"conflict", "duplicate"})
 
 _EVENTS = {
     Recovery.CONFIRM: Event.CONFIRM,
@@ -86,7 +87,6 @@ class Row:
     outcome: Outcome
     codes: frozenset[str] = frozenset()
     retry_after: bool | None = None
-    unanswered: bool | None = None
 
 
 def _row(
@@ -97,10 +97,9 @@ def _row(
     *,
     codes: tuple[str, ...] = (),
     retry_after: bool | None = None,
-    unanswered: bool | None = None,
 ) -> Row:
     span = status if isinstance(status, tuple) else (status, status)
-    return Row(span, requests, Outcome(code, recovery), frozenset(codes), retry_after, unanswered)
+    return Row(span, requests, Outcome(code, recovery), frozenset(codes), retry_after)
 
 
 NOT_SENT = Outcome("unreachable", Recovery.RETRY)
@@ -125,12 +124,10 @@ TABLE: tuple[Row, ...] = (
     _row(404, _UPDATE, "deleted_in_ehr", _R.REVIEW),
     _row(410, _UPDATE, "deleted_in_ehr", _R.REVIEW),
     _row(408, _WRITES, "no_answer", _R.RECONCILE),
-    _row(409, _UPDATE, "conflict_after_unknown", _R.RECONCILE, unanswered=True),
-    _row(409, _UPDATE, "conflict", _R.REVIEW),
+    _row(409, _UPDATE, "conflict", _R.RECONCILE),
     _row(409, _CONDITIONAL, "create_race", _R.RETRY),
     _row(409, _CREATES, "conflict", _R.RECONCILE),
-    _row(412, _UPDATE, "conflict_after_unknown", _R.RECONCILE, unanswered=True),
-    _row(412, _UPDATE, "conflict", _R.REVIEW),
+    _row(412, _UPDATE, "conflict", _R.RECONCILE),
     _row(412, _CREATES, "several_matches", _R.REVIEW),
     _row(423, _ANY, "busy", _R.RETRY),
     _row(425, _ANY, "busy", _R.RETRY),
@@ -147,18 +144,13 @@ TABLE: tuple[Row, ...] = (
 )
 
 
-def classify(request: Request, answer: Answer, *, unanswered: bool = False) -> Outcome:
-    """The class of ``answer``.
-
-    :param unanswered: an earlier attempt of the same intent had no answer, so a failed precondition may be our own write.
-    """
+def classify(request: Request, answer: Answer) -> Outcome:
+    """The class of ``answer``."""
     codes, has_retry_after = None, "retry-after" in answer.headers
     for row in TABLE:
         if not (row.status[0] <= answer.status <= row.status[1] and request in row.requests):
             continue
         if row.retry_after is not None and row.retry_after != has_retry_after:
-            continue
-        if row.unanswered is not None and row.unanswered != unanswered:
             continue
         if row.codes:
             codes = answer.codes() if codes is None else codes

@@ -41,6 +41,10 @@ SELECT w.intent_id, w.candidate_state = 'approved' AND w.candidate_verdict = w.v
     SELECT FROM ledger.intent newer
     WHERE newer.tenant = w.tenant AND newer.target = w.target AND newer.business_key = w.business_key
       AND newer.revision > w.revision AND newer.state <> ALL (%(dropped)s::text[])),
+  l.revision IS NULL AND EXISTS (
+    SELECT FROM ledger.intent older
+    WHERE older.tenant = w.tenant AND older.target = w.target AND older.business_key = w.business_key
+      AND older.revision < w.revision AND older.state = %(in_review)s AND (older.unanswered OR older.accepted)),
   EXISTS (
     SELECT FROM review.task t
     WHERE t.tenant = w.tenant AND t.candidate_id = w.candidate_id AND t.state = 'approved'
