@@ -102,19 +102,26 @@ class Consent(_Strict):
     actor: str | None = Field(None, description="reference of our organisation, as consents name it")
 
 
+class Matching(_Strict):
+    """Rows that no identifier brings to a patient: may demographics? See docs/matching.md before turning it on."""
+
+    probabilistic: Literal["off", "review", "auto"] = "off"
+    auto: float = Field(0.999, ge=0.9, lt=1, description="probability from which a match may be automatic")
+    review: float = Field(0.2, gt=0, lt=0.9, description="probability from which a person is asked; below, the row waits")
+
+
 class Tenant(_Strict):
     tenant: str
     name: str = ""
     time_zone: TimeZone
-    identifier_system: str = Field(
-        description="URI that the tenant owns; system of every business key", pattern=r"^\S+:\S+$"
-    )
+    identifier_system: str = Field(description="URI that the tenant owns; system of every business key", pattern=r"^\S+:\S+$")
     ehr: Ehr
     keys: Keys
     sources: dict[str, SourceUse] = Field(min_length=1)
     mappings: dict[str, int] = Field(description="version of the mapping of each kind that this tenant runs")
     modes: Modes = Modes()
     consent: Consent = Consent()
+    matching: Matching = Matching()
     policies: tuple[str, ...] = ("baseline",)
     closed_encounter: Literal["review", "permit"] = Field(
         "review", description="orders and notes for a closed encounter; permit is for loading a past that is over"
@@ -136,9 +143,7 @@ def load_tenant(folder: Path, tenant: str) -> Tenant:
         raise ConfigError("unknown_tenant", f"no tenant {tenant}", where=str(path), mend=f"known tenants: {known}")
     loaded = load_yaml(path, Tenant)
     if loaded.tenant != tenant:
-        raise ConfigError(
-            "tenant_mismatch", "`tenant` differs from the file's name", where=f"{path}:1", mend="make them equal"
-        )
+        raise ConfigError("tenant_mismatch", "`tenant` differs from the file's name", where=f"{path}:1", mend="make them equal")
     return loaded
 
 
