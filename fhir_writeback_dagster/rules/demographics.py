@@ -12,10 +12,14 @@ from typing import Any, Literal
 
 from fhir_writeback_dagster.canonical import PatientRef
 from fhir_writeback_dagster.rules.names import forms, same_family, same_given
+from fhir_writeback_dagster.rules.phonetic import sound
 
 Verdict = Literal["agrees", "differs", "unknown"]
 
 FIELDS: tuple[str, ...] = ("birth_date", "family", "given", "sex")
+
+#: First part of the HMAC of every demographic key: apart from those of identifiers.
+_DOMAIN = "demographic-key"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +80,46 @@ def differs(verdicts: Mapping[str, Verdict]) -> bool:
 def agrees(verdicts: Mapping[str, Verdict]) -> bool:
     """Nothing differs and something that tells people apart (birth date or family name) agrees."""
     return not differs(verdicts) and "agrees" in (verdicts["birth_date"], verdicts["family"])
+
+
+def mirror_keys(resource: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """What the mirror holds of an R4 Patient besides its identifiers: parts of the HMAC of each key, sorted."""
+    who = of_patient(resource)
+    return sorted(block_keys(who) | whole_keys(who))
+
+
+def whole_keys(who: Demographics) -> set[tuple[str, ...]]:
+    """Keys of who states family name, given name and a full birth date.
+
+    An automatic match on demographics is verified by one before sending, as one on identifiers is by the identifier: the
+    patient still bears it, and nobody else does.
+    """
+    if len(who.birth_date) != 10:
+        return set()
+    return {
+        (_DOMAIN, "whole", "".join(family), "".join(given), who.birth_date)
+        for family in _forms(who.families)
+        for given in _forms(who.givens)
+    }
+
+
+def block_keys(who: Demographics) -> set[tuple[str, ...]]:
+    """Keys of which two descriptions of one person share at least one if any two of names and birth date are roughly right.
+
+    A name counts by its sound and in either place, a birth date by its year, so that a nickname, a slip of the pen, exchanged
+    names or an exchanged day and month still meet.
+    """
+    family = {sound("".join(form)) for form in _forms(who.families)}
+    given = {sound(form[0]) for form in _forms(who.givens)}
+    keys: set[tuple[str, ...]] = {(_DOMAIN, "names", *sorted((f, g))) for f in family for g in given}
+    if len(who.birth_date) == 10:
+        keys.add((_DOMAIN, "birth", who.birth_date))
+        keys |= {(_DOMAIN, "year", name, who.birth_date[:4]) for name in family | given}
+    return keys
+
+
+def _forms(texts: tuple[str, ...]) -> set[tuple[str, ...]]:
+    return {form for text in texts for form in forms(text)}
 
 
 def _verdict(one: object, other: object, same: bool) -> Verdict:

@@ -114,19 +114,14 @@ def _jaro(a: str, b: str) -> float:
     return (count / len(a) + count / len(b) + (count - swapped) / count) / 3
 
 
-@lru_cache(maxsize=1 << 16)
-def edit_distance(a: str, b: str) -> int:
-    """Optimal string alignment: insert, delete, replace, or swap of neighbours, one each."""
-    if a == b:
-        return 0
-    before: list[int] = []
-    last = list(range(len(b) + 1))
-    for i, x in enumerate(a, 1):
-        row = [i]
-        for j, y in enumerate(b, 1):
-            cost = min(last[j] + 1, row[j - 1] + 1, last[j - 1] + (x != y))
-            if i > 1 and j > 1 and x == b[j - 2] and a[i - 2] == y:
-                cost = min(cost, before[j - 2] + 1)
-            row.append(cost)
-        before, last = last, row
-    return last[-1]
+def one_slip(a: str, b: str) -> bool:
+    """Equal but for one slip of the pen: a letter more, less or other, or two neighbours exchanged."""
+    if abs(len(a) - len(b)) > 1:
+        return False
+    start = 0
+    for x, y in zip(a, b, strict=False):
+        if x != y:
+            break
+        start += 1
+    a, b = a[start:], b[start:]
+    return a == b or a[1:] == b[1:] or a[1:] == b or a == b[1:] or (a[:2] == b[1::-1] and a[2:] == b[2:])

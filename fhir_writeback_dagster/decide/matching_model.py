@@ -1,0 +1,58 @@
+"""What matching answers with, and the mirrored patients that it answers from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal
+
+from fhir_writeback_dagster.rules.demographics import Demographics
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """Where a row belongs. ``patient_id`` is the EHR's id: the match, or the one candidate that a reviewer is asked about.
+
+    ``matched_by`` is the mirror's HMAC of the identifier that hit, for the re-check before sending. After a merge it may be
+    held by the replaced patient. ``reason`` is None for ``matched``; ``evidence`` holds codes and counts, never a value.
+    """
+
+    outcome: Literal["matched", "review", "waiting"]
+    patient_id: str | None = None
+    matched_by: bytes | None = None
+    reason: str | None = None
+    evidence: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ChartPatient:
+    """A patient of the mirror; ``who`` is None where the sealed resource was not needed and so not opened."""
+
+    active: bool
+    deceased: bool
+    replaced_by: str | None
+    who: Demographics | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EncounterMatch:
+    """The encounter that a row names, ``none`` if it names none; ``status`` is R4's, times are UTC instants or None."""
+
+    outcome: Literal["none", "matched", "review", "waiting"]
+    encounter_id: str | None = None
+    status: str | None = None
+    starts_at: datetime | None = None
+    ends_at: datetime | None = None
+    reason: str | None = None
+
+
+def survivors(patient_id: str, patients: Mapping[str, ChartPatient]) -> list[str]:
+    """``patient_id`` and whom merges replaced it by, to the end; a cycle ends at its smallest id, for all alike."""
+    chain = [patient_id]
+    while (patient := patients.get(chain[-1])) and (following := patient.replaced_by) is not None:
+        if following in chain:
+            chain.append(min(chain[chain.index(following) :]))
+            break
+        chain.append(following)
+    return chain
