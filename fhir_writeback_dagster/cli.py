@@ -13,13 +13,16 @@ import time
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Any, ParamSpec
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 import click
 
 from fhir_writeback_dagster import settings
-from fhir_writeback_dagster.errors import WritebackError, describe
+from fhir_writeback_dagster.errors import ConfigError, WritebackError, describe
 from fhir_writeback_dagster.ops.signals import Stopped, stoppable
+
+if TYPE_CHECKING:
+    from fhir_writeback_dagster.ops.configuration import Configuration
 
 P = ParamSpec("P")
 FAILED, IMPOSSIBLE, SIGNALLED = 1, 2, 128
@@ -49,6 +52,24 @@ def command(function: Callable[P, int]) -> Callable[P, None]:
         sys.exit(code)
 
     return framed
+
+
+def project() -> Configuration:
+    """The configuration of the project that this command is for.
+
+    :raises ConfigError: the folder is none, or its `.env` is wrong.
+    """
+    from fhir_writeback_dagster.ops.configuration import load_configuration
+
+    home = settings.home()
+    if not any((home / name).is_dir() for name in ("tenants", "mappings")):
+        raise ConfigError(
+            "no_project",
+            "there is neither a tenants/ nor a mappings/ folder",
+            where=str(home),
+            mend=f"go to your project's folder, or set {settings.HOME}",
+        )
+    return load_configuration(home)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -81,10 +102,9 @@ def demo(*, as_json: bool, keep: bool, folder: Path | None) -> int:
 @command
 def up() -> int:
     """Run everything on your own configuration until Ctrl-C: database, code locations, Dagster's daemon and page."""
-    from fhir_writeback_dagster.ops.configuration import load_configuration
     from fhir_writeback_dagster.ops.running import running
 
-    with running(load_configuration(settings.home()), progress) as everything:
+    with running(project(), progress) as everything:
         progress(f"Dagster: {everything.web_url}")
         progress(f"logs: {everything.state.path / 'logs'}")
         progress("up; Ctrl-C ends it")
@@ -103,13 +123,12 @@ def up() -> int:
 @command
 def run(*, tenant: str | None, as_json: bool) -> int:
     """One pass over all that waits, without the daemon: mirror, ingest, decide, commit."""
-    from fhir_writeback_dagster.ops.configuration import load_configuration
     from fhir_writeback_dagster.ops.database import open_database
     from fhir_writeback_dagster.ops.folder import StateFolder
     from fhir_writeback_dagster.ops.passes import one_pass
     from fhir_writeback_dagster.ops.report import table
 
-    config = load_configuration(settings.home())
+    config = project()
     state = StateFolder(config.home)
     with open_database(config, state, progress) as database:
         report = one_pass(config, state, database.dsns, progress, tenant)
@@ -128,12 +147,11 @@ def run(*, tenant: str | None, as_json: bool) -> int:
 @command
 def status(*, as_json: bool) -> int:
     """Where every row stands, by tenant."""
-    from fhir_writeback_dagster.ops.configuration import load_configuration
     from fhir_writeback_dagster.ops.database import open_database
     from fhir_writeback_dagster.ops.folder import StateFolder
     from fhir_writeback_dagster.ops.report import read_report, table
 
-    config = load_configuration(settings.home())
+    config = project()
     with open_database(config, StateFolder(config.home), progress) as database:
         reports = read_report(database.dsns.of("status"))
     ok = all(report.adds_up for report in reports.values())
@@ -148,12 +166,11 @@ def status(*, as_json: bool) -> int:
 @command
 def migrate() -> int:
     """Bring the database and Dagster's storage to this version. `up` and `run` do it too where they may."""
-    from fhir_writeback_dagster.ops.configuration import load_configuration
     from fhir_writeback_dagster.ops.dagsterhome import prepare_dagster
     from fhir_writeback_dagster.ops.database import open_database, register
     from fhir_writeback_dagster.ops.folder import StateFolder
 
-    config = load_configuration(settings.home())
+    config = project()
     state = StateFolder(config.home)
     with open_database(config, state, progress) as database:
         tenants = [tenant.tenant for tenant in config.tenants()[0]]
@@ -169,9 +186,8 @@ def migrate() -> int:
 def execute(*, arguments: tuple[str, ...]) -> int:
     """Run a command of Dagster's with the database and the code locations up: exec -- dagster definitions validate."""
     from fhir_writeback_dagster.ops.beside import beside
-    from fhir_writeback_dagster.ops.configuration import load_configuration
 
-    with beside(load_configuration(settings.home()), progress) as environment:
+    with beside(project(), progress) as environment:
         try:
             return subprocess.run(arguments, env=environment, check=False).returncode  # noqa: S603 - the user's own command
         except FileNotFoundError:

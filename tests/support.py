@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -111,3 +112,11 @@ def open_layer(
     """What a run of the layer works with."""
     with open_workplace(Settings(home, layer, database.dsn(layer)), tenant, run_id, now) as workplace:
         yield workplace
+
+
+def eventually(happened: Callable[[], bool], what: str, timeout_s: float = 30) -> None:
+    """Wait until ``happened`` says so; fails with ``what`` when it does not."""
+    deadline = time.monotonic() + timeout_s
+    while not happened():
+        assert time.monotonic() < deadline, f"not within {timeout_s} s: {what}"
+        time.sleep(0.05)

