@@ -16,6 +16,7 @@ from psycopg.types.json import Jsonb
 from fhir_writeback_dagster import canonicaljson
 from fhir_writeback_dagster.commit import mirror_rows
 from fhir_writeback_dagster.commit.mirror_rows import Resource, Stamp, identifiers, period, referenced, stamp
+from fhir_writeback_dagster.rules.demographics import mirror_keys
 from fhir_writeback_dagster.store.db import Row, copy_rows, record_event
 from fhir_writeback_dagster.workplace import Workplace
 
@@ -185,6 +186,8 @@ def _write_identifiers(connection: Connection[Any], w: Workplace, table: str, fr
         for one in fresh
         for system, value in identifiers(one)
     }
+    if table == "patient":  # also while nobody matches on demographics: an index that lacks some would find the wrong one
+        digests |= {(w.id, target, w.identity.digest(*key), one["id"]) for one in fresh for key in mirror_keys(one)}
     copy_rows(connection, f"mirror.{table}_identifier", ["tenant", "target", "identifier", key], sorted(digests))
 
 

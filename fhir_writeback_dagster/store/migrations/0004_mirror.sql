@@ -17,7 +17,7 @@ CREATE TABLE mirror.patient (
 CREATE TABLE mirror.patient_identifier (
   tenant     text NOT NULL,
   target     text NOT NULL,
-  identifier bytea NOT NULL,                             -- HMAC of system|value
+  identifier bytea NOT NULL,                             -- HMAC of system|value, or of a demographic key (rules.demographics)
   patient_id text NOT NULL,
   PRIMARY KEY (tenant, target, identifier, patient_id)
 );
