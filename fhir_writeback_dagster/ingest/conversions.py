@@ -17,7 +17,7 @@ from fhir_writeback_dagster.ingest import units
 from fhir_writeback_dagster.ingest.concepts import ConceptMap
 from fhir_writeback_dagster.ingest.fields import ConceptFrom, ContentFrom, QuantityFrom
 
-_DECIMAL = re.compile(r"[+-]?(\d{1,20}(\.\d{1,20})?|\.\d{1,20})([eE][+-]?\d{1,2})?")
+_DECIMAL = re.compile(r"[+-]?(\d{1,20}(\.\d{1,20})?|\.\d{1,20})([eE][+-]?\d{1,2})?", re.ASCII)
 _CODE = re.compile(r"\S+( \S+)*")  # FHIR R4 datatypes, code
 
 

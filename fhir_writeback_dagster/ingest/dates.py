@@ -32,28 +32,28 @@ _MONTHS = {
 }
 _WORD = r"([a-z]{3,9})\.?"
 _WHOLE = (
-    r"^(?<date>.*?\d)(?:(?:t| +)(?<h>\d{1,2}):(?<mi>\d{2})(?::(?<s>\d{2})(?<fraction>\.\d{1,9})?)?"
-    r"(?: ?(?<half>[ap])\.?m\.?)? ?(?<offset>z|[+-]\d{2}:?\d{2})?)?$"
+    r"^(?<date>.*?[0-9])(?:(?:t| +)(?<h>[0-9]{1,2}):(?<mi>[0-9]{2})(?::(?<s>[0-9]{2})(?<fraction>\.[0-9]{1,9})?)?"
+    r"(?: ?(?<half>[ap])\.?m\.?)? ?(?<offset>z|[+-][0-9]{2}:?[0-9]{2})?)?$"
 )
 
 #: Shapes with one reading, and how to rewrite them; a month's name has become ``#08`` before.
 _PLAIN = {
-    r"^(\d{4})-(\d{2})-(\d{2})$": "${1}-${2}-${3}",
-    r"^(\d{4})-(\d{2})$": "${1}-${2}-01",
-    r"^(\d{4})$": "${1}-01-01",
-    r"^(\d{4})[/.](\d{1,2})[/.](\d{1,2})$": "${1}-${2}-${3}",
-    r"^(\d{1,2})[ .-] ?#(\d{2})[ .,-] ?(\d{4})$": "${3}-${2}-${1}",
-    r"^#(\d{2}) (\d{1,2}),? (\d{4})$": "${3}-${1}-${2}",
+    r"^([0-9]{4})-([0-9]{2})-([0-9]{2})$": "${1}-${2}-${3}",
+    r"^([0-9]{4})-([0-9]{2})$": "${1}-${2}-01",
+    r"^([0-9]{4})$": "${1}-01-01",
+    r"^([0-9]{4})[/.]([0-9]{1,2})[/.]([0-9]{1,2})$": "${1}-${2}-${3}",
+    r"^([0-9]{1,2})[ .-] ?#([0-9]{2})[ .,-] ?([0-9]{4})$": "${3}-${2}-${1}",
+    r"^#([0-9]{2}) ([0-9]{1,2}),? ([0-9]{4})$": "${3}-${1}-${2}",
 }
-_SEPARATED = r"^(\d{1,2})[/.-](\d{1,2})[/.-](\d{4})$"
-_COMPACT = r"^\d{8}$"
+_SEPARATED = r"^([0-9]{1,2})[/.-]([0-9]{1,2})[/.-]([0-9]{4})$"
+_COMPACT = r"^[0-9]{8}$"
 #: Shapes whose reading is the source's to declare.
 _ORDERED: dict[Order, dict[str, str]] = {
-    "dmy": {_SEPARATED: "${3}-${2}-${1}", r"^(\d{2})(\d{2})(\d{4})$": "${3}-${2}-${1}"},
-    "mdy": {_SEPARATED: "${3}-${1}-${2}", r"^(\d{2})(\d{2})(\d{4})$": "${3}-${1}-${2}"},
-    "ymd": {r"^(\d{4})(\d{2})(\d{2})$": "${1}-${2}-${3}"},
+    "dmy": {_SEPARATED: "${3}-${2}-${1}", r"^([0-9]{2})([0-9]{2})([0-9]{4})$": "${3}-${2}-${1}"},
+    "mdy": {_SEPARATED: "${3}-${1}-${2}", r"^([0-9]{2})([0-9]{2})([0-9]{4})$": "${3}-${1}-${2}"},
+    "ymd": {r"^([0-9]{4})([0-9]{2})([0-9]{2})$": "${1}-${2}-${3}"},
 }
-_TWO_DIGIT_YEAR = r"^(?:\d{1,2}|#\d{2})[/. -]+(?:\d{1,2}|#\d{2}),?[/. -]+\d{2}$"
+_TWO_DIGIT_YEAR = r"^(?:[0-9]{1,2}|#[0-9]{2})[/. -]+(?:[0-9]{1,2}|#[0-9]{2}),?[/. -]+[0-9]{2}$"
 
 
 def parse(texts: Collection[str], order: Order | None, zone: str) -> dict[str, Parsed]:
@@ -93,7 +93,7 @@ def _reading(shapes: dict[str, str]) -> pl.Expr:
     """The date as ISO text by the shape that it has, where it is a day that exists."""
     date = pl.col("date")
     rewritten = pl.coalesce(pl.when(date.str.contains(p)).then(date.str.replace(p, iso)) for p, iso in shapes.items())
-    padded = rewritten.str.replace_all(r"-(\d)\b", "-0${1}")
+    padded = rewritten.str.replace_all(r"-([0-9])\b", "-0${1}")
     exists = padded.str.to_date("%Y-%m-%d", strict=False).is_not_null() & (padded.str.slice(0, 4) != "0000")
     return pl.when(exists).then(padded)
 
@@ -127,7 +127,7 @@ def _times(frame: pl.DataFrame, zone: str) -> pl.DataFrame:
         pl.when(pl.col("iso").str.len_chars() == 10).then(local).alias("at"),
         _offset().alias("said"),
         pl.col("h").is_not_null().alias("timed"),
-        pl.col("date").str.contains(r"^\d{4}(-\d{2})?$").alias("coarse"),
+        pl.col("date").str.contains(r"^[0-9]{4}(-[0-9]{2})?$").alias("coarse"),
     ).with_columns(
         pl.col("at").dt.replace_time_zone(zone, ambiguous="earliest", non_existent="null").alias("early"),
         pl.col("at").dt.replace_time_zone(zone, ambiguous="latest", non_existent="null").alias("late"),

@@ -25,7 +25,7 @@ from fhir_writeback_dagster.workplace import Workplace, open_workplace
 STABLE_FOR = timedelta(seconds=30)
 
 #: Refusals that say nothing about the bytes: the same bytes may land again.
-AGAIN = ("bad_manifest", "manifest_mismatch", "file_gone", "changed_since")
+AGAIN = ("bad_manifest", "manifest_mismatch", "no_table", "file_gone", "changed_since")
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +215,7 @@ def _store(connection: Connection[Any], w: Workplace, look: Look, found: Sequenc
     }
     fresh: dict[bytes, tuple[UUID, _File]] = {}
     again: dict[bytes, tuple[UUID, _File]] = {}
-    for file in found:
+    for file in sorted(found, key=lambda file: file.refusal is not None):  # a copy under a good name is the one to read
         if file.sha256 not in known:
             fresh.setdefault(file.sha256, (new_id(), file))
         elif known[file.sha256][1]:

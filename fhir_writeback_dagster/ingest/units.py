@@ -70,8 +70,8 @@ ALIASES = {
 }  # fmt: skip
 
 _COMPONENT = re.compile(
-    r"(?P<open>\()|(?P<annotation>\{[!-z|~]*\})|(?P<power>10[*^](?P<ten>[+-]?\d+)?)"
-    r"|(?P<number>\d+)|(?P<atom>(?:[A-Za-z%]|\[[A-Za-z0-9_'*^/-]+\])+)(?P<exponent>[+-]?\d+)?"
+    r"(?P<open>\()|(?P<annotation>\{[!-z|~]*\})|(?P<power>10[*^](?P<ten>[+-]?[0-9]+)?)"
+    r"|(?P<number>[0-9]+)|(?P<atom>(?:[A-Za-z%]|\[[A-Za-z0-9_'*^/-]+\])+)(?P<exponent>[+-]?[0-9]+)?"
 )
 
 

@@ -1,0 +1,284 @@
+"""Rows to records: groups, discriminators, alternatives, and the problems that stay a row's own."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from ingest.hospital import concept_map
+
+from fhir_writeback_dagster.canonical import to_json
+from fhir_writeback_dagster.ingest.concepts import load_concept_map
+from fhir_writeback_dagster.ingest.contract import ActorFrom, Table
+from fhir_writeback_dagster.ingest.records import Normalised, NotARecord, normalise
+from fhir_writeback_dagster.ingest.values import Maker
+
+LOINC = "http://loinc.org"
+BASE = {"id": "1", "mrn": "M1", "at": "2024-03-01", "item": "8867-4", "value": "72", "unit": "/min"}
+FIELDS = {
+    "effective": {"column": "at"},
+    "code": {"column": "item", "system": LOINC},
+    "quantity": {"column": "value", "unit_column": "unit"},
+}
+PRESSURE = {"by": ["mrn", "at"], "code": {"system": LOINC, "code": "85354-9"}}
+
+
+def table(**changes: Any) -> Table:
+    fields = FIELDS | changes.pop("fields", {})
+    said = {name: spec for name, spec in fields.items() if spec is not None}
+    rule = {"kind": "vital_sign", **changes.pop("rule", {}), "fields": said}
+    columns = {"id": "operational", "mrn": "chart", "at": "chart", "item": "chart", "value": "chart", "unit": "chart"}
+    document = {
+        "files": "*",
+        "format": "csv",
+        "columns": columns | changes.pop("columns", {}),
+        "patient": {"identifiers": [{"column": "mrn", "system": "urn:mrn"}]},
+        "identity": ["id"],
+        "rows": [rule],
+        **changes,
+    }
+    return Table.model_validate(document)
+
+
+def made(
+    rows: list[dict[str, str | None]], of: Table | None = None, maps: dict[str, Any] | None = None, **actor: Any
+) -> Normalised:
+    of = of or table()
+    full = [{**dict.fromkeys(of.columns), **BASE, **row} for row in rows]
+    frame = pl.DataFrame(full, schema=dict.fromkeys([*of.columns, *(n for n in full[0] if n not in of.columns)], pl.String))
+    return normalise(frame, "t", of, ActorFrom(**actor), Maker("src", "mercy", {"mrn": "urn:mrn"}, "UTC", maps or {}))
+
+
+def reasons(normalised: Normalised) -> dict[int, str]:
+    return {row: other.reason for row, other in normalised.others.items()}
+
+
+def test_a_problem_is_its_rows_own_and_names_the_column() -> None:
+    result = made([{}, {"value": "<5"}, {"mrn": None}])
+    assert [record.rows for record in result.records] == [[0]]
+    assert result.others == {
+        1: NotARecord("quarantined", "bad_decimal", "value"),
+        2: NotARecord("quarantined", "no_patient", "mrn"),
+    }
+
+
+@pytest.mark.parametrize("text", ["<5", "5-10", "1,234.5", "1 000", "five", "5.", "NaN", "inf", "0x10", "١"])
+def test_what_is_no_decimal_is_not_guessed(text: str) -> None:
+    assert reasons(made([{"value": text}])) == {0: "bad_decimal"}
+
+
+@given(st.decimals(allow_nan=False, allow_infinity=False, min_value=-(10**9), max_value=10**9, places=6))
+def test_decimals_keep_the_digits_of_the_source(value: Decimal) -> None:
+    [record] = made([{"value": str(value)}]).records
+    quantity = to_json(record.record)["quantity"]
+    assert str(quantity["value"]) == str(Decimal(str(value)))
+
+
+def test_a_decimal_comma_is_read_only_where_it_is_declared() -> None:
+    kilograms = {"column": "value", "unit": "kg", "decimal_mark": ","}
+    of = table(fields={"quantity": kilograms}, columns={"unit": "source_only"})
+    assert [str(r.record.quantity.value) for r in made([{"value": "72,50"}], of).records] == ["72.50"]  # type: ignore[union-attr]
+    assert reasons(made([{"value": "1.234,5"}], of)) == {0: "bad_decimal"}
+
+
+def test_values_come_out_in_a_unit_that_the_contract_wants_or_not_at_all() -> None:
+    of = table(fields={"quantity": {"column": "value", "unit_column": "unit", "units": ["kg"], "decimals": 1}})
+    result = made(
+        [{"value": "150", "unit": "lbs"}, {"value": "70.25", "unit": "kg"}, {"value": "1", "unit": "cm"}, {"unit": None}], of
+    )
+    assert [(str(r.record.quantity.value), r.record.quantity.code) for r in result.records] == [("68.0", "kg"), ("70.25", "kg")]  # type: ignore[union-attr]
+    assert reasons(result) == {2: "unit_not_comparable", 3: "unknown_unit"}
+
+
+def test_rows_of_one_group_are_one_observation_with_components_in_a_stable_order() -> None:
+    rows = [{"item": "8480-6", "value": "120", "unit": "mmHg"}, {"item": "8462-4", "value": "80", "unit": "mmHg"}]
+    there, back = (made(order, table(rule={"group": PRESSURE})).records for order in (rows, rows[::-1]))
+    assert [record.rows for record in there] == [[0, 1]]
+    assert there[0].record == back[0].record
+    assert [c.code.codings[0].code for c in there[0].record.components] == ["8462-4", "8480-6"]  # type: ignore[union-attr]
+    assert there[0].record.code.codings[0].code == "85354-9"  # type: ignore[union-attr]
+    assert there[0].identity == back[0].identity
+
+
+def test_a_bad_row_takes_its_group_along() -> None:
+    rows = [
+        {"item": "8480-6", "value": "high"},
+        {"item": "8462-4", "value": "80"},
+        {"item": "8462-4", "value": "81", "mrn": "M2"},
+    ]
+    result = made(rows, table(rule={"group": PRESSURE}))
+    assert reasons(result) == {0: "bad_decimal", 1: "group_incomplete"}
+    assert [record.rows for record in result.records] == [[2]]
+
+
+def test_copies_within_a_group_go_to_one_record_and_other_values_to_a_person() -> None:
+    of = table(rule={"group": PRESSURE})
+    copy = [{"item": "8480-6", "value": "120"}, {"item": "8480-6", "value": "120"}, {"item": "8462-4", "value": "80"}]
+    assert [record.rows for record in made(copy, of).records] == [[0, 1, 2]]
+    twice = [{"item": "8480-6", "value": "120"}, {"item": "8480-6", "value": "121"}, {"item": "8462-4", "value": "80"}]
+    assert reasons(made(twice, of)) == dict.fromkeys(range(3), "ambiguous_group")
+
+
+def test_a_group_whose_rows_say_different_things_is_not_written() -> None:
+    of = table(rule={"group": PRESSURE}, fields={"status": {"column": "state"}}, columns={"state": "chart"})
+    rows = [{"item": "8480-6", "state": "final"}, {"item": "8462-4", "state": "preliminary"}]
+    assert reasons(made(rows, of)) == {0: "group_disagrees", 1: "group_disagrees"}
+
+
+def order_table(**changes: Any) -> Table:
+    fields = {
+        "code": {"column": "item", "system": "urn:rx"},
+        "authored": {"column": "at"},
+        "ended": {"column": "stop"},
+        "status": [{"constant": "stopped", "when": {"stop": "present"}}, {"constant": "active"}],
+        "dispenses": {"column": "value"},
+    }
+    columns = {"id": "operational", "mrn": "chart", "at": "chart", "item": "chart", "value": "chart", "stop": "chart"}
+    return Table.model_validate(
+        {
+            "files": "*",
+            "format": "csv",
+            "columns": columns,
+            "patient": {"identifiers": [{"column": "mrn", "system": "urn:mrn"}]},
+            "identity": ["mrn", "item", "at"],
+            "discriminator": ["stop", "value"],
+            "rows": [{"kind": "medication_request", "fields": fields}],
+            **changes,
+        }
+    )
+
+
+def marks(rows: list[dict[str, str | None]]) -> list[str | None]:
+    return [record.record.discriminator for record in made(rows, order_table()).records]
+
+
+def test_rows_that_agree_in_identity_and_differ_beside_it_are_different_facts() -> None:
+    assert marks([{"stop": "2024-04-01"}, {"stop": "2024-05-01"}, {"stop": "2024-05-01", "item": "other"}]) == [None, "2", None]
+    assert marks([{"stop": "2024-05-01"}, {"stop": "2024-04-01"}]) == ["2", None]  # the order of delivery is of no matter
+    identities = {r.identity for r in made([{"stop": "2024-04-01"}, {"stop": "2024-05-01"}], order_table()).records}
+    assert len(identities) == 2
+
+
+def test_a_lone_row_whose_stop_comes_later_stays_the_same_fact() -> None:
+    before, after = (made([{"stop": stop}], order_table()).records[0] for stop in (None, "2024-05-01"))
+    assert (before.identity, before.record.discriminator) == (after.identity, after.record.discriminator)
+
+
+def test_the_open_one_of_two_stays_itself_when_it_ends() -> None:
+    assert marks([{"stop": "2024-04-01"}, {"stop": None}]) == [None, "2"]
+    assert marks([{"stop": "2024-04-01"}, {"stop": "2024-06-01"}]) == [None, "2"]
+
+
+def test_exact_copies_are_records_of_their_own_and_the_same_fact() -> None:
+    assert marks([{"stop": "2024-04-01"}, {"stop": "2024-04-01"}]) == [None, None]
+
+
+def test_alternatives_and_words() -> None:
+    [one, two] = made([{"stop": None, "value": "3"}, {"stop": "2024-05-01", "value": None}], order_table()).records
+    assert (one.record.status, one.record.dispenses) == ("active", 3)  # type: ignore[union-attr]
+    assert (two.record.status, two.record.ended, two.record.dispenses) == ("stopped", "2024-05-01", None)  # type: ignore[union-attr]
+    assert reasons(made([{"value": "three"}], order_table())) == {0: "unknown_value"}
+
+
+def test_a_word_without_a_translation_is_a_problem_of_its_row() -> None:
+    of = table(fields={"status": {"column": "state", "values": {"F": "final"}}}, columns={"state": "chart"})
+    result = made([{"state": "F"}, {"state": "X"}, {"state": None}], of)
+    assert reasons(result) == {1: "unknown_value"}
+    assert [r.record.status for r in result.records] == ["final", "final"]  # type: ignore[union-attr]
+
+
+def test_the_source_declares_the_order_of_its_versions() -> None:
+    of = table(as_of={"column": "changed"}, columns={"changed": "operational"})
+    result = made([{"changed": "2024-03-01T10:00:00+02:00"}, {"changed": None}, {"changed": "soon"}], of)
+    assert [record.as_of and record.as_of.isoformat() for record in result.records] == ["2024-03-01T08:00:00+00:00", None]
+    assert reasons(result) == {2: "bad_date"}
+
+
+def test_an_agent_says_its_model_its_confidence_and_what_it_saw() -> None:
+    of = table(
+        columns={"model": "operational", "sure": "chart", "basis": "chart"},
+        fields={"confidence": {"column": "sure"}, "basis": {"column": "basis"}},
+    )
+    rows = [{"model": "m-1", "sure": "0.91", "basis": "inferred"}, {"sure": "1.5"}, {"basis": "guessed"}]
+    result = made(rows, of, type="agent", id="reader", model_column="model")
+    [record] = result.records
+    assert record.record.actor.model_dump() == {"type": "agent", "id": "reader", "model": "m-1"}
+    assert (str(record.record.confidence), record.record.basis) == ("0.91", "inferred")
+    assert reasons(result) == {1: "bad_value", 2: "unknown_value"}
+
+
+def test_local_codes_go_by_concept_map_with_the_sources_own_beside_them(tmp_path: Path) -> None:
+    (tmp_path / "m.json").write_text(concept_map({"HR": "8867-4"}))
+    maps = {"m": load_concept_map(tmp_path, "m")}
+    of = table(fields={"code": {"column": "item", "concept_map": "m"}})
+    result = made([{"item": "HR"}, {"item": "hr"}], of, maps)
+    codings = result.records[0].record.code.codings  # type: ignore[union-attr]
+    assert [(c.system, c.code) for c in codings] == [(LOINC, "8867-4"), ("urn:vitals", "HR")]
+    assert reasons(result) == {1: "unmapped_code"}
+
+
+@pytest.mark.parametrize("equivalence", ["wider", "narrower", "inexact", "relatedto", "unmatched"])
+def test_only_equal_and_equivalent_targets_count(tmp_path: Path, equivalence: str) -> None:
+    text = concept_map({"HR": "8867-4"}).replace('"equal"', json.dumps(equivalence))
+    (tmp_path / "m.json").write_text(text)
+    of = table(fields={"code": {"column": "item", "concept_map": "m"}})
+    assert reasons(made([{"item": "HR"}], of, {"m": load_concept_map(tmp_path, "m")})) == {0: "unmapped_code"}
+
+
+def test_a_code_of_an_unknown_system_is_not_guessed() -> None:
+    of = table(
+        columns={"system": "chart"},
+        fields={"code": {"column": "item", "system_column": "system", "systems": {"LN": LOINC}}},
+    )
+    assert reasons(made([{"system": "LN"}, {"system": "SCT"}], of)) == {1: "unknown_code_system"}
+
+
+def test_a_document_brings_its_bytes_and_their_hash() -> None:
+    fields = {"type": {"code": "11506-3", "system": LOINC}, "date": {"column": "at"}, "data": {"column": "value"}}
+    of = table(rows=[{"kind": "document", "fields": fields}], columns={"item": "source_only", "unit": "source_only"})
+    [record] = made([{"value": "Zürich"}], of).records
+    assert record.record.data == "WsO8cmljaA=="  # type: ignore[union-attr]
+    assert record.record.sha256 == hashlib.sha256("Zürich".encode()).hexdigest()  # type: ignore[union-attr]
+
+
+def test_one_row_with_two_measurements_is_one_observation() -> None:
+    def part(code: str, column: str) -> dict[str, Any]:
+        return {"code": {"code": code, "system": LOINC}, "quantity": {"column": column, "unit": "mm[Hg]"}}
+
+    of = table(
+        columns={"dia": "chart", "unit": "source_only", "item": "source_only"},
+        fields={
+            "code": {"code": "85354-9", "system": LOINC},
+            "quantity": None,
+            "components": [part("8480-6", "value"), part("8462-4", "dia")],
+        },
+    )
+    result = made([{"value": "120", "dia": "80"}, {"value": "120", "dia": None}, {"value": None}], of)
+    assert [len(r.record.components) for r in result.records] == [2, 1]  # type: ignore[union-attr]
+    assert reasons(result) == {2: "missing_value"}
+
+
+@given(
+    st.lists(st.sampled_from(["8480-6", "8462-4", "x", "", "8867-4"]), max_size=12),
+    st.lists(st.sampled_from(["120", "80", "?"]), min_size=12, max_size=12),
+)
+def test_every_row_is_at_exactly_one_end(items: list[str], values: list[str]) -> None:
+    of = table(
+        rows=[
+            {"when": {"item": ["x"]}, "not_written": "source_truth_only"},
+            {"when": {"item": ["8480-6", "8462-4"]}, "kind": "vital_sign", "group": PRESSURE, "fields": FIELDS},
+            {"when": {"item": ["8867-4"]}, "kind": "vital_sign", "fields": FIELDS},
+        ]
+    )
+    rows: list[dict[str, str | None]] = [{"item": item, "value": value} for item, value in zip(items, values, strict=False)]
+    if rows:
+        result = made(rows, of)
+        found = [row for record in result.records for row in record.rows]
+        assert sorted([*found, *result.others]) == list(range(len(rows)))
