@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 import sys
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -45,3 +47,31 @@ def double(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         monkeypatch.setitem(sys.modules, name, fake)
 
     return put
+
+
+@pytest.fixture
+def everything_kept(instance: dg.DagsterInstance) -> Callable[[], bytes]:
+    """Every byte that the instance keeps; what its databases hold compressed is unpacked."""
+
+    def read() -> bytes:
+        kept = b""
+        for path in Path(instance.root_directory).rglob("*"):
+            if path.suffix == ".db":
+                with sqlite3.connect(path) as connection:
+                    for table in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
+                        for row in connection.execute(f'SELECT * FROM "{table[0]}"'):
+                            kept += b"|".join(_unpacked(value) for value in row)
+            elif path.is_file():
+                kept += path.read_bytes()
+        return kept
+
+    return read
+
+
+def _unpacked(value: object) -> bytes:
+    if isinstance(value, bytes):
+        try:
+            return zlib.decompress(value)
+        except zlib.error:
+            return value
+    return str(value).encode()

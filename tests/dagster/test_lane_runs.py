@@ -5,10 +5,8 @@ from __future__ import annotations
 import base64
 import os
 import signal
-import sqlite3
 import threading
 import time
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -134,7 +132,13 @@ def _postgres(dsn: str) -> None:
     [("group", "ValueError at"), ("chain", "RuntimeError at"), ("postgres", "InvalidDatetimeFormat, sqlstate 22007 at psycopg")],
 )
 def test_what_anything_else_says_never_reaches_dagsters_storage_or_its_logs(
-    decide, instance: dg.DagsterInstance, database: Database, capfd: pytest.CaptureFixture[str], kind: str, expected: str
+    decide,
+    instance: dg.DagsterInstance,
+    database: Database,
+    everything_kept: Callable[[], bytes],
+    capfd: pytest.CaptureFixture[str],
+    kind: str,
+    expected: str,
 ) -> None:
     faults = {"group": _group, "chain": _chain, "postgres": lambda: _postgres(database.dsn("decide"))}
 
@@ -146,13 +150,17 @@ def test_what_anything_else_says_never_reaches_dagsters_storage_or_its_logs(
     assert not result.success
     assert failure_text(instance, result).startswith(expected)
     assert "[unexpected]" in failure_text(instance, result)
-    assert result.run_id.encode() in (kept := _everything_kept(instance))
+    assert result.run_id.encode() in (kept := everything_kept())
     assert SECRET_VALUE.encode() not in kept
     assert SECRET_VALUE not in "".join(capfd.readouterr())
 
 
 def test_a_run_that_is_stopped_while_it_handles_an_error_keeps_nothing_of_it(
-    decide, instance: dg.DagsterInstance, database: Database, capfd: pytest.CaptureFixture[str]
+    decide,
+    instance: dg.DagsterInstance,
+    database: Database,
+    everything_kept: Callable[[], bytes],
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     def pipeline(w) -> Report:
         try:
@@ -163,7 +171,7 @@ def test_a_run_that_is_stopped_while_it_handles_an_error_keeps_nothing_of_it(
         return Report()
 
     assert not decide(pipeline).success
-    assert SECRET_VALUE.encode() not in _everything_kept(instance)
+    assert SECRET_VALUE.encode() not in everything_kept()
     assert SECRET_VALUE not in "".join(capfd.readouterr())
     with psycopg.connect(database.dsn("decide")) as other:
         assert lane_holder(other, "decide", "mercy") is None
@@ -197,26 +205,3 @@ def test_the_audit_log_is_observed_by_tenant_through_its_own_login(
     counts = {key: value.value for key, value in event.asset_observation_data.asset_observation.metadata.items()}
     assert counts.pop("last_event_at") == pytest.approx(time.time(), abs=60)
     assert counts == {"events": 4, "events/extract.landed": 1, "events/row.quarantined": 3}
-
-
-def _everything_kept(instance: dg.DagsterInstance) -> bytes:
-    """Every byte of the instance's folder; what its databases hold compressed is unpacked."""
-    kept = b""
-    for path in Path(instance.root_directory).rglob("*"):
-        if path.suffix == ".db":
-            with sqlite3.connect(path) as connection:
-                for table in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
-                    for row in connection.execute(f'SELECT * FROM "{table[0]}"'):
-                        kept += b"|".join(_unpacked(value) for value in row)
-        elif path.is_file():
-            kept += path.read_bytes()
-    return kept
-
-
-def _unpacked(value: object) -> bytes:
-    if isinstance(value, bytes):
-        try:
-            return zlib.decompress(value)
-        except zlib.error:
-            return value
-    return str(value).encode()

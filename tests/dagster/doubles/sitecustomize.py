@@ -9,9 +9,7 @@ import importlib.abc
 import importlib.machinery
 import importlib.util
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 
 DOUBLED = {
     f"fhir_writeback_dagster.{name}" for name in ("ingest.pipeline", "decide.pipeline", "commit.mirror", "commit.pipeline")
@@ -19,12 +17,7 @@ DOUBLED = {
 
 
 class Doubles(importlib.abc.MetaPathFinder):
-    def find_spec(
-        self,
-        fullname: str,
-        path: Sequence[str] | None,
-        target: ModuleType | None = None,  # noqa: ARG002
-    ) -> importlib.machinery.ModuleSpec | None:
+    def find_spec(self, fullname: str, *_: object) -> importlib.machinery.ModuleSpec | None:
         if fullname not in DOUBLED:
             return None
         return importlib.util.spec_from_file_location(fullname, Path(__file__).with_name("pipelines.py"))
