@@ -85,7 +85,7 @@ class Look:
         now = await self._ehr.read(link.resource_type, link.resource_id, request_id=str(item.record_id))
         plan = self._adapter.plan(item, ChartFacts(current=now))
         if isinstance(plan, Settled):
-            return Finding(Event.CONFIRM, "found", "updated", plan.standing)
+            return Finding(Event.CONFIRM, "found", plan.outcome, plan.standing)
         if isinstance(plan, WirePlan):
             return ABSENT
         if plan.event is Event.RETRY:

@@ -128,6 +128,8 @@ class Shipping:
         if isinstance(answer, Outcome):
             return self._failed(item, answer, attempt, None)
         outcome = classify(plan.request, answer)
+        if outcome.recovery is Recovery.REREAD:
+            return await self._reread(item, outcome, attempt, answer)
         if outcome.recovery not in (Recovery.CONFIRM, Recovery.COMPARE):
             return self._failed(item, outcome, attempt, answer)
         standing = self.adapter.recognise(plan, answer) or await self._look_it_up(item)
@@ -152,6 +154,20 @@ class Shipping:
                 )
         evidence = {"resource": f"{standing.resource['resourceType']}/{standing.resource['id']}"}
         return change(item, Event.REVIEW, reason="existed_differently", attempt=told, evidence=evidence)
+
+    async def _reread(self, item: Item, outcome: Outcome, attempt: Attempt, answer: Answer) -> Change | None:
+        """An update was refused: because what stands there is not what we planned on, or because of itself?"""
+        finding = await self.look.at(item)
+        told = replace(attempt, status=answer.status, outcome=outcome.code, answer=answer.text())
+        if finding.event is Event.CONFIRM:
+            return change(
+                item, Event.CONFIRM, outcome=finding.outcome, reason=finding.reason, standing=finding.standing, attempt=told
+            )
+        if finding.event is Event.REVIEW:
+            return change(item, Event.REVIEW, reason=finding.reason, evidence=finding.evidence, attempt=told)
+        if finding.event is Event.ABSENT:
+            return change(item, Event.REFUSE, reason=outcome.code, attempt=told)
+        return change(item, Event.RETRY, reason=outcome.code, attempt=told, wait_s=backoff(item.sends))
 
     async def _look_it_up(self, item: Item) -> Standing | None:
         """The answer did not show what stands there now (an empty 201): read it."""

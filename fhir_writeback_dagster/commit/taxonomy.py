@@ -1,9 +1,9 @@
 """What an answer means and the one thing to do about it.
 
 An answer is read with the request that it answers and with its OperationOutcome's codes, never by its status alone. A 409 is a
-lost race on a create and a stale version on an update. A stale version (409, 412) may be our own doing — an earlier attempt that had
-no answer, or a proxy that sent a PUT twice (RFC 9110, 9.2.2 lets it) — so it is looked into before it is called a conflict. A
-timeout on a write is *unknown* and never a failure. TABLE is read from the top; the first row that fits decides.
+lost race on a create and a stale version on an update. A stale version (409, 412) may be our own doing — an earlier attempt
+that had no answer, or a proxy that sent a PUT twice (RFC 9110, 9.2.2 lets it) — so it is looked into before it is called a
+conflict. A timeout on a write is *unknown* and never a failure. TABLE is read from the top; the first row that fits decides.
 
 Sources: FHIR R4 http.html (create, update, conditional create), RFC 9110, and what the vendors' servers answered when asked
 (`docs/compatibility.md` names each).
@@ -32,6 +32,7 @@ class Recovery(StrEnum):
     WAIT = "later again, when the target says"
     REFRESH_TOKEN = "one new token, same attempt"  # noqa: S105 - not a password
     RECONCILE = "look whether it was applied, before anything is sent"
+    REREAD = "read what stands there: is it at fault, or our request?"
     QUARANTINE = "keep it with its answer until somebody mends it"
     REVIEW = "a person decides"
     ESCALATE = "keep it, and tell the operators: configuration or rights are wrong"
@@ -65,6 +66,7 @@ _EVENTS = {
     Recovery.WAIT: Event.RETRY,
     Recovery.REFRESH_TOKEN: Event.RETRY,
     Recovery.RECONCILE: Event.LOSE,
+    Recovery.REREAD: Event.RETRY,
     Recovery.QUARANTINE: Event.REFUSE,
     Recovery.REVIEW: Event.REVIEW,
     Recovery.ESCALATE: Event.REFUSE,
@@ -134,6 +136,9 @@ TABLE: tuple[Row, ...] = (
     _row((400, 499), _CREATES, "duplicate", _R.RECONCILE, codes=("duplicate",)),
     _row(429, _ANY, "throttled", _R.WAIT),
     _row(428, _ANY, "precondition_required", _R.QUARANTINE),
+    # Servers that try the patch before the precondition say so where a `test` fails, because somebody was faster.
+    _row(422, _UPDATE, "unprocessable", _R.REREAD),
+    _row(400, _UPDATE, "malformed", _R.REREAD),
     _row(422, _ANY, "unprocessable", _R.QUARANTINE),
     _row(400, _ANY, "malformed", _R.QUARANTINE),
     _row((400, 499), _ANY, "refused", _R.QUARANTINE),

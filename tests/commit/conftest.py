@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commit.faults import FaultyLine
 from commit.world import World
+from support import Database
 
 from fhir_writeback_dagster.sandbox.sekmet import CLIENT_ID, Sekmet
 from fhir_writeback_dagster.tenants import Tenant
@@ -34,17 +36,32 @@ def ehr_tenant(make_tenant: Callable[..., Tenant], home: Path, sekmet: Sekmet, c
 
 
 @pytest.fixture
-def make_world(ehr_tenant: EhrTenant, workplace: Callable[..., Any], sekmet: Sekmet) -> Iterator[Callable[..., World]]:
+def make_world(
+    ehr_tenant: EhrTenant, workplace: Callable[..., Any], sekmet: Sekmet, database: Database
+) -> Iterator[Callable[..., World]]:
     """``make_world(ehr={…})``: a tenant with its EHR, and commit's workplace."""
     worlds: list[World] = []
 
     def make(**overrides: Any) -> World:
-        worlds.append(World(ehr_tenant(**overrides), workplace, sekmet).open())
+        worlds.append(World(ehr_tenant(**overrides), workplace, sekmet, database.superuser).open())
         return worlds[-1]
 
     yield make
     for world in worlds:
         world.close()
+
+
+@pytest.fixture
+def line(sekmet: Sekmet) -> Iterator[FaultyLine]:
+    """A line to ``sekmet`` on which things can go wrong."""
+    with FaultyLine(sekmet.base_url) as faulty:
+        yield faulty
+
+
+@pytest.fixture
+def faulty(make_world: Callable[..., World], line: FaultyLine) -> World:
+    """A world whose EHR is reached over ``line``."""
+    return make_world(ehr={"base_url": line.base_url})
 
 
 @pytest.fixture

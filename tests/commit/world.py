@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Self
+from uuid import UUID
 
+from fhir_writeback_dagster import canonicaljson
 from fhir_writeback_dagster.commit.mirror import MirrorReport, refresh
+from fhir_writeback_dagster.commit.pipeline import CommitReport, commit
+from fhir_writeback_dagster.ids import new_id
+from fhir_writeback_dagster.rules.consent import ConsentAsk
+from fhir_writeback_dagster.rules.policy import PolicyAsk
 from fhir_writeback_dagster.sandbox.sekmet import Sekmet
-from fhir_writeback_dagster.store.db import Row
+from fhir_writeback_dagster.store.db import Row, connect, copy_rows
 from fhir_writeback_dagster.tenants import Tenant
 from fhir_writeback_dagster.workplace import Workplace
 
@@ -58,16 +66,44 @@ def consent(consent_id: str, patient_id: str, provision: str = "permit", **more:
     }
 
 
+def heart_rate(patient_id: str, at: str, value: float, **more: Any) -> Resource:
+    """A vital sign as the mapping renders it, without its identifier."""
+    return {
+        "resourceType": "Observation",
+        "status": "final",
+        "category": [
+            {"coding": [{"system": "http://terminology.hl7.org/CodeSystem/observation-category", "code": "vital-signs"}]}
+        ],
+        "code": {"coding": [{"system": "http://loinc.org", "code": "8867-4"}]},
+        "subject": {"reference": f"Patient/{patient_id}"},
+        "effectiveDateTime": at,
+        "valueQuantity": {"value": value, "unit": "/min", "system": "http://unitsofmeasure.org", "code": "/min"},
+        **more,
+    }
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What decide approved."""
+
+    candidate_id: UUID
+    record_id: UUID
+    business_key: str
+    payload: Resource
+
+
 class World:
     """One tenant, its EHR, and commit's workplace ``w``."""
 
-    def __init__(self, tenant: Tenant, workplace: Callable[..., Any], ehr: Sekmet) -> None:
-        self.tenant, self.ehr, self._workplace = tenant, ehr, workplace
+    def __init__(self, tenant: Tenant, workplace: Callable[..., Any], ehr: Sekmet, superuser: str) -> None:
+        self.tenant, self.ehr, self._workplace, self._superuser = tenant, ehr, workplace, superuser
         self._stack = ExitStack()
         self.w: Workplace
+        self.decide: Workplace
 
     def open(self) -> Self:
         self.w = self._stack.enter_context(self._workplace("commit", self.tenant))
+        self.decide = self._stack.enter_context(self._workplace("decide", self.tenant))
         return self
 
     def close(self) -> None:
@@ -79,7 +115,148 @@ class World:
     def refresh(self, *, full: bool = False) -> MirrorReport:
         return refresh(self.w, full)
 
+    def commit(self, deadline_s: float = 60) -> CommitReport:
+        return commit(self.w, deadline_s)
+
     def rows(self, query: str, *params: Any) -> list[Row]:
         """What commit sees of its tables; `%s` for the tenant is the first parameter."""
         with self.w.store.tenant(self.w.id) as connection:
             return connection.execute(query, (self.w.id, *params)).fetchall()
+
+    def owner_rows(self, query: str, *params: Any) -> list[Row]:
+        """The same as the database's owner sees it, tables included that commit may only write."""
+        with connect(self._superuser) as connection:
+            return connection.execute(query, (self.w.id, *params)).fetchall()
+
+    def events(self, subject: object) -> list[str]:
+        """The types of the audit events about ``subject``, in order."""
+        query = "SELECT type FROM audit.event WHERE tenant = %s AND subject = %s ORDER BY id"
+        return [row[0] for row in self.owner_rows(query, str(subject))]
+
+    def change(self, query: str, *params: Any) -> None:
+        """Change a table as the test wants it, as commit's role; `%s` for the tenant is the first parameter."""
+        with self.w.store.tenant(self.w.id) as connection:
+            connection.execute(query, (self.w.id, *params))
+
+    def intents(self) -> list[Row]:
+        """(state, outcome, reason) of every intent, in the order that they were made."""
+        return self.rows("SELECT state, outcome, reason FROM ledger.intent WHERE tenant = %s ORDER BY created_at, intent_id")
+
+    def in_ehr(self, key: str, resource_type: str = "Observation") -> list[Resource]:
+        """What bears the business key in the EHR, by search."""
+        return self.ehr.search(resource_type, identifier=f"{self.tenant.identifier_system}|{key}")
+
+    def approve(
+        self,
+        payload: Resource,
+        *,
+        key: str | None = None,
+        revision: int = 1,
+        mrn: str | None = None,
+        source: str = "synthea_csv",
+        kind: str = "vital_sign",
+        encounter_id: str | None = None,
+        actor: str = "source",
+        expires: timedelta = timedelta(hours=1),
+    ) -> Candidate:
+        return self.approve_all(
+            [payload],
+            key=key,
+            revision=revision,
+            mrn=mrn,
+            source=source,
+            kind=kind,
+            encounter_id=encounter_id,
+            actor=actor,
+            expires=expires,
+        )[0]
+
+    def approve_all(
+        self,
+        payloads: Sequence[Resource],
+        *,
+        key: str | None = None,
+        revision: int = 1,
+        mrn: str | None = None,
+        source: str = "synthea_csv",
+        kind: str = "vital_sign",
+        encounter_id: str | None = None,
+        actor: str = "source",
+        expires: timedelta = timedelta(hours=1),
+    ) -> list[Candidate]:
+        """Candidates with automatic verdicts in decide's queue, written under decide's role as decide writes them.
+
+        ``mrn`` is the identifier that matched; the patient's id where none is given.
+        """
+        w, target = self.decide, self.tenant.ehr.target
+        made, candidates, verdicts = [], [], []
+        for bare in payloads:
+            business_key = key or f"key-{next(_numbers)}"
+            identifier = [{"system": self.tenant.identifier_system, "value": business_key}]
+            payload = {**bare, "identifier": identifier}
+            patient_id = payload.get("subject", payload.get("patient"))["reference"].removeprefix("Patient/")
+            one = Candidate(new_id(), new_id(), business_key, payload)
+            verdict = new_id()
+            coding = tuple((c["system"], c["code"]) for c in payload.get("code", {}).get("coding", ()))
+            context = {
+                "policy": PolicyAsk(
+                    tenant=w.id,
+                    source=source,
+                    actor_type=actor,
+                    actor_id=source,
+                    kind=kind,
+                    resource_type=payload["resourceType"],
+                    interaction="create",
+                    confidence=None,
+                    basis="observed",
+                    codes=tuple(f"{system}|{code}" for system, code in coding),
+                    encounter_status=None,
+                    now=w.now(),
+                ).to_json(),
+                "consent": ConsentAsk(
+                    purpose=self.tenant.consent.purpose,
+                    actor=self.tenant.consent.actor,
+                    resource_type=payload["resourceType"],
+                    codings=coding,
+                    labels=(),
+                    at=w.now(),
+                ).to_json(),
+            }
+            candidates.append(
+                (
+                    w.id,
+                    one.candidate_id,
+                    one.record_id,
+                    target,
+                    source,
+                    kind,
+                    payload["resourceType"],
+                    1,
+                    w.identity.digest("input", str(one.candidate_id)),
+                    patient_id,
+                    w.identity.digest("identifier", MRN, mrn or patient_id),
+                    encounter_id,
+                    "person",
+                    business_key,
+                    revision,
+                    canonicaljson.sha256(payload),
+                    w.sealer.seal_json("decision.candidate.payload", one.candidate_id, payload),
+                    w.sealer.seal_json("decision.candidate.context", one.candidate_id, context),
+                    "approved",
+                    verdict,
+                )
+            )
+            verdicts.append((w.id, verdict, one.candidate_id, "automatic", "[]", "{}", w.now(), w.now() + expires))
+            made.append(one)
+        with w.store.tenant(w.id) as connection:
+            copy_rows(connection, "decision.candidate", _CANDIDATE, candidates)
+            copy_rows(connection, "decision.verdict", _VERDICT, verdicts)
+            copy_rows(connection, "decision.outbox", ["tenant", "candidate_id"], [(w.id, c.candidate_id) for c in made])
+        return made
+
+
+_CANDIDATE = (
+    "tenant candidate_id record_id target source kind resource_type mapping_version input_hash patient_id matched_by "
+    "encounter_id person_id business_key revision content_hash payload context state verdict_id"
+).split()
+_VERDICT = "tenant verdict_id candidate_id outcome reasons versions made_at expires_at".split()
