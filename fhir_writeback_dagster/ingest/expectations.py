@@ -77,6 +77,12 @@ class Verdict:
     blocked: str | None
 
 
+class _Meta(BaseModel):
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    check: str = Field(pattern=r"^[a-z0-9_]+$")
+
+
 class _Expectation(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -84,11 +90,11 @@ class _Expectation(BaseModel):
     kwargs: dict[str, Any]
     severity: Severity = "critical"
     description: str = ""
-    meta: dict[str, Any]
+    meta: _Meta
 
     @property
     def check(self) -> str:
-        return str(self.meta["check"])
+        return self.meta.check
 
 
 class _SuiteFile(BaseModel):
@@ -129,11 +135,9 @@ def _load(path: Path, _changed: int) -> Suite:
         raise ConfigError("bad_suite", f"{place}: {first['msg']}", where=str(path), mend="mend the named key") from None
     if path.stem not in KINDS or suite.name != path.stem:
         raise ConfigError("bad_suite", "name and file are not one canonical kind", where=str(path), mend="rename both")
-    checks = [str(one.meta.get("check", "")) for one in suite.expectations]
-    if bad := next((c for c in checks if not c.replace("_", "").isalnum() or checks.count(c) > 1), None):
-        raise ConfigError(
-            "bad_suite", f"meta.check {bad!r} is missing, odd or there twice", where=str(path), mend="name each check once"
-        )
+    checks = [one.check for one in suite.expectations]
+    if twice := next((check for check in checks if checks.count(check) > 1), None):
+        raise ConfigError("bad_suite", f"meta.check {twice} is there twice", where=str(path), mend="name each check once")
     return Suite(path.stem, hashlib.sha256(data).digest(), suite.expectations)
 
 

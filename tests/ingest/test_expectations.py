@@ -1,0 +1,143 @@
+"""Suites: what they may be, what a failure does, and that no value of a row leaves the process."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import PROJECT
+
+from fhir_writeback_dagster.canonical import KINDS, CanonicalRecord, from_json
+from fhir_writeback_dagster.errors import ConfigError
+from fhir_writeback_dagster.ingest.expectations import check_names, load_suites, run_suites
+from fhir_writeback_dagster.ingest.flatten import flatten
+
+SUITES = PROJECT / "expectations"
+NOW = datetime(2025, 1, 1, tzinfo=UTC)
+SECRET = 7219.5
+
+
+def vital(value: Any, loinc: str = "8867-4", unit: str = "/min", effective: str = "2024-03-01T10:00:00Z") -> CanonicalRecord:
+    return from_json(
+        {
+            "kind": "vital_sign",
+            "patient": {"identifiers": [{"system": "s", "value": "v"}]},
+            "actor": {"type": "source", "id": "x"},
+            "code": {"codings": [{"system": "http://loinc.org", "code": loinc}]},
+            "effective": effective,
+            "quantity": {"value": Decimal(str(value)), "unit": unit, "code": unit},
+        }
+    )
+
+
+def rows(*records: CanonicalRecord) -> dict[str, list[dict[str, Any]]]:
+    return {"vital_sign": flatten([(f"r{n}", record) for n, record in enumerate(records)], "UTC", NOW)}
+
+
+def test_every_kind_has_a_suite_and_every_check_a_description() -> None:
+    names = check_names(SUITES)
+    assert {check.kind for check in names} == set(KINDS)
+    assert len({check.name for check in names}) == len(names)
+    assert all(check.description for check in names)
+
+
+def test_names_are_read_without_importing_great_expectations_or_pandas() -> None:
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from fhir_writeback_dagster.ingest import pipeline\n"
+        f"from fhir_writeback_dagster.ingest.expectations import check_names; assert check_names(Path({str(SUITES)!r}))\n"
+        "sys.exit(bool({'great_expectations', 'pandas'} & sys.modules.keys()))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_failing_rows_are_found_by_record_id_and_only_counts_come_out() -> None:
+    batch = rows(vital(72), vital(SECRET), vital(37.2, "8310-5", "Cel"), vital(98.6, "8310-5", "K"), vital(60, effective="2031"))
+    verdict = run_suites(load_suites(SUITES), batch)
+    assert verdict.failed == {
+        "r1": "vital_sign_heart_rate",
+        "r3": "vital_sign_body_temperature_unit",
+        "r4": "vital_sign_not_in_future",
+    }
+    assert verdict.blocked is None
+    assert {(r.name, r.evaluated, r.failed) for r in verdict.results if not r.passed} == {
+        ("vital_sign_heart_rate", 5, 1),
+        ("vital_sign_body_temperature_unit", 5, 1),
+        ("vital_sign_not_in_future", 5, 1),
+    }
+    assert str(SECRET) not in str(verdict)
+
+
+def suite(folder: Path, expectations: list[dict[str, Any]]) -> Path:
+    (folder / "vital_sign.json").write_text(json.dumps({"name": "vital_sign", "expectations": expectations}))
+    return folder
+
+
+def at_most(maximum: int, severity: str, check: str = "value", column: str = "value") -> dict[str, Any]:
+    kwargs = {"column": column, "max_value": maximum}
+    return {"type": "expect_column_values_to_be_between", "kwargs": kwargs, "severity": severity, "meta": {"check": check}}
+
+
+@pytest.mark.parametrize(("severity", "failed"), [("critical", {"r0"}), ("warning", {"r0"}), ("info", set())])
+def test_a_failing_row_is_kept_back_unless_its_check_is_info(tmp_path: Path, severity: str, failed: set[str]) -> None:
+    verdict = run_suites(load_suites(suite(tmp_path, [at_most(50, severity)])), rows(vital(72), vital(40)))
+    assert verdict.failed.keys() == failed
+    assert [(result.passed, result.failed) for result in verdict.results] == [(False, 1)]
+
+
+@pytest.mark.parametrize(("severity", "blocked"), [("critical", "vital_sign_few"), ("warning", None)])
+def test_a_failing_batch_rule_blocks_if_it_is_critical(tmp_path: Path, severity: str, blocked: str | None) -> None:
+    rule = {
+        "type": "expect_table_row_count_to_be_between",
+        "kwargs": {"max_value": 1},
+        "severity": severity,
+        "meta": {"check": "few"},
+    }
+    verdict = run_suites(load_suites(suite(tmp_path, [rule])), rows(vital(72), vital(73)))
+    assert (verdict.blocked, verdict.failed) == (blocked, {})
+
+
+def test_a_check_that_cannot_be_evaluated_is_the_suites_fault_and_shows_no_value(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="bad_expectation") as caught:
+        run_suites(load_suites(suite(tmp_path, [at_most(1, "critical", column="nowhere")])), rows(vital(SECRET)))
+    assert str(SECRET) not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda d: d.update(name="other"), "one canonical kind"),
+        (lambda d: d["expectations"][0].pop("meta"), "meta"),
+        (lambda d: d["expectations"][0]["meta"].clear(), "meta.check"),
+        (lambda d: d["expectations"].append(d["expectations"][0]), "meta.check"),
+        (lambda d: d["expectations"][0].update(severity="fatal"), "severity"),
+        (lambda d: d["expectations"][0].update(kwarg={}), "kwarg"),
+        (lambda d: d["expectations"].clear(), "expectations"),
+    ],
+)
+def test_a_bad_suite_is_refused(tmp_path: Path, change: Any, expected: str) -> None:
+    document = {"name": "vital_sign", "expectations": [at_most(1, "critical")]}
+    change(document)
+    (tmp_path / "vital_sign.json").write_text(json.dumps(document))
+    with pytest.raises(ConfigError, match="bad_suite") as caught:
+        load_suites(tmp_path)
+    assert expected in str(caught.value)
+
+
+def test_a_suite_that_is_no_json_is_refused_with_its_line(tmp_path: Path) -> None:
+    (tmp_path / "vital_sign.json").write_text('{"name": "vital_sign",\n"expectations": [}')
+    with pytest.raises(ConfigError, match=r"vital_sign\.json:2"):
+        load_suites(tmp_path)
+
+
+def test_components_are_rows_of_their_own_and_a_batch_knows_its_share_of_the_future() -> None:
+    late = [vital(60, effective="2031-01-01T00:00:00Z")] * 15
+    flat = rows(*late, *[vital(72)] * 5)["vital_sign"]
+    assert {row["future_share"] for row in flat} == {0.75}
+    assert {row["future_share"] for row in rows(*late[:3])["vital_sign"]} == {0.0}  # too few to say
