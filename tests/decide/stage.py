@@ -95,8 +95,8 @@ class Stage:
         record, record_id = to_json(from_json(data)), new_id()
         with self._workplace("ingest") as w, w.store.tenant(w.id) as c:
             c.execute(
-                "INSERT INTO canonical.record (tenant, record_id, extract_id, source, source_version, kind, source_record, as_of, "
-                "position, body) VALUES (%s, %s, %s, %s, 1, %s, %s, %s, 1, %s)",
+                "INSERT INTO canonical.record (tenant, record_id, extract_id, source, source_version, kind, source_record, "
+                "as_of, position, body) VALUES (%s, %s, %s, %s, 1, %s, %s, %s, 1, %s)",
                 (w.id, record_id, extract or new_id(), source, data["kind"],
                  w.identity.digest("source-record", source, str(data["kind"]), row), as_of,
                  w.sealer.seal("canonical.record", record_id, canonicaljson.encode(record))),
