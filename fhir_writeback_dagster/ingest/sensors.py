@@ -56,6 +56,8 @@ def _latest(settings: Settings, tenant: str) -> str:
 def tenant_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
     """Keeps the partitions of all assets equal to the files in tenants/, and makes the database roles of a new tenant."""
     with tick("ingest") as (settings, connection):
+        if not settings.tenants.is_dir():  # a volume that is not mounted is no reason to forget every tenant
+            return dg.SensorResult(skip_reason=f"there is no folder {settings.tenants}; the partitions stay as they are")
         ids = tenant_ids(settings.tenants)
         strange = sorted(p.name for p in settings.tenants.glob("*.yaml") if not TENANT_ID.fullmatch(p.stem))
         registered = register_tenants(connection, ids)

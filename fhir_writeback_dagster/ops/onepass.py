@@ -25,6 +25,7 @@ from fhir_writeback_dagster.tenants import load_tenant
 
 # What happened is in Dagster's storage and in our one line; its console logger would print each event of it.
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+_STOPPED = "stopped [stopped] — nothing is lost; the next run goes on"
 
 
 def one_run(instance: dg.DagsterInstance, lane: Lane, tenant: str) -> dict[str, Any]:
@@ -61,6 +62,8 @@ def _error(result: dg.ExecuteInProcessResult) -> str:
             failure = event.step_failure_data
             if failure.user_failure_data and failure.user_failure_data.description:
                 return failure.user_failure_data.description
+            if failure.error and failure.error.cls_name == dg.DagsterExecutionInterruptedError.__name__:
+                return _STOPPED
             if failure.error:
                 return f"{failure.error.cls_name} [run_failed] — the run's page in Dagster has the rest"
     return "the run failed before its first step [run_failed] — the run's page in Dagster has the rest"
@@ -73,7 +76,7 @@ def main(arguments: Sequence[str]) -> int:
         with stoppable(), _instance() as instance:
             said = one_run(instance, lane, tenant)
     except KeyboardInterrupt:
-        print("error: stopped [stopped] — nothing is lost; the next run goes on", file=sys.stderr)  # noqa: T201
+        print(f"error: {_STOPPED}", file=sys.stderr)  # noqa: T201
         return 1
     except Exception as error:  # noqa: BLE001 - the last resort of a command: one line, never a traceback with values
         print(f"error: {describe(error)}", file=sys.stderr)  # noqa: T201

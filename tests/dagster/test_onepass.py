@@ -6,17 +6,19 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import dagster as dg
+import psycopg
 import pytest
 from support import Database
 
 from fhir_writeback_dagster.errors import ConfigError
 from fhir_writeback_dagster.lanes import LANE_TAG, TENANT_TAG
 from fhir_writeback_dagster.ops.onepass import main
-from fhir_writeback_dagster.store.db import lane, record_event
+from fhir_writeback_dagster.store.db import lane, lane_holder, record_event
 
 PIPELINE_FAULT = "mappings/fhir/condition/1.yaml:3: expected a resource type [bad_mapping] — mend it"
 
@@ -124,3 +126,31 @@ def test_as_a_process_of_its_own_it_says_nothing_but_its_line(
     done = subprocess.run(command, capture_output=True, text=True, env=dict(os.environ), timeout=120, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(done.stdout)["assets"]["audit_log"]["events/extract.landed"] == 1
+
+
+def test_a_pass_that_is_told_to_end_leaves_its_lane_and_its_run_does_not_stay_open(
+    dagster_home: Path, layer_environment, make_tenant, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_tenant("mercy")
+    layer_environment("decide")
+    (tmp_path / "hold-decide-mercy").touch()
+    monkeypatch.setenv("DOUBLES", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).with_name("doubles")))
+    command = [sys.executable, "-m", "fhir_writeback_dagster.ops.onepass", "decide", "mercy"]
+    with (
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process,
+        psycopg.connect(database.dsn("decide"), autocommit=True) as other,
+    ):
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "journal").exists():
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.1)
+        run_id = lane_holder(other, "decide", "mercy")
+        process.terminate()
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 1
+        assert errors.splitlines()[-1].startswith("error: stopped [stopped]")
+        assert lane_holder(other, "decide", "mercy") is None
+    with dg.DagsterInstance.get() as instance:
+        assert instance.get_run_by_id(run_id).is_finished

@@ -115,6 +115,14 @@ def test_partitions_and_roles_follow_the_files_of_the_tenants(
     assert "left out: Mercy Hospital.yaml" in tick("ingest", "tenant_sensor").skip_reason.skip_message
 
 
+def test_a_missing_folder_of_tenants_forgets_no_tenant(tick, instance: dg.DagsterInstance, home: Path) -> None:
+    instance.add_dynamic_partitions("tenant", ["mercy"])
+    (home / "tenants").rename(home / "elsewhere")
+    result = tick("ingest", "tenant_sensor")
+    assert not result.dynamic_partitions_requests
+    assert "there is no folder" in result.skip_reason.skip_message
+
+
 def test_a_tick_without_its_database_fails_with_one_line(
     tick, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch, home: Path
 ) -> None:
