@@ -1,6 +1,7 @@
 """Is a code UCUM? The case-sensitive grammar of UCUM 2.1 (section 2.2) over its atoms; no conversion.
 
-A table of common units would refuse valid ones, and pint takes 61 µs a unit; this is 5 µs once a code, then a cache.
+A table of common units would refuse valid ones, and pint takes 61 µs a unit; this is 6 µs once a code, then a cache.
+UCUM is copyright Regenstrief Institute, Inc. and the UCUM Organization; licence at https://ucum.org/license.
 """
 
 from __future__ import annotations
@@ -8,32 +9,7 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-_PREFIXES = (
-    "da",
-    "Ki",
-    "Mi",
-    "Gi",
-    "Ti",
-    "Y",
-    "Z",
-    "E",
-    "P",
-    "T",
-    "G",
-    "M",
-    "k",
-    "h",
-    "d",
-    "c",
-    "m",
-    "u",
-    "n",
-    "p",
-    "f",
-    "a",
-    "z",
-    "y",
-)
+_PREFIXES = tuple("da Ki Mi Gi Ti Y Z E P T G M k h d c m u n p f a z y".split())
 
 #: Atoms that take a prefix (UCUM tables 2 to 19, column "metric"; arbitrary units that UCUM lets be metric included).
 _METRIC = frozenset(

@@ -27,6 +27,8 @@ NO_ORACLE = {
     "age-1": "fhirpathpy has no hasValue()",
     "cnt-3": "fhirpathpy has no hasValue()",
     "rng-2": "fhirpathpy compares no quantities",
+    "txt-1": "htmlChecks() is the implementer's",
+    "txt-2": "htmlChecks() is the implementer's",
 }
 
 
@@ -145,6 +147,8 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "tim-10": ("Timing.repeat", {"when": ["HS"]}, {"when": ["HS"], "timeOfDay": ["10:00:00"]}),
     "trd-1": ("TriggerDefinition", {"data": [{"type": "Patient"}]}, {"data": [{"type": "Patient"}], "timingDate": "2014-01-01"}),
     "trd-2": ("TriggerDefinition", {"condition": {}, "data": [{}]}, {"condition": {"language": "text/cql"}}),
+    "txt-1": ("Narrative", {"div": "<div><b>x</b></div>"}, {"div": "<div><script>x</script></div>"}),
+    "txt-2": ("Narrative", {"div": "<div><img src='#x'/></div>"}, {"div": "<div> <p> </p></div>"}),
     "trd-3": ("TriggerDefinition", {"type": "named-event", "name": "x"}, {"type": "data-added"}),
 }
 
@@ -163,6 +167,11 @@ def test_an_invariant_holds_where_it_should_and_breaks_where_it_should(key: str)
     _, kept, broken = CASES[key]
     assert RULES[key](kept)
     assert not RULES[key](broken)
+
+
+@pytest.mark.parametrize("attribute", ["onclick='x'", 'OnLoad = "x"', "href='javascript:x'"])
+def test_a_narrative_that_a_browser_would_run_is_refused(attribute: str) -> None:
+    assert not RULES["txt-1"]({"div": f"<div><a {attribute}>x</a></div>"})
 
 
 @cache
