@@ -35,8 +35,8 @@ from fhir_writeback_dagster.sandbox.world import make_world
 Progress = Callable[[str], None]
 Result = dict[str, Any]
 
-STEP_S = 240
-_POLL_S = 0.5
+STUCK_S = 180
+_POLL_S = 1.0
 
 
 @dataclass(slots=True)
@@ -83,7 +83,7 @@ def run_demo(
     :param keep: stay up after the report, until a signal ends the process.
     :param folder: where the demo's home is made; must be empty. Left out: a temporary one that is removed at the end.
     :param ports: of PostgreSQL, the locations and the webserver; 0 takes a free one; ``FHIR_WRITEBACK_PORT_…`` wins.
-    :raises ServiceError: a port is taken, something does not start, or a step is not done in four minutes.
+    :raises ServiceError: a port is taken, something does not start, or nothing moves for three minutes.
     """
     started = time.monotonic()
     with ExitStack() as stack:
@@ -128,39 +128,44 @@ class Stage:
     def settle(self, what: str) -> None:
         """Wait until every file that was dropped is read and every row has come to an end.
 
-        :raises ServiceError: not within four minutes; says what stands still.
+        :raises ServiceError: nothing moved for three minutes; says what stands still.
         """
-        deadline = time.monotonic() + STEP_S
+        self._until(what, lambda reports: [why for scene in self.scenes for why in unsettled(scene, reports.get(scene.id))])
+
+    def until_waiting(self) -> None:
+        """Wait until nobody but those who are not registered yet is unknown: the mirror was read and decide has used it.
+
+        :raises ServiceError: as `settle`.
+        """
+
+        def others(reports: Mapping[str, TenantReport]) -> list[str]:
+            waiting = {s.id: reports[s.id].reasons.get("waiting", {}) if s.id in reports else {} for s in self.scenes}
+            return [
+                f"{s.id}: {waiting[s.id].get('patient_unknown', 0)} rows of unknown patients"
+                for s in self.scenes
+                if waiting[s.id].get("patient_unknown") != s.unregistered or "undecided" in waiting[s.id]
+            ]
+
+        self._until("meeting the late patients", others)
+
+    def _until(self, what: str, left: Callable[[Mapping[str, TenantReport]], list[str]]) -> None:
+        moved, before = time.monotonic(), None
         while True:
             self.running.tend()
             reports = self.reports()
-            moving = [why for scene in self.scenes for why in unsettled(scene, reports.get(scene.id))]
+            moving = left(reports)
             if not moving:
                 return
-            if time.monotonic() > deadline:
+            if reports != before:
+                moved, before = time.monotonic(), reports
+            elif time.monotonic() - moved > STUCK_S:
                 raise ServiceError(
                     "demo_stuck",
-                    f"{what} is not done after {STEP_S} s: {'; '.join(moving)}",
+                    f"{what}: nothing has moved for {STUCK_S} s: {'; '.join(moving)}",
                     where=str(self.home / ".fhir-writeback" / "logs"),
-                    mend="read the logs there",
+                    mend="run it with --folder and read the logs there",
                 )
             time.sleep(_POLL_S)
-
-    def until_waiting(self) -> None:
-        """Wait until nobody but those who are not registered yet is unknown: the mirror was read and decide has used it."""
-        deadline = time.monotonic() + STEP_S
-        while time.monotonic() < deadline:
-            self.running.tend()
-            reports = self.reports()
-            if all(
-                s.id in reports
-                and reports[s.id].reasons.get("waiting", {}).get("patient_unknown") == s.unregistered
-                and "undecided" not in reports[s.id].reasons["waiting"]
-                for s in self.scenes
-            ):
-                return
-            time.sleep(_POLL_S)
-        raise ServiceError("demo_stuck", "no row waits for the late patient", where=str(self.home), mend="read the logs there")
 
 
 def unsettled(scene: Scene, report: TenantReport | None) -> Iterator[str]:

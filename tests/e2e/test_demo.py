@@ -18,13 +18,13 @@ import pytest
 ENDS = {"created", "updated", "suppressed", "stale", "not_written", "denied", "quarantined", "in_review", "waiting"}
 COMMAND = [sys.executable, "-m", "fhir_writeback_dagster.cli", "demo", "--json"]
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1200)
 
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The object that `demo --json` prints: the only thing on stdout."""
-    done = subprocess.run(COMMAND, cwd=tmp_path_factory.mktemp("cwd"), capture_output=True, text=True, timeout=560, check=False)
+    done = subprocess.run(COMMAND, cwd=tmp_path_factory.mktemp("cwd"), capture_output=True, text=True, timeout=1100, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
     result: dict[str, Any] = json.loads(done.stdout)
     return result

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from conftest import MakeTenant, OpenLayer
-from synthea_twins import KINDS, bundles, chart, compare, rows
+from e2e.synthea_twins import KINDS, bundles, chart, compare, rows
 
 from fhir_writeback_dagster.ops.report import TenantReport, read_report
 from fhir_writeback_dagster.sandbox.sekmet import CLIENT_ID, Sekmet
