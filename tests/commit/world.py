@@ -134,8 +134,8 @@ class World:
         return [row[0] for row in self.owner_rows(query, str(subject))]
 
     def change(self, query: str, *params: Any) -> None:
-        """Change a table as the test wants it, as commit's role; `%s` for the tenant is the first parameter."""
-        with self.w.store.tenant(self.w.id) as connection:
+        """Change a table as the test wants it, on a connection of its own; `%s` for the tenant is the first parameter."""
+        with connect(self._superuser) as connection:
             connection.execute(query, (self.w.id, *params))
 
     def intents(self) -> list[Row]:
