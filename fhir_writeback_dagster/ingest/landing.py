@@ -15,7 +15,7 @@ from psycopg import Connection
 from fhir_writeback_dagster.errors import ConfigError
 from fhir_writeback_dagster.ids import new_id
 from fhir_writeback_dagster.ingest.readers import MAX_FILE
-from fhir_writeback_dagster.ingest.sources import Source, load_source
+from fhir_writeback_dagster.ingest.sources import Source, source_of
 from fhir_writeback_dagster.ingest.zones import Delivery, Zone
 from fhir_writeback_dagster.settings import Settings
 from fhir_writeback_dagster.store.db import copy_rows, record_event
@@ -119,7 +119,7 @@ def look_around(w: Workplace, problems: list[str]) -> Iterator[Look]:
     for source, use in w.tenant.sources.items():
         try:
             zones[source] = Zone(w.settings.home, use)
-            loaded = load_source(w.settings.mappings, source, use.version)
+            loaded = source_of(w, source)
             deliveries = [d for d in zones[source].deliveries() if not loaded.contract.ignores(d.name)]
         except ConfigError as error:
             where = error.where or f"tenants/{w.id}.yaml: sources.{source}"

@@ -14,7 +14,7 @@ from fhir_writeback_dagster.ingest import readers, records, storing
 from fhir_writeback_dagster.ingest.expectations import CheckResult, Suite, load_suites, none_evaluated, run_suites
 from fhir_writeback_dagster.ingest.flatten import flatten
 from fhir_writeback_dagster.ingest.landing import LandReport, land
-from fhir_writeback_dagster.ingest.sources import Source, load_source
+from fhir_writeback_dagster.ingest.sources import Source, source_of
 from fhir_writeback_dagster.ingest.values import Maker
 from fhir_writeback_dagster.ingest.zones import Zone
 from fhir_writeback_dagster.tenants import SourceUse
@@ -57,7 +57,8 @@ class NormaliseReport:
 def normalise(w: Workplace) -> NormaliseReport:
     """Read every landed extract; a broken one is refused and never keeps the next from being read.
 
-    :raises ConfigError: a suite of ``expectations/`` is wrong: nothing is read unchecked.
+    :raises ConfigError: a suite of ``expectations/`` is wrong (nothing is read unchecked), or a file cannot be read for now;
+        raised when every other extract is through.
     :raises ServiceError: the database went away; what was not committed is read again by the next run.
     """
     return _Run(w).all()
@@ -70,7 +71,7 @@ class _Run:
         self.w = w
         self.suites = load_suites(w.settings.expectations)
         self.checks = none_evaluated(w.settings.expectations)
-        self.sources: dict[tuple[str, int], Source | ConfigError] = {}
+        self.sources: dict[tuple[str, int], Source | None] = {}
         self.counts, self.kinds, self.reasons, self.refused = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
         self.versions: dict[str, int] = {}
         self.problems: dict[str, None] = {}
@@ -80,33 +81,30 @@ class _Run:
     def all(self) -> NormaliseReport:
         with self.w.store.tenant(self.w.id) as connection:
             waiting = storing.landed(connection, self.w)
+        faults: list[ConfigError] = []
         for extract in waiting:
+            source = self._source(extract.source, extract.version)
+            if source is None:
+                continue
             try:
-                self._one(extract)
+                self._one(extract, source)
             except ExtractRefused as error:
                 self.refused[error.code] += 1
                 with self.w.store.tenant(self.w.id) as connection:
                     storing.refuse(connection, self.w, extract, error)
-            except ConfigError as error:  # the tenant's or the contract's: the extract waits for the mend
-                self.problems[str(error)] = None
+            except ConfigError as error:
+                faults.append(error)
+        if faults:  # only now: the other extracts are through, and a run that fails is seen and asked for less often
+            raise faults[0]
         return NormaliseReport(
             len(self.extracts), self.counts, self.kinds, self.reasons, self.refused, self.undeclared, self.versions,
             tuple(self.extracts), tuple(self.checks.values()), tuple(self.problems),
         )  # fmt: skip
 
-    def _one(self, extract: storing.Extract) -> None:
-        use = self.w.tenant.sources.get(extract.source)
-        if use is None:
-            raise ConfigError(
-                "unknown_source",
-                f"an extract of {extract.source} waits",
-                where=f"tenants/{self.w.id}.yaml",
-                mend="add the source again",
-            )
-        source = self._source(extract.source, extract.version)
+    def _one(self, extract: storing.Extract, source: Source) -> None:
         if source.sha256 != extract.contract_sha256:
             raise ExtractRefused("contract_changed", "the contract is not the one that it landed by")
-        outcome = self._outcome(extract, use, source)
+        outcome = self._outcome(extract, self.w.tenant.sources[extract.source], source)
         with self.w.store.tenant(self.w.id) as connection:
             self.counts.update(storing.store(connection, self.w, extract, outcome))
         self._tally(extract, outcome)
@@ -121,7 +119,6 @@ class _Run:
         frame = readers.read(data, table, whole=use.complete_by == "manifest")
         maker = Maker(
             extract.source,
-            self.w.id,
             use.patient_systems,
             contract.time_zone or self.w.tenant.time_zone,
             source.concept_maps,
@@ -155,17 +152,16 @@ class _Run:
             raise ExtractRefused(f"gx_{verdict.blocked}", "a rule on the whole batch fails")
         return verdict.failed
 
-    def _source(self, source: str, version: int) -> Source:
-        key = (source, version)
+    def _source(self, name: str, version: int) -> Source | None:
+        """None: it cannot be used, which is a problem of the report, and its extracts wait for the mend."""
+        key = (name, version)
         if key not in self.sources:
             try:
-                self.sources[key] = load_source(self.w.settings.mappings, source, version)
+                self.sources[key] = source_of(self.w, name, version)
             except ConfigError as error:
-                self.sources[key] = error
-        loaded = self.sources[key]
-        if isinstance(loaded, ConfigError):
-            raise loaded
-        return loaded
+                self.sources[key] = None
+                self.problems[str(error)] = None
+        return self.sources[key]
 
     def _bytes(self, extract: storing.Extract, zone: Zone) -> bytes:
         try:

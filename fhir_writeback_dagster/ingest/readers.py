@@ -197,15 +197,15 @@ def _parquet(data: bytes) -> pl.DataFrame:
             raise ExtractRefused(
                 "nested_column", f"column {number} is {dtype.base_type()}", mend="deliver columns of plain values"
             )
-    frame = frame.select(_as_text(name, dtype) for name, dtype in frame.schema.items())
-    longest = frame.select(pl.all().str.len_bytes()).with_row_index().filter(pl.any_horizontal(pl.exclude("index") > MAX_FIELD))
-    if longest.height:
-        raise _too_large(longest["index"][0] + 1)
+    # By series and not by pl.col, to which a column's name can be a pattern.
+    frame = pl.DataFrame([_as_text(column) for column in frame.get_columns()])
+    long = [at for column in frame.get_columns() for at in (column.str.len_bytes() > MAX_FIELD).arg_true()]
+    if long:
+        raise _too_large(min(long) + 1)
     return frame
 
 
-def _as_text(name: str, dtype: pl.DataType) -> pl.Expr:
-    column = pl.col(name)
-    if isinstance(dtype, pl.Datetime):
-        return column.dt.strftime("%Y-%m-%dT%H:%M:%S%.f" + ("%:z" if dtype.time_zone else ""))
+def _as_text(column: pl.Series) -> pl.Series:
+    if isinstance(column.dtype, pl.Datetime):
+        return column.dt.strftime("%Y-%m-%dT%H:%M:%S%.f" + ("%:z" if column.dtype.time_zone else ""))
     return column.cast(pl.String)

@@ -54,8 +54,10 @@ class Normalised:
 
 def normalise(frame: pl.DataFrame, name: str, table: Table, actor: ActorFrom, maker: Maker) -> Normalised:
     """Read all rows of ``frame``, text as delivered, by the rules of ``table`` (called ``name`` in its contract)."""
-    said = pl.col(pl.String).str.strip_chars()
-    frame = frame.with_columns(pl.when(~said.is_in(table.nulls)).then(said).name.keep()).with_row_index(_ROW)
+    said = pl.all().str.strip_chars()
+    frame = (
+        frame.select(list(table.columns)).select(pl.when(~said.is_in(table.nulls)).then(said).name.keep()).with_row_index(_ROW)
+    )
     made = Normalised()
     free = pl.repeat(value=True, n=frame.height, eager=True)
     for rule in table.rows:
@@ -112,6 +114,8 @@ class _Rule:
             if mark:
                 fields["discriminator"] = mark
             problem = _first_problem((*fields.values(), as_of)) or self._missing(fields)
+            if problem is None and not any(key):
+                problem = Problem("no_identity", self.table.identity[0])
             record = problem or self._record(fields)
             if isinstance(record, Problem):
                 self._quarantine(row, record)

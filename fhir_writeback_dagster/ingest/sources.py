@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from fhir_writeback_dagster.errors import ConfigError
 from fhir_writeback_dagster.ingest.concepts import ConceptMap, load_concept_map
-from fhir_writeback_dagster.ingest.contract import Contract, Rule
-from fhir_writeback_dagster.ingest.fields import ConceptFrom
+from fhir_writeback_dagster.ingest.contract import Contract, Rule, Table
+from fhir_writeback_dagster.ingest.fields import ConceptFrom, IdentifierFrom
 from fhir_writeback_dagster.tenants import TENANT_ID
+from fhir_writeback_dagster.workplace import Workplace
 from fhir_writeback_dagster.yamlfile import file_sha256, load_yaml
 
 
@@ -46,6 +48,37 @@ def load_source(mappings: Path, source: str, version: int) -> Source:
     for name in maps:
         digest.update(f"|{name}|{file_sha256(mappings / 'concepts' / f'{name}.json')}".encode())
     return Source(contract, maps, digest.digest())
+
+
+def source_of(w: Workplace, source: str, version: int | None = None) -> Source:
+    """A source that the tenant uses, in the version that it runs or a given one, with a system for each identifier name.
+
+    :raises ConfigError: the tenant does not name it, the contract is wrong, or an identifier's name has no system.
+    """
+    where = f"tenants/{w.id}.yaml"
+    use = w.tenant.sources.get(source)
+    if use is None:
+        raise ConfigError("unknown_source", f"{source} is no source of this tenant", where=where, mend="add it to `sources`")
+    loaded = load_source(w.settings.mappings, source, use.version if version is None else version)
+    names = {one.name for table in loaded.contract.tables.values() for one in _identifiers(table) if one.name}
+    if missing := sorted(names - use.patient_systems.keys()):
+        raise ConfigError(
+            "unknown_identifier_name",
+            f"no identifier system for {', '.join(missing)}",
+            where=f"{where}: sources.{source}",
+            mend=f"add patient_systems.{missing[0]}",
+        )
+    return loaded
+
+
+def _identifiers(table: Table) -> Iterator[IdentifierFrom]:
+    if table.patient:
+        yield from table.patient.identifiers
+    yield from table.encounter
+    for rule in table.rows:
+        if isinstance(rule, Rule):
+            for alternatives in rule.fields.specs().values():
+                yield from (spec for spec in alternatives if isinstance(spec, IdentifierFrom))
 
 
 def _maps(contract: Contract) -> set[str]:

@@ -171,6 +171,8 @@ def _component(text: str, at: int) -> tuple[Fraction, dict[str, int], int]:
         scale, powers = Fraction(10) ** _exponent(match["ten"]), {}
     elif match["number"]:
         scale, powers = Fraction(int(match["number"])), {}
+        if scale == 0:
+            raise UnknownUnitError
     else:
         exponent = _exponent(match["exponent"])
         scale, powers = _atom(match["atom"], alone=match.group() == text)

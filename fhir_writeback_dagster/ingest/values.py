@@ -14,7 +14,6 @@ import polars as pl
 from pydantic import ValidationError
 
 from fhir_writeback_dagster.canonical import Component, Identifier, PatientRef, Reaction
-from fhir_writeback_dagster.errors import ConfigError
 from fhir_writeback_dagster.ingest import dates
 from fhir_writeback_dagster.ingest.concepts import ConceptMap
 from fhir_writeback_dagster.ingest.contract import PatientFrom
@@ -63,12 +62,11 @@ def each(keys: Sequence[K], make: Callable[[K], Any]) -> list[Any]:
 class Maker:
     """Reads the columns of one table for one tenant.
 
-    :param systems: identifier system of each name, from the tenant.
+    :param systems: identifier system of each name, from the tenant; :func:`~.sources.source_of` has seen that all are there.
     :param zone: of times without an offset, where the contract's field says none.
     """
 
     source: str
-    tenant: str
     systems: Mapping[str, str]
     zone: str
     concept_maps: Mapping[str, ConceptMap]
@@ -171,7 +169,7 @@ class Maker:
         return each(list(zip(*columns, strict=True)), lambda key: concept(spec, concept_map, *key))
 
     def identifiers(self, spec: IdentifierFrom, frame: pl.DataFrame) -> list[Any]:
-        system = self._system(spec)
+        system = spec.system or self.systems[spec.name or ""]
         return each(_texts(frame, spec.column), lambda text: None if text is None else Identifier(system=system, value=text))
 
     def contents(self, spec: ContentFrom, frame: pl.DataFrame) -> list[Any]:
@@ -221,19 +219,6 @@ class Maker:
             return [()] * frame.height
         columns = [self.identifiers(spec, frame) for spec in specs]
         return [tuple(one for one in row if one is not None) for row in zip(*columns, strict=True)]
-
-    def _system(self, spec: IdentifierFrom) -> str:
-        if spec.system is not None:
-            return spec.system
-        try:
-            return self.systems[spec.name or ""]
-        except KeyError:
-            raise ConfigError(
-                "unknown_identifier_name",
-                f"no identifier system for {spec.name}",
-                where=f"tenants/{self.tenant}.yaml",
-                mend=f"add sources.{self.source}.patient_systems.{spec.name}",
-            ) from None
 
 
 def _texts(frame: pl.DataFrame, column: str) -> list[str | None]:

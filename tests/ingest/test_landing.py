@@ -187,7 +187,7 @@ def test_a_source_in_trouble_is_named_and_leaves_the_others_alone(
 ) -> None:
     hospital = make_hospital()
     path = hospital.home / "tenants" / f"{hospital.tenant.tenant}.yaml"
-    more = "  nobody: {version: 1, landing: landing/nobody}\n  gone: {version: 1, landing: landing/gone}\n"
+    more = "  nobody: {version: 1, landing: landing/nobody}\n  gone: {version: 1, landing: landing/gone, patient_systems: {mrn: x}}\n"
     path.write_text(path.read_text().replace("sources:\n", "sources:\n" + more))
     write_source(hospital.home / "mappings", VITALS.replace("source: vitals", "source: gone"), source="gone")
     hospital.deliver("vitals.csv", ONE)
@@ -198,6 +198,17 @@ def test_a_source_in_trouble_is_named_and_leaves_the_others_alone(
     assert [problem.count("known: ") for problem in report.problems] == [1, 0]
     assert "unknown_source" in report.problems[0]
     assert "zone_unreadable" in report.problems[1]
+
+
+def test_a_source_whose_identifiers_have_no_system_lands_nothing_and_asks_for_no_runs(
+    make_hospital: Callable[..., Hospital], workplace: OpenLayer
+) -> None:
+    hospital = make_hospital(patient_systems={})
+    hospital.deliver("vitals.csv", ONE)
+    with workplace("ingest", hospital.tenant) as w:
+        report = land(w)
+    assert (report.files, waits(hospital)) == (0, 0)
+    assert "unknown_identifier_name" in report.problems[0]
 
 
 def test_a_folder_of_no_source_beside_the_zones_is_told_of(make_hospital: Callable[..., Hospital], workplace: OpenLayer) -> None:

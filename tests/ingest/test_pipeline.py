@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from datetime import UTC, datetime
 
+import pytest
 from conftest import OpenLayer
 from ingest.hospital import HEADER, NOTE, VITALS, Hospital, row, write_source
 
 from fhir_writeback_dagster import canonicaljson
+from fhir_writeback_dagster.errors import ConfigError
 from fhir_writeback_dagster.ingest.pipeline import land, normalise
 
 
@@ -154,16 +157,40 @@ def test_an_undeclared_column_is_counted_and_its_rows_go_on(hospital: Hospital, 
     assert (report.undeclared_columns, report.counts["records"]) == (1, 1)
 
 
-def test_an_identifier_name_without_a_system_keeps_the_extract_waiting(
-    make_hospital: Callable[..., Hospital], workplace: OpenLayer
-) -> None:
-    hospital = make_hospital(patient_systems={})
+def test_a_row_that_does_not_say_which_row_it_is_is_quarantined(hospital: Hospital, workplace: OpenLayer) -> None:
+    hospital.deliver("vitals.csv", HEADER + row(1) + row(""))
+    with workplace("ingest", hospital.tenant) as w:
+        land(w)
+        normalise(w)
+    assert hospital.ends() == {1: ("record", None), 2: ("quarantined", "no_identity")}
+
+
+def test_a_source_that_became_unusable_keeps_its_extracts_waiting(hospital: Hospital, workplace: OpenLayer) -> None:
     hospital.deliver("vitals.csv", HEADER + row(1))
     with workplace("ingest", hospital.tenant) as w:
         land(w)
+    path = hospital.home / "tenants" / f"{hospital.tenant.tenant}.yaml"
+    good = path.read_text()
+    path.write_text(good.replace("mrn: urn:mrn", "other: urn:mrn"))
+    with workplace("ingest", hospital.tenant) as w:
         [problem] = normalise(w).problems
-    assert "sources.vitals.patient_systems.mrn" in problem
+    assert "add patient_systems.mrn" in problem
     assert hospital.extracts() == [("landed", None, None, None)]
+    path.write_text(good)
+    with workplace("ingest", hospital.tenant) as w:
+        assert normalise(w).ingested == 1
+
+
+def test_a_fault_of_a_suite_is_raised_when_the_other_extracts_are_through(hospital: Hospital, workplace: OpenLayer) -> None:
+    suite = {"type": "expect_column_values_to_be_unique", "kwargs": {"column": "nowhere"}, "meta": {"check": "x"}}
+    (hospital.home / "expectations" / "vital_sign.json").write_text(json.dumps({"name": "vital_sign", "expectations": [suite]}))
+    hospital.deliver("vitals_1.csv", HEADER + row(1))
+    hospital.deliver("vitals_2.csv", HEADER + row(2, item="DIET"))
+    with workplace("ingest", hospital.tenant) as w:
+        land(w)
+        with pytest.raises(ConfigError, match="bad_expectation"):
+            normalise(w)
+    assert [state for state, *_ in hospital.extracts()] == ["landed", "ingested"]
 
 
 def test_a_contract_mended_under_the_same_number_reads_the_file_by_the_new_one(hospital: Hospital, workplace: OpenLayer) -> None:

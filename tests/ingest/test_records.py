@@ -53,7 +53,7 @@ def made(
     of = of or table()
     full = [{**dict.fromkeys(of.columns), **BASE, **row} for row in rows]
     frame = pl.DataFrame(full, schema=dict.fromkeys([*of.columns, *(n for n in full[0] if n not in of.columns)], pl.String))
-    return normalise(frame, "t", of, ActorFrom(**actor), Maker("src", "mercy", {"mrn": "urn:mrn"}, "UTC", maps or {}))
+    return normalise(frame, "t", of, ActorFrom(**actor), Maker("src", {"mrn": "urn:mrn"}, "UTC", maps or {}))
 
 
 def reasons(normalised: Normalised) -> dict[int, str]:

@@ -41,7 +41,7 @@ def made(synthea: Source, name: str, rows: Sequence[dict[str, str]]) -> Normalis
     lines = [",".join((WHO | row).get(column, "") for column in header.split(",")) for row in rows]
     table = synthea.contract.tables[name]
     frame = readers.read("\n".join([header, *lines, ""]).encode(), table, whole=False)
-    return normalise(frame, name, table, synthea.contract.actor, Maker("synthea_csv", "t", {}, "UTC", synthea.concept_maps))
+    return normalise(frame, name, table, synthea.contract.actor, Maker("synthea_csv", {}, "UTC", synthea.concept_maps))
 
 
 def only(synthea: Source, name: str, **row: str) -> dict[str, Any]:

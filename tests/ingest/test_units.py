@@ -52,7 +52,7 @@ def test_different_things_do_not_convert(unit: str, target: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", " ", "furlongs", "mg/", "(kg", "kg)", "Cel/m", "pt", "m3m", "10*x", "kg m", "m٢", "{", "1e3", "kg**2"]
+    "text", ["", " ", "furlongs", "mg/", "(kg", "kg)", "Cel/m", "pt", "m3m", "10*x", "kg m", "m٢", "/0", "{", "1e3", "kg**2"]
 )
 def test_what_is_not_ucum(text: str) -> None:
     with pytest.raises(UnknownUnitError):
