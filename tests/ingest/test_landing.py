@@ -187,7 +187,8 @@ def test_a_source_in_trouble_is_named_and_leaves_the_others_alone(
 ) -> None:
     hospital = make_hospital()
     path = hospital.home / "tenants" / f"{hospital.tenant.tenant}.yaml"
-    more = "  nobody: {version: 1, landing: landing/nobody}\n  gone: {version: 1, landing: landing/gone, patient_systems: {mrn: x}}\n"
+    gone = "  gone: {version: 1, landing: landing/gone, patient_systems: {mrn: x}}\n"
+    more = "  nobody: {version: 1, landing: landing/nobody}\n" + gone
     path.write_text(path.read_text().replace("sources:\n", "sources:\n" + more))
     write_source(hospital.home / "mappings", VITALS.replace("source: vitals", "source: gone"), source="gone")
     hospital.deliver("vitals.csv", ONE)
