@@ -30,6 +30,7 @@ TICK_S = 5
 FIRST_PAUSE = timedelta(seconds=10)
 LONGEST_PAUSE = timedelta(minutes=10)
 START_GRACE = timedelta(seconds=60)
+_MOST_NOTES = 20
 _LOOK_BACK = 12  # runs: more failures in a row than the longest pause needs
 
 _COMING = {Status.QUEUED, Status.STARTING}
@@ -77,12 +78,17 @@ class Asked:
     requests: list[dg.RunRequest] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
+    def why(self, nothing: str) -> str:
+        """The notes as one text, a few of many; ``nothing`` where there are none."""
+        more = len(self.notes) - _MOST_NOTES
+        return "; ".join([*self.notes[:_MOST_NOTES], *([f"and {more} more"] if more > 0 else [])]) or nothing
+
     def result(self, log: Logger) -> dg.SensorResult:
         """For a sensor: either runs, with the notes in the tick's log, or the notes as the reason of skipping."""
         if not self.requests:
-            return dg.SensorResult(skip_reason="; ".join(self.notes) or "nothing waits")
-        for note in self.notes:
-            log.warning(note)
+            return dg.SensorResult(skip_reason=self.why("nothing waits"))
+        if self.notes:
+            log.warning("left out: %s", self.why(""))
         return dg.SensorResult(run_requests=self.requests)
 
 

@@ -75,7 +75,7 @@ def mirror_schedule(context: dg.ScheduleEvaluationContext) -> Sequence[dg.RunReq
     """Asks every minute for a refresh of each mirror that is older than its tenant's ``ehr.mirror_every``."""
     with tick("mirror") as (settings, connection):
         asked = _ask(context.instance, connection, settings, is_old)
-    return asked.requests or dg.SkipReason("; ".join(asked.notes) or "every mirror is young enough")
+    return asked.requests or dg.SkipReason(asked.why("every mirror is young enough"))
 
 
 def _ask(instance: dg.DagsterInstance, connection: Connection[Any], settings: Settings, due: Due) -> Asked:
