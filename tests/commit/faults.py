@@ -57,9 +57,10 @@ class First:
 
 @dataclass(frozen=True)
 class Wait:
-    """It is held until the event is set, then forwarded."""
+    """It is held until the event is set, then forwarded, or lost."""
 
     until: threading.Event
+    forward: bool = True
 
 
 Fault = LoseAnswer | LoseRequest | Say | Twist | First | Wait
@@ -139,6 +140,9 @@ class FaultyLine:
             fault.what()
         if isinstance(fault, Wait):
             fault.until.wait(60)
+            if not fault.forward:
+                request.close_connection = True
+                return
         status, answered, content = self._forward(request, headers, body)
         if isinstance(fault, LoseAnswer):
             request.close_connection = True

@@ -1,0 +1,21 @@
+"""A commit worker as a process of its own: ``python worker.py HOME TENANT``, its DSN in the environment. Prints its counts."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+from fhir_writeback_dagster.commit.pipeline import commit
+from fhir_writeback_dagster.settings import DSN, Settings
+from fhir_writeback_dagster.workplace import open_workplace
+
+
+def main(home: str, tenant: str) -> None:
+    with open_workplace(Settings(Path(home), "commit", os.environ[DSN]), tenant, f"worker-{os.getpid()}") as w:
+        print(json.dumps(commit(w).counts))  # noqa: T201 - what the test reads
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
