@@ -107,7 +107,7 @@ class Matching(_Strict):
 
     probabilistic: Literal["off", "review", "auto"] = "off"
     auto: float = Field(0.999, ge=0.9, lt=1, description="probability from which a match may be automatic")
-    review: float = Field(0.2, gt=0, lt=0.9, description="probability from which a person is asked; below, the row waits")
+    review: float = Field(0.1, gt=0, lt=0.9, description="probability from which a person is asked; below, the row waits")
 
 
 class Tenant(_Strict):

@@ -19,7 +19,7 @@ from typing import Literal
 from fhir_writeback_dagster.decide.matching_fields import CLOSE, DIFFERS, FIELDS, PARTIAL, SAME, SWAPPED, Person, compare, is_date
 from fhir_writeback_dagster.rules.phonetic import sound
 
-#: (m, u) of each level; u of SAME is a floor's default where no chart is known (population scale).
+#: (m, u) of each level; u of SAME is for a value as common as most, where no chart tells.
 WEIGHTS: Mapping[str, Mapping[str, tuple[float, float]]] = {
     "given": {SAME: (0.82, 0.01), CLOSE: (0.10, 0.03), SWAPPED: (0.03, 0.001), DIFFERS: (0.05, 0.95)},
     "family": {SAME: (0.84, 0.005), CLOSE: (0.08, 0.01), SWAPPED: (0.03, 0.001), DIFFERS: (0.05, 0.98)},
@@ -35,6 +35,8 @@ WEIGHTS: Mapping[str, Mapping[str, tuple[float, float]]] = {
 }
 _BY_FREQUENCY = ("given", "family", "birth_date", "city", "postal_code", "state")
 _MOST_IN_BLOCK = 400
+#: As if this many records had been seen with the default's frequency: three patients tell nothing of a name.
+_PRIOR = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,7 @@ class Thresholds:
     """Probabilities: from ``auto`` on a match may be automatic, from ``review`` on a person is asked."""
 
     auto: float = 0.999
-    review: float = 0.2
+    review: float = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,7 @@ class Candidate:
 
     @property
     def probability(self) -> float:
-        return 1 / (1 + math.exp2(-max(min(self.bits, 500.0), -500.0)))
+        return probability_of(self.bits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +82,14 @@ class Model:
         for name, level in levels.items():
             m, u = WEIGHTS[name][level]
             if level == SAME and name in self.frequencies:
-                # A value that the chart has once may be common elsewhere: never rarer than a fifth of the default.
-                u = max(self.frequencies[name].get(getattr(chart, name), 0) / self.size, u / 5)
+                u = self._frequency(name, getattr(chart, name), u)
             bits += math.log2(m / u)
         return Candidate(patient_id, bits, levels)
+
+    def _frequency(self, name: str, value: object, default: float) -> float:
+        """How frequent a value is, by the chart as far as it is large enough to tell; never below a fifth of the default."""
+        seen = self.frequencies[name].get(value, 0)
+        return max((seen + _PRIOR * default) / (self.size + _PRIOR), default / 5)
 
 
 def learn(chart: Iterable[Person], size: int) -> Model:
@@ -95,8 +101,13 @@ def learn(chart: Iterable[Person], size: int) -> Model:
     return Model(size, counts)
 
 
-def decide(candidates: Sequence[Candidate], thresholds: Thresholds) -> Verdict:
-    """Put the scored candidates of one row together."""
+def probability_of(bits: float) -> float:
+    """The probability that a weight stands for: 0 bits are even odds, 10 bits 1,000 to 1."""
+    return 1 / (1 + math.exp2(-max(min(bits, 500.0), -500.0)))
+
+
+def decide(candidates: Sequence[Candidate], thresholds: Thresholds, *, doubting: bool = True) -> Verdict:
+    """Put the scored candidates of one row together; not ``doubting`` asks what the probability alone would do."""
     near = sorted((c for c in candidates if c.probability >= thresholds.review), key=lambda c: (-c.bits, c.patient_id))
     if not near:
         return Verdict("none", reason="patient_unknown")
@@ -105,7 +116,7 @@ def decide(candidates: Sequence[Candidate], thresholds: Thresholds) -> Verdict:
         return Verdict("review", tuple(near), "below_threshold")
     if any(other.probability >= thresholds.auto or best.bits - other.bits < 10 for other in others):
         return Verdict("review", tuple(near), "several_candidates")
-    doubt = doubt_of(best.levels)
+    doubt = doubt_of(best.levels) if doubting else None
     return Verdict("review", tuple(near), doubt) if doubt else Verdict("auto", tuple(near))
 
 

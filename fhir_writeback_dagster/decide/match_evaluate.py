@@ -1,0 +1,257 @@
+"""``fhir-writeback match evaluate``: how well demographics would match a hospital's own rows, so that it sets its own thresholds.
+
+The files stay where they are and nothing of them is printed: counts and shares only.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fhir_writeback_dagster.decide.match_picture import picture
+from fhir_writeback_dagster.decide.matching_fields import FIELDS, Person, person_of
+from fhir_writeback_dagster.decide.matching_probabilistic import Candidate, Index, Thresholds, decide, probability_of
+from fhir_writeback_dagster.errors import ConfigError
+
+_DEFAULT = Thresholds()
+
+#: Below one in a million nobody is a candidate at any threshold.
+_FLOOR = -20
+
+#: Where the curve looks: weights in bits, as thresholds of automatic matches (10 bits are a probability of 0.999).
+CURVE = (-3, 0, 3, 5, 7, 10, 13, 17, 20, 25, 30, 35, 40, 45, 50)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row of the truth file: who it is in the chart ("": nobody), and whom matching finds near."""
+
+    truth: str
+    candidates: tuple[Candidate, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """Counts of one pair of thresholds; shares are of rows, recalls of the rows whose patient is in the chart."""
+
+    rows: int
+    known: int
+    auto: int
+    auto_right: int
+    review: int
+    review_holds: int
+
+    @property
+    def auto_precision(self) -> float | None:
+        return _share(self.auto_right, self.auto)
+
+    @property
+    def recall_auto(self) -> float | None:
+        return _share(self.auto_right, self.known)
+
+    @property
+    def recall_with_review(self) -> float | None:
+        """Also counts a row in review whose patient is among the candidates that the reviewer sees."""
+        return _share(self.auto_right + self.review_holds, self.known)
+
+    @property
+    def review_share(self) -> float | None:
+        return _share(self.review, self.rows)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "auto": self.auto,
+            "auto_precision": self.auto_precision,
+            "recall_auto": self.recall_auto,
+            "recall_with_review": self.recall_with_review,
+            "review_share": self.review_share,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A point of the curve: with the rules that doubt (`doubt_of`), and by the probability alone."""
+
+    bits: int
+    result: Result
+    alone: Result
+
+    @property
+    def threshold(self) -> float:
+        return probability_of(self.bits)
+
+    def to_json(self) -> dict[str, Any]:
+        alone = {"auto": self.alone.auto, "auto_precision": self.alone.auto_precision, "recall_auto": self.alone.recall_auto}
+        return {"threshold": self.threshold, "bits": self.bits, **self.result.to_json(), "probability_alone": alone}
+
+
+#: Lines of the picture.
+SERIES: dict[str, Callable[[Point], float | None]] = {
+    "precision": lambda point: point.result.auto_precision,
+    "recall, automatic": lambda point: point.result.recall_auto,
+    "share in review": lambda point: point.result.review_share,
+    "precision by probability alone": lambda point: point.alone.auto_precision,
+}
+
+
+def evaluate(patients: Path, truth: Path, thresholds: Thresholds) -> tuple[Result, list[Point]]:
+    """The result at ``thresholds``, and the curve over the threshold of automatic matches.
+
+    :raises ConfigError: a file is missing, is no CSV, or lacks a column; with file and line.
+    """
+    rows = list(read_rows(patients, truth))
+    curve = []
+    for bits in CURVE:
+        at = Thresholds(probability_of(bits), min(thresholds.review, probability_of(bits)))
+        curve.append(Point(bits, measure(rows, at), measure(rows, at, doubting=False)))
+    return measure(rows, thresholds), curve
+
+
+def measure(rows: Sequence[Row], thresholds: Thresholds, *, doubting: bool = True) -> Result:
+    auto = auto_right = review = review_holds = 0
+    for row in rows:
+        verdict = decide(row.candidates, thresholds, doubting=doubting)
+        if verdict.outcome == "auto":
+            auto += 1
+            auto_right += verdict.candidates[0].patient_id == row.truth
+        elif verdict.outcome == "review":
+            review += 1
+            review_holds += row.truth in {c.patient_id for c in verdict.candidates}
+    return Result(len(rows), sum(1 for row in rows if row.truth), auto, auto_right, review, review_holds)
+
+
+def read_rows(patients: Path, truth: Path) -> Iterator[Row]:
+    chart: dict[str, Person] = {}
+    for line, columns in _read(patients, "id"):
+        if not columns["id"] or columns["id"] in chart:
+            what = "stands twice" if columns["id"] else "is empty"
+            raise ConfigError(
+                "bad_table", f"the id {what}", where=f"{patients}:{line}", mend="one row a patient, each with an id"
+            )
+        chart[columns["id"]] = person_of(columns)
+    index = Index(chart)
+    for line, columns in _read(truth, "patient_id"):
+        known = columns["patient_id"]
+        if known and known not in chart:
+            raise ConfigError(
+                "bad_table",
+                "`patient_id` names nobody of the chart",
+                where=f"{truth}:{line}",
+                mend="leave it empty where the patient is not in the chart",
+            )
+        near = (c for c in index.candidates(person_of(columns)) if c.bits > _FLOOR)
+        yield Row(known, tuple(sorted(near, key=lambda c: -c.bits)))
+
+
+def _read(path: Path, key: str) -> Iterator[tuple[int, Mapping[str, str]]]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, skipinitialspace=True, strict=True)
+            names = [(name or "").strip() for name in reader.fieldnames or ()]
+            reader.fieldnames = names
+            if key not in names or not set(names) & set(FIELDS):
+                raise ConfigError(
+                    "bad_table",
+                    f"expected the columns {key} and some of {', '.join(FIELDS)}",
+                    where=f"{path}:1",
+                    mend="name the columns in the first line",
+                )
+            if len(set(names)) < len(names):
+                raise ConfigError("bad_table", "a column stands twice", where=f"{path}:1", mend="keep one of them")
+            for columns in reader:
+                if None in columns or None in columns.values():
+                    raise ConfigError(
+                        "bad_table",
+                        f"expected {len(names)} fields",
+                        where=f"{path}:{reader.line_num}",
+                        mend='quote fields that hold a comma: "…"',
+                    )
+                yield reader.line_num, {name: (value or "").strip() for name, value in columns.items()}
+    except FileNotFoundError:
+        raise ConfigError("file_missing", "there is no such file", where=str(path), mend="create it or fix the name") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError("file_unreadable", type(error).__name__, where=str(path), mend="make it readable UTF-8") from None
+    except csv.Error:
+        raise ConfigError(
+            "bad_table", "not CSV", where=f"{path}:{reader.line_num}", mend="mend the quotes of this line"
+        ) from None
+
+
+def _share(part: int, whole: int) -> float | None:
+    return round(part / whole, 6) if whole else None
+
+
+@click.group("match")
+def match_group() -> None:
+    """Matching of rows to patients."""
+
+
+@match_group.command("evaluate")
+@click.option("--patients", type=click.Path(path_type=Path), required=True, help=f"CSV of the chart: id, {', '.join(FIELDS)}.")
+@click.option(
+    "--truth", type=click.Path(path_type=Path), required=True, help="CSV of rows: patient_id (empty: nobody) and the same."
+)
+@click.option("--auto", type=click.FloatRange(0, 1), default=_DEFAULT.auto, show_default=True, help="Automatic from here on.")
+@click.option("--review", type=click.FloatRange(0, 1), default=_DEFAULT.review, show_default=True, help="A person from here on.")
+@click.option("--picture", "svg", type=click.Path(path_type=Path, dir_okay=False), help="Write the curve there, as SVG.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+def evaluate_command(*, patients: Path, truth: Path, auto: float, review: float, svg: Path | None, as_json: bool) -> None:
+    """Precision and recall of demographic matching on your own data, and a curve over the threshold.
+
+    Exit code 2 if a file cannot be read.
+    """
+    if review > auto:
+        raise click.UsageError("--review is above --auto; an automatic match needs the higher probability")
+    try:
+        result, curve = evaluate(patients, truth, Thresholds(auto, review))
+        if svg is not None:
+            _write(svg, picture({name: [(p.bits, take(p)) for p in curve] for name, take in SERIES.items()}))
+    except ConfigError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(2)
+    if as_json:
+        click.echo(json.dumps({"rows": result.rows, **result.to_json(), "curve": [point.to_json() for point in curve]}))
+    else:
+        click.echo(_table(result, curve))
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            "not_writable", type(error).__name__, where=str(path), mend="name a file in a folder of yours"
+        ) from None
+
+
+def _table(result: Result, curve: Sequence[Point]) -> str:
+    head = f"{'bits':>4} {'probability':>13} {'auto':>7} {'precision':>9} {'recall':>7} {'with review':>11} {'in review':>9}"
+    lines = [
+        f"{result.rows} rows, {result.known} of them in the chart",
+        f"automatic {result.auto} ({_told(result.auto_precision)} of them right), in review {result.review}",
+        f"recall {_told(result.recall_auto)}, with review {_told(result.recall_with_review)}",
+        "",
+        f"{head} | {'alone':>7} {'precision':>9}",
+    ]
+    for point in curve:
+        with_rules, alone = point.result, point.alone
+        shares = (with_rules.auto_precision, with_rules.recall_auto, with_rules.recall_with_review, with_rules.review_share)
+        precision, recall, with_review, in_review = map(_told, shares)
+        lines.append(
+            f"{point.bits:>4} {point.threshold:>13.9f} {with_rules.auto:>7} {precision:>9} {recall:>7} {with_review:>11}"
+            f" {in_review:>9} | {alone.auto:>7} {_told(alone.auto_precision):>9}"
+        )
+    return "\n".join(
+        [*lines, "", "alone: what the probability would match without the rules that send doubtful pairs to a person"]
+    )
+
+
+def _told(share: float | None) -> str:
+    return "–" if share is None else f"{share:.4f}"
