@@ -1,0 +1,114 @@
+"""Many in one request: each entry is answered for itself, and an answer that cannot be matched counts for nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from commit.faults import FaultyLine, LoseAnswer, Say, Twist
+from commit.world import Candidate, World, heart_rate, patient
+
+JSON = (("Content-Type", "application/fhir+json"),)
+
+
+@pytest.fixture
+def world(make_world: Callable[..., World], line: FaultyLine) -> World:
+    made = make_world(ehr={"base_url": line.base_url, "bundle_size": 10})
+    made.load(*(patient(f"p{n}", f"p{n}") for n in range(4)))
+    return made
+
+
+def _approve(world: World, count: int = 10) -> list[Candidate]:
+    return world.approve_all([heart_rate(f"p{n % 4}", f"2024-03-01T10:0{n}:00Z", 60 + n) for n in range(count)])
+
+
+def _bundles(line: FaultyLine) -> list[dict[str, Any]]:
+    return [json.loads(seen.body) for seen in line.seen if seen.method == "POST" and seen.path == ""]
+
+
+def test_a_batch_of_several_patients_is_one_request(world: World, line: FaultyLine) -> None:
+    wanted = _approve(world)
+    assert world.commit().counts["created"] == 10
+    (bundle,) = _bundles(line)
+    assert bundle["type"] == "batch"
+    assert {entry["request"]["ifNoneExist"] for entry in bundle["entry"]} == {
+        f"identifier=https%3A%2F%2F{world.w.id}.example%2Ffhir-writeback%7C{c.business_key}" for c in wanted
+    }
+    assert all(len(world.in_ehr(c.business_key)) == 1 for c in wanted)
+    assert len(world.rows("SELECT DISTINCT request_id FROM ledger.attempt WHERE tenant = %s")) == 1
+
+
+def test_only_the_entries_that_failed_go_again(world: World, line: FaultyLine) -> None:
+    _approve(world)
+
+    def two_fail(status: int, headers: Any, body: bytes) -> Any:
+        bundle = json.loads(body)
+        issue = {"resourceType": "OperationOutcome", "issue": [{"severity": "error", "code": "throttled"}]}
+        bundle["entry"][3] = {"response": {"status": "429 Too Many Requests", "outcome": issue}}
+        bundle["entry"][7] = {"response": {"status": "422 Unprocessable Entity", "outcome": issue | {"issue": []}}}
+        return status, headers, json.dumps(bundle).encode()
+
+    line.on("POST", "", Twist(two_fail))
+    report = world.commit()
+    # The 429 was in truth written, so the server finds it; the 422 stays what the server said.
+    assert (report.counts["created"], report.counts["suppressed"], report.counts["quarantined"]) == (8, 1, 1)
+    assert [len(bundle["entry"]) for bundle in _bundles(line)] == [10]
+    assert len(line.sent("POST", "Observation")) == 1
+    assert len(world.ehr.search("Observation")) == 10
+
+
+@pytest.mark.parametrize("how", ["fewer", "other type", "not a bundle", "html"])
+def test_an_answer_that_cannot_be_matched_is_no_answer(world: World, line: FaultyLine, how: str) -> None:
+    wanted = _approve(world)
+
+    def garble(status: int, headers: Any, body: bytes) -> Any:
+        bundle = json.loads(body)
+        if how == "fewer":
+            del bundle["entry"][4]
+        elif how == "other type":
+            bundle["entry"][4]["response"]["location"] = "Patient/1/_history/1"
+        elif how == "not a bundle":
+            bundle = {"resourceType": "OperationOutcome", "issue": []}
+        return status, headers, b"<html/>" if how == "html" else json.dumps(bundle).encode()
+
+    line.on("POST", "", Twist(garble))
+    report = world.commit()
+    assert (report.counts["unknown"], report.counts["reconciled"]) == (10, 10)
+    assert all(len(world.in_ehr(c.business_key)) == 1 for c in wanted)
+
+
+def test_a_lost_answer_to_a_batch_makes_no_second_resource(world: World, line: FaultyLine) -> None:
+    wanted = _approve(world)
+    line.on("POST", "", LoseAnswer())
+    report = world.commit()
+    assert (report.counts["unknown"], report.counts["reconciled"]) == (10, 10)
+    assert all(len(world.in_ehr(c.business_key)) == 1 for c in wanted)
+    assert len(_bundles(line)) == 1
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+def test_a_batch_that_is_refused_as_a_whole_goes_one_by_one(world: World, line: FaultyLine, status: int) -> None:
+    wanted = _approve(world)
+    line.on("POST", "", Say(status))
+    assert world.commit().counts["created"] == 10
+    assert all(len(world.in_ehr(c.business_key)) == 1 for c in wanted)
+    assert len(_bundles(line)) == 1
+    assert len(line.sent("POST", "Observation")) == 10
+
+
+def test_updates_go_beside_the_batch(world: World, line: FaultyLine) -> None:
+    (first, *_) = _approve(world, 2)
+    world.commit()
+    world.approve(heart_rate("p0", "2024-03-01T10:00:00Z", 99), key=first.business_key, revision=2)
+    world.approve_all([heart_rate("p0", f"2024-03-02T10:0{n}:00Z", 70) for n in range(3)])
+    report = world.commit()
+    assert (report.counts["created"], report.counts["updated"]) == (3, 1)
+    assert len(line.sent("PATCH")) == 1
+
+
+def test_a_patient_with_more_than_a_batch_is_written_completely(world: World, line: FaultyLine) -> None:
+    world.approve_all([heart_rate("p1", f"2024-03-01T{n // 60:02d}:{n % 60:02d}:00Z", 70) for n in range(37)])
+    assert world.commit().counts["created"] == 37
+    assert sorted(len(bundle["entry"]) for bundle in _bundles(line)) == [7, 10, 10, 10]
