@@ -1,0 +1,128 @@
+"""Engines that are wrong in one thing each. The explorer has to catch every one; `caught_by` says where and on what."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from unittest.mock import patch
+
+from protocol.ehr import ATOMIC, NOTHING, SEARCH, Tier
+from protocol.engine import Rules
+from protocol.model import Model
+from protocol.world import Budget
+
+from fhir_writeback_dagster.commit import protocol, taxonomy
+from fhir_writeback_dagster.commit.protocol import Action, Event, IntentState, State
+from fhir_writeback_dagster.commit.taxonomy import Outcome, Recovery
+
+
+class RetryOnTimeout(Rules):
+    """No answer is taken for *not done*."""
+
+    def silence(self) -> Outcome:
+        return taxonomy.NOT_SENT
+
+
+class NoMarker(Rules):
+    """The request leaves first and is written down with its answer."""
+
+    marks_before_sending = False
+
+
+class NoQuietPeriod(Rules):
+    """After a silence the target is looked at and written to at once."""
+
+    rests = False
+
+
+class NoFence(Rules):
+    """Whoever once held an intent may go on writing about it."""
+
+    fences = False
+
+
+class NoDeadline(Rules):
+    """A worker that was held up sends although its lease is over."""
+
+    keeps_deadline = False
+
+
+class NoDoubt(Rules):
+    """The next revision is created although a person still has to find out about the first."""
+
+    heeds_doubt = False
+
+
+class ConflictWithoutLook(Rules):
+    """A 412 is a conflict, whoever wrote what stands there."""
+
+    def outcome(self, kind: taxonomy.Request, status: int) -> Outcome:
+        return Outcome("conflict", Recovery.REVIEW) if status == 412 else super().outcome(kind, status)
+
+
+class RaceReadAsStale(Rules):
+    """A 409 always means that our version is old, on a create too."""
+
+    def outcome(self, kind: taxonomy.Request, status: int) -> Outcome:
+        return Outcome("stale", Recovery.REVIEW) if status == 409 else super().outcome(kind, status)
+
+
+class OtherTable(Rules):
+    """One row of the protocol's table leads elsewhere."""
+
+    def __init__(self, state: State, event: Event, to: State, *actions: Action) -> None:
+        self._row = {(state, event): (to, actions)}
+
+    def step(self, now: IntentState, event: Event, fence: int | None) -> tuple[IntentState, tuple[Action, ...]]:
+        with patch.dict(protocol.TABLE, self._row):
+            return protocol.step(now, event, fence)
+
+
+@dataclass(frozen=True)
+class Broken:
+    name: str
+    rules: Rules
+    tier: Tier
+    budget: Budget
+    caught_by: str
+    updates: bool = False
+    revisions: int = 2
+
+    def model(self, rules: Rules | None = None) -> Model:
+        """``rules``: others in place of the broken ones, to see that these are at fault and not the case."""
+        return Model(
+            self.tier,
+            bounded=True,
+            budget=self.budget,
+            revisions=self.revisions,
+            updates=self.updates,
+            rules=rules or self.rules,
+        )
+
+
+_CRASH = Budget(faults=1, crashes=1)
+_LATE = Budget(faults=2, expiries=1, losses=1, busy=1)
+_LOSS = Budget(faults=1, losses=1)
+_TWICE = Budget(faults=1, duplicates=1)
+_SENT_FOR_UNSENT = OtherTable(State.SENDING, Event.EXPIRE, State.READY)
+_SENT_AGAIN_UNSEEN = OtherTable(State.UNKNOWN, Event.CLAIM, State.LEASED, Action.LEASE)
+_SUPERSEDES_UNKNOWN = OtherTable(State.UNKNOWN, Event.SUPERSEDE, State.DISCARDED, Action.LEAVE_QUEUE)
+_DROPS_WHAT_FAILED = OtherTable(State.SENDING, Event.LOSE, State.DISCARDED, Action.LEAVE_QUEUE)
+_NEVER_LOOKS = OtherTable(State.RECONCILING, Event.CONFIRM, State.UNKNOWN, Action.WAIT)
+_LOOKS_FOR_EVER = OtherTable(State.RECONCILING, Event.REVIEW, State.UNKNOWN, Action.WAIT)
+
+BROKEN = (
+    Broken("retry on timeout", RetryOnTimeout(), SEARCH, _LOSS, "one_resource"),
+    Broken("no marker", NoMarker(), SEARCH, _CRASH, "one_resource"),
+    Broken("no quiet period", NoQuietPeriod(), SEARCH, _LOSS, "one_resource"),
+    Broken("no fence", NoFence(), SEARCH, _LATE, "fresh_recheck"),
+    Broken("412 read as conflict", ConflictWithoutLook(), ATOMIC, _TWICE, "nobody_asked_in_vain", updates=True),
+    Broken("409 of a create race read as stale", RaceReadAsStale(), ATOMIC, _TWICE, "nobody_asked_in_vain", revisions=1),
+    Broken("sends after its lease", NoDeadline(), SEARCH, _LATE, "fresh_recheck"),
+    Broken("creates beside one in doubt", NoDoubt(), NOTHING, _LOSS, "one_resource"),
+    Broken("table: sent and dead is ready again", _SENT_FOR_UNSENT, SEARCH, _CRASH, "one_resource"),
+    Broken("table: unknown is sent again unseen", _SENT_AGAIN_UNSEEN, NOTHING, _LOSS, "one_resource"),
+    Broken("table: unknown is superseded", _SUPERSEDES_UNKNOWN, SEARCH, _LOSS, "one_resource"),
+    Broken("table: a silence drops it", _DROPS_WHAT_FAILED, SEARCH, _LOSS, "nothing_lost"),
+    Broken("table: found is not enough", _NEVER_LOOKS, SEARCH, _LOSS, "every_intent_ends"),
+    Broken("table: what cannot be asked is asked again", _LOOKS_FOR_EVER, NOTHING, _LOSS, "every_intent_ends"),
+)
