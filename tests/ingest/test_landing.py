@@ -10,6 +10,7 @@ import pytest
 from conftest import OpenLayer
 from ingest.hospital import HEADER, VITALS, Hospital, row, write_source
 from support import Database
+from upath import UPath
 
 from fhir_writeback_dagster.ingest.landing import STABLE_FOR, waiting
 from fhir_writeback_dagster.ingest.pipeline import land, normalise
@@ -179,6 +180,19 @@ def test_an_absolute_zone_and_a_url_are_read(
     path = hospital.home / "tenants" / f"{hospital.tenant.tenant}.yaml"
     path.write_text(path.read_text().replace(str(tmp_path / "a"), f"file://{tmp_path}/b"))
     with workplace("ingest", hospital.tenant) as w:
+        assert land(w).landed == 1
+
+
+def test_a_zone_may_be_a_bucket(make_hospital: Callable[..., Hospital], workplace: OpenLayer) -> None:
+    bucket = UPath("memory://bucket/vitals")
+    bucket.mkdir(parents=True, exist_ok=True)
+    hospital = make_hospital(landing="memory://bucket/vitals")
+    (bucket / "vitals.csv").write_text(ONE)
+    (bucket / "vitals.csv.part").write_text(ONE)
+    with workplace("ingest", hospital.tenant) as w:
+        assert land(w).landed == 1
+        assert normalise(w).counts["records"] == 1
+        (bucket / "vitals.csv").write_text(HEADER + row(2))
         assert land(w).landed == 1
 
 
