@@ -12,7 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from decimal import Decimal
+from decimal import Context, Decimal
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,10 @@ Resource = dict[str, Any]
 KINDS = ("Observation", "Condition", "MedicationRequest", "AllergyIntolerance", "Immunization", "Procedure")
 _TIMES = ("effectiveDateTime", "onsetDateTime", "authoredOn", "occurrenceDateTime", "recordedDate", "performedDateTime")
 _TOLERANCE = Decimal("0.1")
+#: Synthea's FHIR export keeps five significant digits: an income of 191395 is 191400 there.
+_PRECISION = Context(prec=5)
+#: What Synthea calls UCUM and UCUM does not know, and what it is there (ucum.org, "acidity").
+_UCUM = {"pH": "[pH]"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +153,9 @@ def compare(written: Iterable[Resource], twins: dict[str, list[Resource]]) -> Co
 def _differences(ours: Fact, twin: Fact) -> list[str]:
     found = [name for name in ("encounter", "status", "unit") if getattr(ours, name) != getattr(twin, name)]
     if (ours.value is None) != (twin.value is None) or (
-        ours.value is not None and twin.value is not None and abs(ours.value - twin.value) > _TOLERANCE
+        ours.value is not None
+        and twin.value is not None
+        and min(abs(ours.value - twin.value), abs(_PRECISION.plus(ours.value) - twin.value)) > _TOLERANCE
     ):
         found.append("value")
     if bool(ours.texts) != bool(twin.texts) or (ours.texts and not ours.texts & twin.texts):
@@ -179,9 +185,14 @@ def facts(resource: Resource, medications: dict[str, Resource]) -> Iterator[Fact
             **common,
             code=concept["coding"][0]["code"],
             value=Decimal(str(quantity["value"])) if quantity else None,
-            unit=quantity.get("code", ""),
-            texts=frozenset(str(t) for t in texts if t),
+            unit=_UCUM.get(code := quantity.get("code", ""), code),
+            texts=frozenset(_plain(str(t)) for t in texts if t),
         )
+
+
+def _plain(text: str) -> str:
+    """Synthea's CSV export drops commas from texts: `100,000` is `100 000` or `100000` there."""
+    return "".join(text.replace(",", " ").split())
 
 
 def _id(reference: Resource) -> str:
