@@ -72,12 +72,12 @@ _EVENTS = {
     Recovery.ESCALATE: Event.REFUSE,
 }
 
-_WRITES: frozenset[Request] = frozenset({"create", "conditional_create", "update"})
-_CREATES: frozenset[Request] = frozenset({"create", "conditional_create"})
+WRITES: frozenset[Request] = frozenset({"create", "conditional_create", "update"})
+CREATES: frozenset[Request] = frozenset({"create", "conditional_create"})
 _CONDITIONAL: frozenset[Request] = frozenset({"conditional_create"})
 _UPDATE: frozenset[Request] = frozenset({"update"})
 _READ: frozenset[Request] = frozenset({"read"})
-_ANY: frozenset[Request] = _WRITES | _READ
+ANY: frozenset[Request] = WRITES | _READ
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,38 +114,38 @@ _ODD_READ = Outcome("odd_answer", Recovery.RETRY)
 _R = Recovery
 TABLE: tuple[Row, ...] = (
     _row(200, _CONDITIONAL, "existed", _R.COMPARE),
-    _row(202, _WRITES, "accepted", _R.POLL),
-    _row((200, 299), _ANY, "done", _R.CONFIRM),
-    _row((300, 399), _ANY, "redirected", _R.ESCALATE),
-    _row(401, _ANY, "token_refused", _R.REFRESH_TOKEN),
-    _row((400, 499), _ANY, "throttled", _R.WAIT, codes=("throttled",)),
-    _row((400, 499), _ANY, "busy", _R.RETRY, codes=("lock-error", "transient")),
-    _row(403, _ANY, "forbidden", _R.ESCALATE),
-    _row(404, _CREATES, "target_gone", _R.QUARANTINE),
-    _row(410, _CREATES, "target_gone", _R.QUARANTINE),
+    _row(202, WRITES, "accepted", _R.POLL),
+    _row((200, 299), ANY, "done", _R.CONFIRM),
+    _row((300, 399), ANY, "redirected", _R.ESCALATE),
+    _row(401, ANY, "token_refused", _R.REFRESH_TOKEN),
+    _row((400, 499), ANY, "throttled", _R.WAIT, codes=("throttled",)),
+    _row((400, 499), ANY, "busy", _R.RETRY, codes=("lock-error", "transient")),
+    _row(403, ANY, "forbidden", _R.ESCALATE),
+    _row(404, CREATES, "target_gone", _R.QUARANTINE),
+    _row(410, CREATES, "target_gone", _R.QUARANTINE),
     _row(404, _UPDATE, "deleted_in_ehr", _R.REVIEW),
     _row(410, _UPDATE, "deleted_in_ehr", _R.REVIEW),
-    _row(408, _WRITES, "no_answer", _R.RECONCILE),
+    _row(408, WRITES, "no_answer", _R.RECONCILE),
     _row(409, _UPDATE, "conflict", _R.RECONCILE),
     _row(409, _CONDITIONAL, "create_race", _R.RETRY),
-    _row(409, _CREATES, "conflict", _R.RECONCILE),
+    _row(409, CREATES, "conflict", _R.RECONCILE),
     _row(412, _UPDATE, "conflict", _R.RECONCILE),
-    _row(412, _CREATES, "several_matches", _R.REVIEW),
-    _row(423, _ANY, "busy", _R.RETRY),
-    _row(425, _ANY, "busy", _R.RETRY),
-    _row((400, 499), _CREATES, "duplicate", _R.RECONCILE, codes=("duplicate",)),
-    _row(429, _ANY, "throttled", _R.WAIT),
-    _row(428, _ANY, "precondition_required", _R.QUARANTINE),
+    _row(412, CREATES, "several_matches", _R.REVIEW),
+    _row(423, ANY, "busy", _R.RETRY),
+    _row(425, ANY, "busy", _R.RETRY),
+    _row((400, 499), CREATES, "duplicate", _R.RECONCILE, codes=("duplicate",)),
+    _row(429, ANY, "throttled", _R.WAIT),
+    _row(428, ANY, "precondition_required", _R.QUARANTINE),
     # Servers that try the patch before the precondition say so where a `test` fails, because somebody was faster.
     _row(422, _UPDATE, "unprocessable", _R.REREAD),
     _row(400, _UPDATE, "malformed", _R.REREAD),
-    _row(422, _ANY, "unprocessable", _R.QUARANTINE),
-    _row(400, _ANY, "malformed", _R.QUARANTINE),
-    _row((400, 499), _ANY, "refused", _R.QUARANTINE),
-    _row(503, _ANY, "unavailable", _R.WAIT, retry_after=True),
+    _row(422, ANY, "unprocessable", _R.QUARANTINE),
+    _row(400, ANY, "malformed", _R.QUARANTINE),
+    _row((400, 499), ANY, "refused", _R.QUARANTINE),
+    _row(503, ANY, "unavailable", _R.WAIT, retry_after=True),
     _row((500, 599), _READ, "server_error", _R.RETRY),
-    _row(500, _WRITES, "server_error", _R.RECONCILE),
-    _row((500, 599), _WRITES, "no_answer", _R.RECONCILE),
+    _row(500, WRITES, "server_error", _R.RECONCILE),
+    _row((500, 599), WRITES, "no_answer", _R.RECONCILE),
 )
 
 
