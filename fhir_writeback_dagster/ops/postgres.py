@@ -248,7 +248,8 @@ class Postgres:
                 ).close()
                 return
             except psycopg.OperationalError as error:
-                if error.sqlstate == "28P01":
+                # libpq gives a failed connection no sqlstate; the server speaks English (--locale=C).
+                if "password authentication failed" in str(error):
                     raise ServiceError(
                         "wrong_password",
                         "PostgreSQL does not know the password of this project",

@@ -24,7 +24,8 @@ def connect(dsn: str, *, application: str = "fhir_writeback") -> Connection[Tupl
     try:
         return psycopg.connect(dsn, application_name=application, autocommit=True)
     except psycopg.OperationalError as error:
-        reason = "refuses this login" if error.sqlstate else "does not answer"
+        # libpq gives a failed connection no sqlstate.
+        reason = "refuses this login" if "FATAL" in str(error) else "does not answer"
         raise ServiceError(
             "database_unreachable", f"PostgreSQL {reason}", mend="is it up, and is the DSN this layer's?"
         ) from None

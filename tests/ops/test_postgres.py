@@ -89,6 +89,20 @@ def test_a_second_runner_on_the_same_data_is_told_who_has_it(state: StateFolder)
         Postgres(state)
 
 
+def test_data_whose_password_is_lost_is_said_at_once_and_kept(state: StateFolder) -> None:
+    with Postgres(state, durable=False):
+        pass
+    passwords = state.path / "passwords.json"
+    kept = passwords.read_bytes()
+    passwords.unlink()
+    with pytest.raises(ServiceError, match=r"wrong_password.*restore it, or remove"):
+        Postgres(StateFolder(state.home), durable=False)
+    passwords.write_bytes(kept)
+    passwords.chmod(0o600)
+    with Postgres(StateFolder(state.home), durable=False):
+        pass
+
+
 def test_only_the_password_opens_it_and_only_on_loopback(state: StateFolder) -> None:
     with Postgres(state, durable=False) as postgres:
         with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
