@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from fhir_writeback_dagster.canonical import CanonicalRecord
@@ -104,9 +106,10 @@ class _Run:
     def _one(self, extract: storing.Extract, source: Source) -> None:
         if source.sha256 != extract.contract_sha256:
             raise ExtractRefused("contract_changed", "the contract is not the one that it landed by")
-        outcome = self._outcome(extract, self.w.tenant.sources[extract.source], source)
-        with self.w.store.tenant(self.w.id) as connection:
-            self.counts.update(storing.store(connection, self.w, extract, outcome))
+        with _uncollected():
+            outcome = self._outcome(extract, self.w.tenant.sources[extract.source], source)
+            with self.w.store.tenant(self.w.id) as connection:
+                self.counts.update(storing.store(connection, self.w, extract, outcome))
         self._tally(extract, outcome)
 
     def _outcome(self, extract: storing.Extract, use: SourceUse, source: Source) -> storing.Outcome:
@@ -189,6 +192,19 @@ class _Run:
             else:
                 self.kinds[record.record.kind] += 1
         self.reasons.update(other.reason for other in outcome.others.values())
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """No cyclic garbage collection for one extract: its records live until they are stored, and looking through them again
+    and again for cycles that are not there took a fifth of the time (40,000 rows, measured)."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _listed(counts: Mapping[str, int]) -> str:
