@@ -38,9 +38,8 @@ def problem_of(consent: Mapping[str, Any]) -> Problem | None:
 
 
 def _problems(consent: Mapping[str, Any]) -> Iterator[Problem]:
-    path = modifier_path(consent)
-    if path is not None:
-        yield Problem(path, "modifier_extension")
+    if _has_modifier(consent):
+        yield Problem(_modifier_path(consent) or "", "modifier_extension")
     if "implicitRules" in consent:
         yield Problem("implicitRules", "implicit_rules")
     if consent.get("resourceType") != "Consent":
@@ -87,8 +86,22 @@ def _dicts(value: object) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(item, dict) for item in value)
 
 
-def modifier_path(element: object, path: str = "", depth: int = 0) -> str | None:
-    """Path of the first ``modifierExtension`` anywhere below; deeper than any Consent goes counts as one."""
+def _has_modifier(consent: Mapping[str, Any]) -> bool:
+    """Is there a ``modifierExtension`` anywhere? Most have none: this only looks, and the path is found afterwards."""
+    ahead: list[Any] = [consent]
+    while ahead:
+        element = ahead.pop()
+        if isinstance(element, dict):
+            if "modifierExtension" in element:
+                return True
+            ahead += element.values()
+        elif isinstance(element, list):
+            ahead += element
+    return False
+
+
+def _modifier_path(element: object, path: str = "", depth: int = 0) -> str | None:
+    """Path of the first ``modifierExtension`` below ``element``, or of where it goes absurdly deep."""
     if depth > 64:
         return path
     if isinstance(element, dict):
@@ -99,7 +112,7 @@ def modifier_path(element: object, path: str = "", depth: int = 0) -> str | None
         children = [(f"{path}[{number}]", child) for number, child in enumerate(element)]
     else:
         return None
-    found = (modifier_path(child, place, depth + 1) for place, child in children)
+    found = (_modifier_path(child, place, depth + 1) for place, child in children)
     return next((place for place in found if place is not None), None)
 
 

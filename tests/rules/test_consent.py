@@ -248,6 +248,10 @@ def test_absurdly_deep_nesting_denies_and_does_not_crash() -> None:
     for _ in range(200):
         provision = permit(provision)
     assert evaluate([consent(provision)], ASK).outcome == "deny"
+    deep: dict[str, Any] = {"modifierExtension": []}
+    for _ in range(500):
+        deep = {"extension": [deep]}
+    assert evaluate([consent(permit(), **deep)], ASK).reason == "modifier_extension"
 
 
 def test_an_ask_survives_being_kept() -> None:
