@@ -66,7 +66,10 @@ class Ehr(_Strict):
         "needs to finish a request, and than its search index lags",
     )
     concurrency: int = Field(8, ge=1, le=64)
-    bundle_size: int = Field(1, ge=1, le=500, description="entries a batch; 1 sends each write by itself")
+    bundle_size: int = Field(1, ge=1, le=500, description="writes that may share a request; 1 sends each by itself")
+    bundle: Literal["batch", "transaction"] = Field(
+        "batch", description="how they share it: a transaction is faster where the EHR is, but one bad entry sends all again"
+    )
     mirror_every: Duration = timedelta(minutes=5)
 
 

@@ -1,31 +1,34 @@
-"""Batches: many conditional creates in one request, answered entry by entry.
+"""Bundles: many conditional creates in one request, answered entry by entry.
 
-A *batch*, not a transaction: its entries stand for themselves, so one bad entry spoils no other, and only those that failed go
-again. Each business key stands in it once (a repeated one makes duplicates on some servers and an answer with fewer entries on
+The entries of a *batch* stand for themselves, so one bad entry spoils no other, and only those that failed go again. A
+*transaction* is one commit on the server, and one bad entry refuses all; they then go again in halves, until that one is alone.
+Each business key stands in a bundle once (a repeated one makes duplicates on some servers and an answer with fewer entries on
 others), and an answer counts only if it matches the request by number, order and type.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from fhir_writeback_dagster import canonicaljson
 from fhir_writeback_dagster.commit.answer import Answer
 from fhir_writeback_dagster.commit.plan import WirePlan
 
+Kind = Literal["batch", "transaction"]
+
 _HEADERS = {"etag": "etag", "location": "location", "lastModified": "last-modified"}
 
 
-def pack(plans: Sequence[WirePlan]) -> bytes:
-    """The body of a batch of ``plans``, each of which has an entry."""
-    return canonicaljson.encode({"resourceType": "Bundle", "type": "batch", "entry": [plan.entry for plan in plans]})
+def pack(kind: Kind, plans: Sequence[WirePlan]) -> bytes:
+    """The body of a bundle of ``plans``, each of which has an entry."""
+    return canonicaljson.encode({"resourceType": "Bundle", "type": kind, "entry": [plan.entry for plan in plans]})
 
 
-def unpack(plans: Sequence[WirePlan], answer: Answer) -> list[Answer] | None:
+def unpack(kind: Kind, plans: Sequence[WirePlan], answer: Answer) -> list[Answer] | None:
     """The answer to each of ``plans``; None where it cannot be told which answer is whose."""
     body = answer.resource()
-    if body is None or body["resourceType"] != "Bundle" or body.get("type") != "batch-response":
+    if body is None or body["resourceType"] != "Bundle" or body.get("type") != f"{kind}-response":
         return None
     entries = body.get("entry")
     if not isinstance(entries, list) or len(entries) != len(plans):

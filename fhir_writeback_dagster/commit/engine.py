@@ -159,16 +159,15 @@ class Engine:
         self._chart.forget(item.patient_id for item in items)
 
     def _shipments_of(self, ready: Sequence[tuple[Item, Settled | WirePlan]]) -> Iterable[list[tuple[Item, Settled | WirePlan]]]:
-        """What needs no sending and what may share a batch goes together, the rest one by one."""
-        size, shared = self._w.tenant.ehr.bundle_size, []
+        """What needs no sending and what may share a bundle goes together, the rest one by one."""
+        shared: dict[int, list[tuple[Item, Settled | WirePlan]]] = defaultdict(list)
         for item, plan in ready:
-            alone = isinstance(plan, WirePlan) and (plan.entry is None or item.intent_id in self.shipping.alone)
-            if alone or size == 1:
-                yield [(item, plan)]
-            else:
-                shared.append((item, plan))
-        for start in range(0, len(shared), size):
-            yield shared[start : start + size]
+            alone = isinstance(plan, WirePlan) and plan.entry is None
+            size = 1 if alone else self.shipping.share.get(item.intent_id, self._w.tenant.ehr.bundle_size)
+            shared[max(size, 1)].append((item, plan))
+        for size, some in shared.items():
+            for start in range(0, len(some), size):
+                yield some[start : start + size]
 
     async def _plan(self, item: Item) -> Plan:
         """Read of the chart what the adapter needs to know, then ask it."""

@@ -22,7 +22,7 @@ from fhir_writeback_dagster.commit.protocol import Event, State
 from fhir_writeback_dagster.commit.sqlfile import statement
 from fhir_writeback_dagster.rules.consent import ConsentAsk, evaluate
 from fhir_writeback_dagster.rules.policy import PolicyAsk, PolicyDecision, load_policies
-from fhir_writeback_dagster.tenants import load_tenant
+from fhir_writeback_dagster.tenants import Modes, load_tenant
 from fhir_writeback_dagster.workplace import Workplace
 
 _DROPPED = [State.WITHDRAWN, State.DISCARDED]
@@ -65,6 +65,7 @@ class Recheck:
         self._w = w
         self._policies = load_policies(w.settings.policies, w.tenant.policies)
         self._consents: dict[tuple[str, str], dict[str, Any]] = {}
+        self._modes: tuple[tuple[int, int, int] | None, Modes] | None = None
 
     def mirror_is_young(self, connection: Connection[Any]) -> bool:
         """Was every mirrored type read completely within the tenant's ``consent.max_age``?"""
@@ -89,7 +90,7 @@ class Recheck:
             },
         )
         facts = {row[0]: Facts(*row) for row in rows}
-        modes = load_tenant(w.settings.tenants, w.id).modes
+        modes = self._modes_now()
         found: dict[UUID, Objection] = {}
         standing: list[tuple[Item, Facts]] = []
         for item in items:
@@ -101,6 +102,17 @@ class Recheck:
                 standing.append((item, known))
         found |= self._consent_and_policy(connection, standing, now)
         return found
+
+    def _modes_now(self) -> Modes:
+        """The modes in the tenant's file, read again whenever it was written (reading YAML takes milliseconds)."""
+        try:
+            status = (self._w.settings.tenants / f"{self._w.id}.yaml").stat()
+            version = (status.st_mtime_ns, status.st_size, status.st_ino)
+        except OSError:
+            version = None
+        if self._modes is None or version is None or version != self._modes[0]:
+            self._modes = (version, load_tenant(self._w.settings.tenants, self._w.id).modes)
+        return self._modes[1]
 
     def _consent_and_policy(
         self, connection: Connection[Any], standing: Sequence[tuple[Item, Facts]], now: datetime

@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from uuid import UUID
 
 from fhir_writeback_dagster.commit import bundle
 from fhir_writeback_dagster.commit.answer import Answer
@@ -23,6 +24,7 @@ from fhir_writeback_dagster.workplace import Workplace
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 300.0
 _OUT_OF_ORDER = {401: "token_refused", 403: "forbidden", 502: "no_answer", 503: "unavailable", 504: "no_answer"}
+_REFUSED = "bundle_refused"
 _ODD = Outcome("odd_answer", Recovery.RECONCILE)
 
 
@@ -41,8 +43,8 @@ class Shipping:
     gate: Gate
     adapter: Adapter
     look: Look
-    alone: set[object] = field(default_factory=set)
-    """Intents whose batch was refused as a whole: each goes by itself, so that the one at fault is found."""
+    share: dict[UUID, int] = field(default_factory=dict)
+    """Intents whose bundle was refused as a whole: with how many others at most they may go, until the one at fault is alone."""
     trouble: TargetError | None = None
     _failures: int = 0
 
@@ -63,7 +65,7 @@ class Shipping:
         going = [want for want in ready if want.item.intent_id in sending]
         if not going:
             return passed
-        answers = await (self._alone(going[0], deadline) if len(going) == 1 else self._batch(going, together, deadline))
+        answers = await (self._alone(going[0], deadline) if len(going) == 1 else self._together(going, together, deadline))
         changes = [await self._conclude(want, answer) for want, answer in zip(going, answers, strict=True)]
         return [*passed, *await self.gate.write(changes)]
 
@@ -104,20 +106,21 @@ class Shipping:
                 mend="nothing is lost: what may have arrived is looked up, the rest is sent when the EHR is back",
             )
 
-    async def _batch(self, going: Sequence[Want], request_id: str, deadline: float) -> list[Answer | Outcome]:
+    async def _together(self, going: Sequence[Want], request_id: str, deadline: float) -> list[Answer | Outcome]:
+        kind = self.w.tenant.ehr.bundle
         plans = [want.plan for want in going if isinstance(want.plan, WirePlan)]
         headers = {"Content-Type": FHIR_JSON, "Prefer": "return=representation", "X-Request-Id": request_id}
-        whole = await self._exchange("POST", "", headers, plans[0], deadline, bundle.pack(plans))
+        whole = await self._exchange("POST", "", headers, plans[0], deadline, bundle.pack(kind, plans))
         if isinstance(whole, Outcome):
             return [whole] * len(going)
         outcome = classify("create", whole)
         if outcome.recovery is Recovery.CONFIRM:
-            entries = bundle.unpack(plans, whole)
+            entries = bundle.unpack(kind, plans, whole)
             return [_ODD] * len(going) if entries is None else list(entries)
         if outcome.event in (Event.REFUSE, Event.REVIEW):
             # Refused as a whole, so none of it was done; one of them, or the size, is at fault.
-            self.alone.update(want.item.intent_id for want in going)
-            return [Outcome(f"batch_{outcome.code}", Recovery.RETRY)] * len(going)
+            self.share.update((want.item.intent_id, len(going) // 2) for want in going)
+            return [Outcome(_REFUSED, Recovery.RETRY)] * len(going)
         return [whole] * len(going)  # throttled, lost, …: as each of them would have been told by itself
 
     async def _conclude(self, want: Want, answer: Answer | Outcome) -> Change | None:
@@ -184,7 +187,7 @@ class Shipping:
         return change(item, outcome.event, reason=outcome.code, attempt=told, wait_s=self._wait(item, outcome, answer))
 
     def _wait(self, item: Item, outcome: Outcome, answer: Answer | None) -> float:
-        if item.intent_id in self.alone and outcome.code.startswith("batch_"):
+        if outcome.code == _REFUSED:
             return 0.0
         if outcome.recovery is Recovery.RECONCILE:
             return self.w.tenant.ehr.quiet.total_seconds() if outcome.quiet else 0.0

@@ -173,7 +173,7 @@ def unanswered_outcome(request: Request, *, sent: bool) -> Outcome:
 
 
 _TRIES = {"server_error": 2, "odd_answer": 3, "duplicate": 3, "conflict": 3}
-_PATIENT = frozenset({"unreachable", "unavailable", "throttled", "token_refused", "too_late", "tls_failed"})
+_PATIENT = frozenset({"bundle_refused", "unreachable", "unavailable", "throttled", "token_refused", "too_late", "tls_failed"})
 MOST_TRIES = 8
 
 

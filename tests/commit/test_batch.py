@@ -89,13 +89,29 @@ def test_a_lost_answer_to_a_batch_makes_no_second_resource(world: World, line: F
 
 
 @pytest.mark.parametrize("status", [400, 413, 422])
-def test_a_batch_that_is_refused_as_a_whole_goes_one_by_one(world: World, line: FaultyLine, status: int) -> None:
+def test_a_bundle_that_is_refused_as_a_whole_goes_again_in_halves(world: World, line: FaultyLine, status: int) -> None:
     wanted = _approve(world)
     line.on("POST", "", Say(status))
     assert world.commit().counts["created"] == 10
     assert all(len(world.in_ehr(c.business_key)) == 1 for c in wanted)
-    assert len(_bundles(line)) == 1
-    assert len(line.sent("POST", "Observation")) == 10
+    assert [len(bundle["entry"]) for bundle in _bundles(line)] == [10, 5, 5]
+
+
+def test_the_bad_entry_of_a_transaction_is_found_and_the_others_are_written(
+    make_world: Callable[..., World], line: FaultyLine
+) -> None:
+    world = make_world(ehr={"base_url": line.base_url, "bundle_size": 10, "bundle": "transaction"})
+    world.load(*(patient(f"p{n}", f"p{n}") for n in range(4)))
+    good = _approve(world, 9)
+    bad = heart_rate("p2", "2024-03-01T11:00:00Z", 70)
+    del bad["status"]
+    world.approve(bad)
+    report = world.commit()
+    assert (report.counts["created"], report.counts["quarantined"]) == (9, 1)
+    assert all(len(world.in_ehr(c.business_key)) == 1 for c in good)
+    assert {bundle["type"] for bundle in _bundles(line)} == {"transaction"}
+    assert len(line.sent("POST", "Observation")) <= 3
+    assert world.owner_rows("SELECT code FROM quarantine.item WHERE tenant = %s") == [("malformed",)]
 
 
 def test_updates_go_beside_the_batch(world: World, line: FaultyLine) -> None:
