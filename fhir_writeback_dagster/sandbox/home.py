@@ -93,7 +93,7 @@ def tenant_document(hospital: Hospital, base_url: str) -> dict[str, Any]:
                 "private_key": f"env:{_variable(hospital, 'ehr')}",
                 "scopes": list(SCOPES),
             },
-            "concurrency": 8,
+            "concurrency": 16,
         },
         "keys": {
             "sealing": f"env:{_variable(hospital, 'sealing')}",

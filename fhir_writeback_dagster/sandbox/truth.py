@@ -26,6 +26,35 @@ ENDS: tuple[End, ...] = (
 AGAIN: dict[End, End] = {**dict.fromkeys(ENDS, "suppressed"), "denied": "denied", "quarantined": "quarantined"}
 
 
+_AGAIN = ", again"
+_KEPT_BACK_BY_INGEST = ("quarantined", "not_written")
+
+#: The end and the reason that each planted fault must come to, wherever it is told for the first time.
+REASONS: dict[str, tuple[End, str]] = {
+    "no_patient": ("quarantined", "no_patient"),
+    "unparsable_date": ("quarantined", "bad_date"),
+    "ambiguous_date": ("quarantined", "ambiguous_date"),
+    "skipped_hour": ("quarantined", "dst_gap"),
+    "unmapped_code": ("quarantined", "unmapped_code"),
+    "unknown_unit": ("quarantined", "unknown_unit"),
+    "unit_not_comparable": ("quarantined", "unit_not_comparable"),
+    "source_truth_only": ("not_written", "source_truth_only"),
+    "unknown_patient": ("waiting", "patient_unknown"),
+    "deceased": ("in_review", "patient_deceased"),
+    "merged_differs": ("in_review", "merged_patient_differs"),
+    "other_demographics": ("in_review", "demographics_differ"),
+    "visit_of_another": ("in_review", "encounter_of_other_patient"),
+    "closed_visit": ("in_review", "encounter_closed"),
+    "told_differently": ("in_review", "owned_by_other_source"),
+    "low_confidence": ("in_review", "policy_review"),
+    "inferred": ("in_review", "policy_review"),
+    "patient_update": ("in_review", "changes_patient"),
+    "chart_equal": ("suppressed", "chart_has_same"),
+    "chart_differs": ("in_review", "chart_has_other"),
+    "wrong_patient": ("in_review", "identity_changed"),
+}
+
+
 @dataclass(frozen=True, slots=True)
 class FactKey:
     """Which fact: resource type, chart, standard code (without its system), and UTC instant or date, as FHIR writes it."""
@@ -58,7 +87,7 @@ class Planted:
         """The row as it must end when it is delivered once more."""
         # What ingest keeps back by its contract it keeps back every time; a mode holds back what decide has seen.
         repeated = self.end if self.plant == "source_truth_only" else AGAIN[self.end]
-        return replace(self, end=end or repeated, plant=f"{self.plant}, again")
+        return replace(self, end=end or repeated, plant=self.plant + _AGAIN)
 
 
 @dataclass(slots=True)
@@ -66,11 +95,11 @@ class Truth:
     """Sums over the rows that were delivered to one tenant so far.
 
     ``facts`` maps what must stand in the EHR to the values that are right: two sources that tell a fact differently leave open
-    which of them was first.
+    which of them was first. ``reasons`` counts the planted faults only.
     """
 
     ends: Counter[End] = field(default_factory=Counter)
-    plants: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[tuple[End, str]] = field(default_factory=Counter)
     facts: dict[FactKey, set[Value]] = field(default_factory=dict)
     refused: int = 0
 
@@ -78,7 +107,9 @@ class Truth:
         """Take account of delivered rows, in their order."""
         for row in rows:
             self.ends[row.end] += 1
-            self.plants[row.plant] += 1
+            plant = row.plant.removesuffix(_AGAIN)
+            if plant in REASONS and (plant == row.plant or row.end in _KEPT_BACK_BY_INGEST):
+                self.reasons[REASONS[plant]] += REASONS[plant][0] == row.end
             if row.fact is None:
                 continue
             if row.end == "created" or row.plant == "told_differently":
