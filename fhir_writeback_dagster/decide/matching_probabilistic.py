@@ -1,8 +1,8 @@
 """Whose row this could be, by demographics: Fellegi and Sunter's weights, with blocking and two thresholds. Pure.
 
-A level of agreement weighs ``log2(m / u)`` bits: how often it is seen between records of one person (m) and of two (u). The m are
-set, from published error rates of registration data; u of an equal value is how frequent that value is in the chart, so that
-two Smiths weigh less than two Zelenkas. The sum, with one chance in the size of the chart to begin with, makes a probability.
+A level of agreement weighs ``log2(m / u)`` bits: how often it is seen between records of one person (m) and of two (u). The m
+are set by judgement and checked on FEBRL (docs/matching.md); u of an equal value is how frequent that value is in the chart, so
+that two Smiths weigh less than two Zelenkas. The sum, from one chance in the size of the chart on, makes a probability.
 
 A probability alone never matches by itself: twins, and a father and a son of one name, agree in nearly everything. An
 automatic match also needs the names and the birth date, or an identifier with no contradiction, and nobody else as near.
@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from fhir_writeback_dagster.decide.matching_fields import CLOSE, DIFFERS, FIELDS, PARTIAL, SAME, SWAPPED, Person, compare, is_date
+from fhir_writeback_dagster.decide.matching_fields import CLOSE, DIFFERS, PARTIAL, SAME, SWAPPED, Person, compare, is_date
 from fhir_writeback_dagster.rules.phonetic import sound
 
 #: (m, u) of each level; u of SAME is for a value as common as most, where no chart tells.
@@ -133,10 +133,12 @@ def doubt_of(levels: Mapping[str, str]) -> str | None:
         levels.get("line") in (SAME, CLOSE) and SAME in (levels.get("postal_code"), levels.get("city"))
     )
     sure = [level in (SAME, SWAPPED) for level in (given, family, birth)]
-    if SAME in (levels.get("ssn"), levels.get("mrn")):
+    if levels.get("mrn") == SAME:
         return None if sum(sure) >= 2 or (sum(sure) == 1 and home) else "identifier_alone"
     if not sure[0]:
-        return "given_name_not_the_same"  # twins: all the rest agrees
+        return "given_name_not_the_same"  # twins: all the rest agrees, and both may bear a parent's social security number
+    if levels.get("ssn") == SAME:
+        return None if sum(sure) >= 2 or home else "identifier_alone"
     if sum(sure) == 3 or (home and birth in (SAME, CLOSE) and sum(sure) == 2):
         return None
     return "name_or_birth_date_not_the_same"
@@ -178,8 +180,3 @@ def block_keys(person: Person) -> set[tuple[str, ...]]:
     keys |= {("name", "day", name, person.birth_date[4:]) for name in given | family if len(person.birth_date) == 8}
     keys |= {("line", "post", word, person.postal_code) for word in person.line if person.postal_code}
     return keys
-
-
-def fields_of(levels: Mapping[str, str]) -> dict[str, str]:
-    """Levels in the order of the fields, for evidence."""
-    return {name: levels[name] for name in FIELDS if name in levels}

@@ -135,6 +135,10 @@ class TestNeverWithoutAPerson:
     def test_a_child_of_the_same_name_in_the_same_house(self, birth_date: str) -> None:
         assert find(NO_NUMBERS | {"birth_date": birth_date}, ann=NO_NUMBERS).outcome == "review"
 
+    @pytest.mark.parametrize("given", ["Maria", "M", ""])
+    def test_a_twin_who_bears_a_parent_s_social_security_number_too(self, given: str) -> None:
+        assert find(ANN | {"given": given, "mrn": ""}, ann=ANN).outcome == "review"
+
     def test_a_child_with_the_parent_s_social_security_number(self) -> None:
         assert find(ANN | {"birth_date": "2010-02-01", "mrn": ""}, ann=ANN).outcome == "review"
 
