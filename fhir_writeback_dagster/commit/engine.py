@@ -211,7 +211,7 @@ class Engine:
             if made.after.state is State.COMMITTED:
                 self.counts[made.outcome or ""] += 1
             elif made.after.state not in (State.LEASED, State.SENDING):
-                self.counts[made.after.state] += 1
+                self.counts[made.after.state.value] += 1
 
 
 def _halt(item: Item, plan: Halt) -> Change | None:

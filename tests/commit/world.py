@@ -116,7 +116,9 @@ class World:
         return refresh(self.w, full)
 
     def commit(self, deadline_s: float = 60) -> CommitReport:
-        return commit(self.w, deadline_s)
+        report = commit(self.w, deadline_s)
+        assert {type(name) for name in report.metadata()} == {str}, "Dagster stores plain strings only: no StrEnum"
+        return report
 
     def rows(self, query: str, *params: Any) -> list[Row]:
         """What commit sees of its tables; `%s` for the tenant is the first parameter."""
