@@ -7,7 +7,6 @@ signal n before it was done.
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -185,14 +184,10 @@ def migrate() -> int:
 @command
 def execute(*, arguments: tuple[str, ...]) -> int:
     """Run a command of Dagster's with the database and the code locations up: exec -- dagster definitions validate."""
-    from fhir_writeback_dagster.ops.beside import beside
+    from fhir_writeback_dagster.ops.beside import beside, run_beside
 
     with beside(project(), progress) as environment:
-        try:
-            return subprocess.run(arguments, env=environment, check=False).returncode  # noqa: S603 - the user's own command
-        except FileNotFoundError:
-            click.echo(f"error: {arguments[0]}: no such command [command_missing] — is its virtual environment active?", err=True)
-            return IMPOSSIBLE
+        return run_beside(arguments, environment)
 
 
 if __name__ == "__main__":

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from fhir_writeback_dagster.errors import ServiceError
 from fhir_writeback_dagster.ops import lock
 from fhir_writeback_dagster.ops.configuration import Configuration
 from fhir_writeback_dagster.ops.database import Progress, open_database
 from fhir_writeback_dagster.ops.environment import dagster_environment
 from fhir_writeback_dagster.ops.folder import StateFolder
 from fhir_writeback_dagster.ops.running import LOCK, running
+from fhir_writeback_dagster.ops.signals import Stopped
+
+_GRACE_S = 30
 
 
 @contextmanager
@@ -27,6 +33,31 @@ def beside(config: Configuration, progress: Progress) -> Iterator[dict[str, str]
         return
     with running(config, progress, dagster=False) as everything:
         yield _with_users(everything.services.environment())
+
+
+def run_beside(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
+    """Run a command in this terminal to its end; its exit code.
+
+    :raises ServiceError: there is no such command.
+    """
+    try:
+        process = subprocess.Popen(arguments, env=environment)  # noqa: S603 - the user's own command
+    except OSError as error:
+        raise ServiceError(
+            "command_missing", error.strerror or type(error).__name__, where=arguments[0], mend="is it installed?"
+        ) from None
+    try:
+        return process.wait()
+    except Stopped as stopped:
+        # Ctrl-C went to the command too: the terminal sends it to both. It has children of its own to end, so it gets time.
+        if stopped.number != signal.SIGINT:
+            process.send_signal(stopped.number)
+        try:
+            process.wait(_GRACE_S)
+        except subprocess.TimeoutExpired:
+            process.terminate()
+            process.wait()
+        raise
 
 
 def _with_users(ours: dict[str, str]) -> dict[str, str]:

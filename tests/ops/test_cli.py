@@ -126,6 +126,11 @@ def test_without_our_environment_dagsters_tools_say_what_is_missing_and_how_to_g
     assert "Traceback" not in done.stderr
 
 
+def test_a_command_that_is_not_installed_is_told_of(project: Path) -> None:
+    error = error_of(cli(project, "exec", "--", "dagstre", "dev"))
+    assert "dagstre: No such file or directory [command_missing]" in error
+
+
 def test_a_command_that_is_not_there_is_told_of(project: Path) -> None:
     done = cli(project, "nonsense")
     assert done.returncode == 2
