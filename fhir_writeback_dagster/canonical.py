@@ -73,9 +73,7 @@ class _Record(_Model):
     actor: Actor
     confidence: Decimal | None = Field(None, ge=0, le=1, description="the agent's own; None for plain sources")
     basis: Literal["observed", "inferred"] = "observed"
-    discriminator: str | None = Field(
-        None, description="tells apart rows of one extract that agree in identity; see contract"
-    )
+    discriminator: str | None = Field(None, description="tells apart rows of one extract that agree in identity; see contract")
 
 
 class Component(_Model):
@@ -130,9 +128,7 @@ class MedicationRequest(_Record):
     authored: DateTime
     ended: DateTime | None = None
     status: Literal["active", "on-hold", "cancelled", "completed", "stopped", "draft", "unknown"]
-    intent: Literal["proposal", "plan", "order", "original-order", "reflex-order", "filler-order", "instance-order"] = (
-        "order"
-    )
+    intent: Literal["proposal", "plan", "order", "original-order", "reflex-order", "filler-order", "instance-order"] = "order"
     order_id: Identifier | None = Field(None, description="the source's own number of this order")
     reason: Concept | None = None
     dosage_text: str | None = None

@@ -36,9 +36,7 @@ class Workplace:
 
 
 @contextmanager
-def open_workplace(
-    settings: Settings, tenant_id: str, run_id: str, now: Callable[[], datetime] = utc_now
-) -> Iterator[Workplace]:
+def open_workplace(settings: Settings, tenant_id: str, run_id: str, now: Callable[[], datetime] = utc_now) -> Iterator[Workplace]:
     """Load the tenant, resolve its keys and open the layer's database.
 
     :raises ConfigError: the tenant's file or a secret reference is wrong.

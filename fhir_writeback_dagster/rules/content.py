@@ -92,7 +92,7 @@ def _same_quantity(ours: Resource, theirs: Resource) -> bool:
     if not _same_value(ours.get("value"), theirs.get("value")) or ours.get("comparator") != theirs.get("comparator"):
         return False
     if "code" in ours and "code" in theirs:
-        return ours["code"] == theirs["code"] and theirs.get("system", ours.get("system")) == ours.get("system")
+        return bool(ours["code"] == theirs["code"] and theirs.get("system", ours.get("system")) == ours.get("system"))
     units = {ours.get("code"), ours.get("unit")} - {None}
     return theirs.get("code", theirs.get("unit")) in units if units else "unit" not in theirs
 

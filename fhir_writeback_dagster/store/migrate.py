@@ -40,9 +40,7 @@ def migrate(dsn: str, folder: Path = FOLDER) -> int:
             "(number int PRIMARY KEY, name text NOT NULL, sha256 text NOT NULL, "
             "applied_at timestamptz NOT NULL DEFAULT now())"
         )
-        done: dict[int, str] = dict(
-            connection.execute("SELECT number, sha256 FROM public.fhir_writeback_migration").fetchall()
-        )
+        done: dict[int, str] = dict(connection.execute("SELECT number, sha256 FROM public.fhir_writeback_migration").fetchall())
         for number, path in migrations(folder):
             text = path.read_bytes()
             digest = hashlib.sha256(text).hexdigest()
