@@ -11,8 +11,9 @@ import sys
 import time
 from collections.abc import Callable
 from functools import wraps
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec
+from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec
 
 import click
 
@@ -71,7 +72,27 @@ def project() -> Configuration:
     return load_configuration(home)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Commands(click.Group):
+    """With the layers' own commands, each imported only when it is asked for."""
+
+    layers: ClassVar[dict[str, str]] = {
+        "match": "fhir_writeback_dagster.decide.match_evaluate:match_group",
+        "policy": "fhir_writeback_dagster.rules.policy_cases:policy_group",
+        "validate": "fhir_writeback_dagster.decide.validate_files:validate_command",
+    }
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), *self.layers])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.layers:
+            return super().get_command(ctx, cmd_name)
+        module, attribute = self.layers[cmd_name].split(":")
+        found: click.Command = getattr(import_module(module), attribute)
+        return found
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="fhir-writeback-dagster")
 def main() -> None:
     """Governed write-back of scraped clinical extracts to EHRs over FHIR R4."""

@@ -126,6 +126,13 @@ def test_without_our_environment_dagsters_tools_say_what_is_missing_and_how_to_g
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("name", ["match evaluate", "policy test", "validate"])
+def test_the_layers_own_commands_are_there(project: Path, name: str) -> None:
+    done = cli(project, *name.split(), "--help")
+    assert done.returncode == 0
+    assert "--json" in done.stdout
+
+
 def test_a_command_that_is_not_installed_is_told_of(project: Path) -> None:
     error = error_of(cli(project, "exec", "--", "dagstre", "dev"))
     assert "dagstre: No such file or directory [command_missing]" in error
