@@ -17,6 +17,7 @@ from fhir_writeback_dagster import canonicaljson
 from fhir_writeback_dagster.commit.model import Item, Link
 from fhir_writeback_dagster.commit.protocol import ENDS, TABLE, Action, Event, IntentState, State, moves
 from fhir_writeback_dagster.commit.sqlfile import statement
+from fhir_writeback_dagster.errors import ServiceError
 from fhir_writeback_dagster.ids import new_id
 from fhir_writeback_dagster.store.db import Row, record_event
 from fhir_writeback_dagster.workplace import Workplace
@@ -40,9 +41,9 @@ def accept(connection: Connection[Any], w: Workplace, limit: int) -> Accepted:
     taken = [
         candidate
         for (candidate,) in connection.execute(
-            "DELETE FROM decision.outbox WHERE tenant = %(tenant)s AND candidate_id IN "
+            "WITH taken AS (DELETE FROM decision.outbox WHERE tenant = %(tenant)s AND candidate_id IN "
             "(SELECT candidate_id FROM decision.outbox WHERE tenant = %(tenant)s ORDER BY since, candidate_id LIMIT %(limit)s) "
-            "RETURNING candidate_id",
+            "RETURNING candidate_id, since) SELECT candidate_id FROM taken ORDER BY since, candidate_id",
             {"tenant": w.id, "limit": limit},
         )
     ]
@@ -123,6 +124,7 @@ def claim(connection: Connection[Any], w: Workplace, *, worker: str, items: int,
     if not patients:
         return []
     rows = connection.execute(statement("claim"), {**common, "patients": patients}).fetchall()
+    w.sealer.prepare(connection)  # a month may have begun since the run did
     claimed = [_item(w, row) for row in rows]
     for state in sorted({item.now.state for item in claimed}):
         taken = [item for item in claimed if item.now.state is state]
@@ -180,14 +182,25 @@ def _link(w: Workplace, key: str, row: Row) -> Link | None:
         revision=revision,
         content_hash=bytes(content_hash),
         state=state,
-        base=w.sealer.open_json("ledger.link", place, base) if base is not None else None,
-        previous=_payload(w, candidate, previous) if previous is not None else None,
+        base=_base(w, place, base) if base is not None else None,
+        previous=(_payload(w, candidate, previous) or None) if previous is not None else None,
     )
 
 
 def _payload(w: Workplace, candidate: UUID, sealed: bytes) -> dict[str, Any]:
-    payload: dict[str, Any] = canonicaljson.decode(w.sealer.open("decision.candidate.payload", candidate, sealed))
+    try:
+        payload: dict[str, Any] = canonicaljson.decode(w.sealer.open("decision.candidate.payload", candidate, sealed))
+    except ServiceError:
+        return {}
     return payload
+
+
+def _base(w: Workplace, place: str, sealed: bytes) -> dict[str, Any] | None:
+    try:
+        base: dict[str, Any] = w.sealer.open_json("ledger.link", place, sealed)
+    except ServiceError:
+        return None
+    return base
 
 
 def waiting(connection: Connection[Any], w: Workplace) -> dict[str, int]:
