@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -73,6 +74,29 @@ def test_nothing_that_cannot_be_read_one_way_is_guessed(tenant: dict[str, Any]) 
     assert reasons["ambiguous_date"] == 15
 
 
+def test_a_port_in_use_is_refused_with_its_name_and_nothing_is_left(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = subprocess.run(
+            COMMAND,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+            env={**os.environ, "TMPDIR": str(tmp_path), "FHIR_WRITEBACK_PORT_WEB": str(port)},
+        )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    last = done.stderr.strip().splitlines()[-1]
+    assert f"port {port} for web is in use" in last
+    assert "FHIR_WRITEBACK_PORT_WEB" in last
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.glob("fhir-writeback-demo-*"))
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda n: n.name)
 def test_an_interrupted_demo_leaves_no_process_and_no_listener(number: signal.Signals, tmp_path: Path) -> None:
     """Started as a script's `cmd &` does: with SIGINT ignored, which children would inherit."""
@@ -99,6 +123,9 @@ def test_an_interrupted_demo_leaves_no_process_and_no_listener(number: signal.Si
     finally:
         if process.poll() is None:
             process.kill()
+        if process.stderr is not None:
+            process.stderr.close()
+        process.wait(30)
     deadline = time.monotonic() + 10
     while (left := [p for p in started if _lives(p)]) and time.monotonic() < deadline:
         time.sleep(0.1)
