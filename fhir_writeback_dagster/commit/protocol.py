@@ -129,9 +129,10 @@ _FROM_HOLDER = frozenset(_E) - {_E.CLAIM, _E.EXPIRE, _E.SUPERSEDE, _E.REOPEN}
 def step(now: IntentState, event: Event, fence: int | None = None) -> tuple[IntentState, tuple[Action, ...]]:
     """What ``event`` makes of ``now``; an event that means nothing here, or of a stale ``fence``, gives ``(now, ())``.
 
-    :param fence: the fence that the speaker holds; the ledger's own events need none.
+    :param fence: the fence that the speaker holds; the ledger's own events need none. At the gate a holder may tell SUPERSEDE
+        too, and then under its fence.
     """
-    if event in _FROM_HOLDER and fence != now.fence:
+    if fence != now.fence and (fence is not None or event in _FROM_HOLDER):
         return now, ()
     if (now.state, event) not in TABLE:
         return now, ()
