@@ -1,0 +1,5 @@
+"""``make bench``."""
+
+from benchmarks.layers import main
+
+main()
