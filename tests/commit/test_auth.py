@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commit.faults import FaultyLine, Say
+from commit.faults import FaultyLine, Say, Seen
 from commit.world import World, heart_rate, patient
 from joserfc.jwk import ECKey, RSAKey
 
@@ -50,7 +50,15 @@ def test_many_requests_share_one_token(world: World) -> None:
 
 
 def test_a_refused_token_is_renewed_once_for_all_and_the_same_request_goes_again(faulty: World, line: FaultyLine) -> None:
-    line.on("GET", "Patient", *[Say(401)] * 3)
+    refused: list[str] = []
+
+    def first_token(seen: Seen) -> Say | None:
+        if seen.method != "GET" or not seen.path.startswith("Patient"):
+            return None
+        refused[:] = refused or [seen.headers["authorization"]]
+        return Say(401) if seen.headers["authorization"] == refused[0] else None
+
+    line.rules.append(first_token)
 
     async def many(ehr: Ehr) -> None:
         answers = await asyncio.gather(*(ehr.send("GET", "Patient/none") for _ in range(3)))

@@ -28,7 +28,7 @@ def _ingest(story: Story, file: File) -> Normalised:
     source = load_source(MAPPINGS, file.source, 1)
     hospital = story.hospital
     systems = {"mrn": hospital.mrn_system, "visit": hospital.visit_system}
-    maker = Maker(file.source, hospital.id, systems, hospital.time_zone, source.concept_maps)
+    maker = Maker(file.source, systems, hospital.time_zone, source.concept_maps)
     name = source.contract.table_of(file.name)
     assert name is not None
     table = source.contract.tables[name]
