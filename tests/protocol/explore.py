@@ -2,14 +2,14 @@
 
 A model gives ``start`` and ``moves(state)``. A broken invariant is raised as `Violation` by the model while it makes a move;
 `explore` adds the shortest trace. What no single move can show — that everything comes to an end — is asked of the whole graph
-afterwards by `dead_ends` and `livelock`.
+afterwards by `dead_end` and `livelock`.
 """
 
 from __future__ import annotations
 
 import gc
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
@@ -48,7 +48,7 @@ class Found(Generic[S]):
     """All states by number; ``came_from`` is the shortest way to each, ``edges`` the moves that are no fault."""
 
     states: list[S] = field(default_factory=list)
-    came_from: list[tuple[int, str]] = field(default_factory=list)
+    came_from: list[tuple[int, Move[S]]] = field(default_factory=list)
     edges: list[list[int]] = field(default_factory=list)
     waits_for_environment: list[bool] = field(default_factory=list)
     transitions: int = 0
@@ -56,12 +56,12 @@ class Found(Generic[S]):
     violated_at: int = -1
     violated_by: str = ""
 
-    def trace(self, number: int) -> list[tuple[str, S]]:
-        """The shortest way: (move, state after it), from the start."""
+    def trace(self, number: int) -> list[tuple[Move[S], S]]:
+        """The shortest way from the start: (move, state after it)."""
         way = []
         while number >= 0:
-            before, text = self.came_from[number]
-            way.append((text, self.states[number]))
+            before, move = self.came_from[number]
+            way.append((move, self.states[number]))
             number = before
         return way[::-1]
 
@@ -85,7 +85,7 @@ def _explore(model: Model[S], limit: int) -> Found[S]:
     start = model.start()
     number = {start: 0}
     found.states.append(start)
-    found.came_from.append((-1, "start"))
+    found.came_from.append((-1, Move("start", start)))
     queue = deque([0])
     while queue:
         here = queue.popleft()
@@ -102,7 +102,7 @@ def _explore(model: Model[S], limit: int) -> Found[S]:
                 if there >= limit:
                     raise RuntimeError(f"more than {limit} states")
                 found.states.append(move.to)
-                found.came_from.append((here, move.text))
+                found.came_from.append((here, move))
                 queue.append(there)
             if not move.fault:
                 edges.append(there)
@@ -159,12 +159,7 @@ def livelock(found: Found[S]) -> int | None:
 
 def story(model: Model[S], found: Found[S], number: int, last: str = "") -> str:
     """A trace for people: a line a move, with the state that it leads to."""
-    return "\n".join(_lines(model, found.trace(number), last))
-
-
-def _lines(model: Model[S], way: list[tuple[str, S]], last: str) -> Iterator[str]:
-    width = max(len(text) for text, _ in way)
-    for n, (text, state) in enumerate(way):
-        yield f"{n:>3}  {text:<{width}}  {model.show(state)}"
-    if last:
-        yield f"{len(way):>3}  {last}"
+    way = found.trace(number)
+    width = max(len(move.text) for move, _ in way)
+    lines = [f"{n:>3}  {move.text:<{width}}  {model.show(state)}" for n, (move, state) in enumerate(way)]
+    return "\n".join([*lines, f"{len(way):>3}  {last}"] if last else lines)

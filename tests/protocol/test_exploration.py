@@ -14,6 +14,7 @@ A failure prints the shortest trace.
 from __future__ import annotations
 
 import itertools
+import re
 
 import pytest
 from protocol.broken import BROKEN, Broken
@@ -22,6 +23,7 @@ from protocol.engine import Rules
 from protocol.explore import Found, dead_end, explore, livelock, story
 from protocol.model import Model
 from protocol.world import Budget, World
+from support import PROJECT
 
 from fhir_writeback_dagster.commit.protocol import Event, IntentState, State, step
 
@@ -132,7 +134,9 @@ def test_what_a_late_holder_says_changes_nothing() -> None:
     from_holder = set(Event) - {Event.CLAIM, Event.EXPIRE, Event.SUPERSEDE, Event.REOPEN}
     for state, unanswered, accepted in itertools.product(State, (False, True), (False, True)):
         now = IntentState(state, 7, unanswered, accepted)
-        for event, fence in itertools.product(from_holder, (None, 6, 8)):
+        for event in from_holder:
+            assert step(now, event, None) == (now, ())
+        for event, fence in itertools.product(Event, (6, 8)):
             assert step(now, event, fence) == (now, ())
 
 
@@ -143,3 +147,13 @@ def test_a_trace_is_readable() -> None:
     assert lines[0].split() == ["0", "start", "r1:ready", "|", "EHR:", "nothing"]
     assert "r1's worker commits the send marker" in lines[3]
     assert lines[-1].strip().endswith("r1 is created beside the resource that is there")
+
+
+def test_the_page_promises_what_is_explored() -> None:
+    """Each tier of `docs/protocol.md` is explored under what its promise assumes; where it assumes something, also without."""
+    page = (PROJECT / "docs" / "protocol.md").read_text(encoding="utf-8").replace("`", "")
+    promises = dict(re.findall(r"^\| ([^|]+?) \| (exact[^|]*?) \|", page, re.MULTILINE))
+    assert len(promises) == 9
+    for tier, promise in promises.items():
+        explored = [EXACT] if promise == "exact" else [BOUNDED, NOT_WITHOUT]
+        assert all(any(tier.startswith(case.split(",")[0].split(" without")[0]) for case in cases) for cases in explored), tier
