@@ -72,13 +72,21 @@ class Chart:
         params = [("patient", ",".join(f"Patient/{patient}" for patient in patients))]
         async for page in self._ehr.pages(resource_type, params):
             for resource in page:
-                key = None if bears(resource, self._system) else natural_key(resource)
+                key = None if bears(resource, self._system) else _key(resource)
                 if key is None:
                     continue
                 whose = referenced(resource.get("subject", resource.get("patient")), "Patient", self._ehr.base_url)
                 for patient in [whose] if whose in patients else patients:
                     found[str(patient), key[-1][:10]].append(resource)
         return found
+
+
+def _key(resource: Resource) -> tuple[str, ...] | None:
+    """The natural key; none for what is not shaped as R4 says, which tells of no fact that could be compared."""
+    try:
+        return natural_key(resource)
+    except (AttributeError, LookupError, TypeError, ValueError):
+        return None
 
 
 def _around(day: str) -> list[str]:

@@ -17,14 +17,15 @@ from fhir_writeback_dagster.commit.chart import Chart
 from fhir_writeback_dagster.commit.client import Ehr, Unreadable
 from fhir_writeback_dagster.commit.database import Database
 from fhir_writeback_dagster.commit.gate import Gate
-from fhir_writeback_dagster.commit.look import Look
+from fhir_writeback_dagster.commit.look import Finding, Look
 from fhir_writeback_dagster.commit.mirror import refresh_with
 from fhir_writeback_dagster.commit.model import Change, Item, change
 from fhir_writeback_dagster.commit.plan import Adapter, ChartFacts, Halt, Plan, Settled, WirePlan
 from fhir_writeback_dagster.commit.protocol import Event, State
-from fhir_writeback_dagster.commit.shipment import Shipping, backoff
+from fhir_writeback_dagster.commit.shipment import DEFECTS, Shipping, backoff, tell_defect
 from fhir_writeback_dagster.commit.taxonomy import tries
 from fhir_writeback_dagster.commit.transport import NoAnswer
+from fhir_writeback_dagster.errors import TargetError
 from fhir_writeback_dagster.workplace import Workplace
 
 ACCEPT_AT_ONCE = 5000
@@ -32,6 +33,8 @@ LEAST_CLAIM = 64
 TAKE_IN_S, CLAIM_AGAIN_S = 1.0, 0.2
 PATIENTS_A_SEARCH = 20
 """In one look into the charts, where the EHR takes batches; one that does not may not know a list of patients either."""
+FIRST_PAUSE = 3
+"""What could not even be planned is not tried again at once (`backoff` of so many tries)."""
 LINGER_S = 5.0
 """A run that has nothing to do waits so long for what is due soon, rather than ending for a new one to be started."""
 
@@ -172,25 +175,43 @@ class Engine:
     async def _plan(self, item: Item) -> Plan:
         """Read of the chart what the adapter needs to know, then ask it."""
         most = tries(item.reason)
+        if not item.payload:
+            return Halt(Event.REFUSE, "payload_gone")
         if most is not None and item.sends >= most:
             return Halt(Event.REVIEW, "retries_exhausted", {"last": item.reason, "sends": item.sends})
         try:
-            alike = await self._chart.alike(item) if self._adapter.needs_chart(item) else []
-            link = item.link
-            current = (
-                await self._ehr.read(link.resource_type, link.resource_id, request_id=str(item.record_id))
-                if link is not None and self._adapter.needs_current(item)
-                else None
-            )
-        except (Unreadable, NoAnswer) as error:
+            return self._adapter.plan(item, await self._facts(item))
+        except Unreadable as error:
+            self.shipping.unreadable(error)
+            return Halt(Event.RETRY, error.code)
+        except NoAnswer as error:
             self.shipping.failed(error.code)
             return Halt(Event.RETRY, error.code)
-        return self._adapter.plan(item, ChartFacts(alike, current))
+        except TargetError as error:
+            self.shipping.trouble = error
+            return Halt(Event.RETRY, error.code)
+        except DEFECTS as error:
+            return Halt(Event.REFUSE, self._defect(error, item))
+
+    async def _facts(self, item: Item) -> ChartFacts:
+        alike = await self._chart.alike(item) if self._adapter.needs_chart(item) else []
+        link = item.link
+        if link is None or not self._adapter.needs_current(item):
+            return ChartFacts(alike)
+        return ChartFacts(alike, await self._ehr.read(link.resource_type, link.resource_id, request_id=str(item.record_id)))
+
+    def _defect(self, error: Exception, item: Item) -> str:
+        """One item met a defect of ours, or a resource that nobody thought of: the others go on. Its code."""
+        self.counts["defects"] += 1
+        return tell_defect(error, item)
 
     async def _reconcile(self, item: Item) -> None:
         """Look whether a write without an answer was applied; what was not is `leased` afterwards, and goes through the gate."""
         async with self._shipments:
-            finding = await self._look.at(item)
+            try:
+                finding = await self._look.at(item)
+            except DEFECTS as error:
+                finding = Finding(Event.REVIEW, self._defect(error, item))
         if finding.event is Event.ABSENT and item.now.accepted:
             wait = self._w.tenant.ehr.mirror_every.total_seconds()
         else:
@@ -221,5 +242,5 @@ def _halt(item: Item, plan: Halt) -> Change | None:
         reason=plan.reason,
         evidence=plan.evidence,
         link_state=plan.link_state,
-        wait_s=backoff(item.sends),
+        wait_s=backoff(max(item.sends, FIRST_PAUSE)),
     )

@@ -13,11 +13,12 @@ from fhir_writeback_dagster.commit.adapters.generic import bears
 from fhir_writeback_dagster.commit.adapters.search import token
 from fhir_writeback_dagster.commit.answer import Answer, dicts
 from fhir_writeback_dagster.commit.chart import Chart
-from fhir_writeback_dagster.commit.client import Ehr, Unreadable
+from fhir_writeback_dagster.commit.client import Ehr
 from fhir_writeback_dagster.commit.model import Item, Link, Resource, Standing
 from fhir_writeback_dagster.commit.plan import Adapter, ChartFacts, Halt, Settled, WirePlan
 from fhir_writeback_dagster.commit.protocol import Event
 from fhir_writeback_dagster.commit.transport import NoAnswer
+from fhir_writeback_dagster.errors import TargetError
 from fhir_writeback_dagster.rules.content import same_content
 
 
@@ -45,7 +46,7 @@ class Look:
         """Was ``item`` applied?"""
         try:
             return await (self._created(item) if item.link is None else self._updated(item, item.link))
-        except (Unreadable, NoAnswer) as error:
+        except (TargetError, NoAnswer) as error:
             return Finding(Event.LOSE, f"look_{error.code}")
 
     async def _created(self, item: Item) -> Finding:

@@ -50,6 +50,7 @@ class Item:
     """Why it is where it was found: the last class of the taxonomy."""
     sends: int
     payload: Resource
+    """Empty where it cannot be opened any more: then the intent goes nowhere."""
     link: Link | None = None
 
 

@@ -20,11 +20,14 @@ from fhir_writeback_dagster.commit.mirror_store import read_sync
 from fhir_writeback_dagster.commit.model import Item
 from fhir_writeback_dagster.commit.protocol import Event, State
 from fhir_writeback_dagster.commit.sqlfile import statement
+from fhir_writeback_dagster.errors import ServiceError
 from fhir_writeback_dagster.rules.consent import ConsentAsk, evaluate
 from fhir_writeback_dagster.rules.policy import PolicyAsk, PolicyDecision, load_policies
 from fhir_writeback_dagster.tenants import Modes, load_tenant
 from fhir_writeback_dagster.workplace import Workplace
 
+_UNREADABLE = (ServiceError, LookupError, TypeError, ValueError, AttributeError)
+"""What opening and reading of a sealed value or a foreign resource can raise: one that is broken must not stop the others."""
 _DROPPED = [State.WITHDRAWN, State.DISCARDED]
 
 
@@ -118,24 +121,32 @@ class Recheck:
         self, connection: Connection[Any], standing: Sequence[tuple[Item, Facts]], now: datetime
     ) -> dict[UUID, Objection]:
         w = self._w
-        contexts = [w.sealer.open_json("decision.candidate.context", i.candidate_id, f.context or b"") for i, f in standing]
-        asks = [
-            replace(PolicyAsk.from_json(context["policy"]), now=now, encounter_status=known.encounter_status)
-            for context, (_, known) in zip(contexts, standing, strict=True)
-        ]
-        consents = self._consents_of(connection, {item.patient_id for item, _ in standing})
+        asked: list[tuple[Item, Facts, PolicyAsk, ConsentAsk]] = []
         found: dict[UUID, Objection] = {}
-        for context, (item, known), policy in zip(contexts, standing, self._policies.decide(asks), strict=True):
-            objection = about_policy(policy, known)
-            if objection is None:
-                ask = replace(ConsentAsk.from_json(context["consent"]), at=now)
-                by_ehr = w.tenant.consent.source == "ehr"
-                outcome = evaluate(consents[item.patient_id], ask).outcome if by_ehr else "none"
-                if outcome == "deny" or (outcome == "none" and not self._may_without_consent(known)):
-                    objection = Objection(Event.WITHDRAW, f"consent_{outcome}")
+        for item, known in standing:
+            try:
+                context = w.sealer.open_json("decision.candidate.context", item.candidate_id, known.context or b"")
+                policy_ask = replace(PolicyAsk.from_json(context["policy"]), now=now, encounter_status=known.encounter_status)
+                asked.append((item, known, policy_ask, replace(ConsentAsk.from_json(context["consent"]), at=now)))
+            except _UNREADABLE:
+                found[item.intent_id] = Objection(Event.REFUSE, "context_unreadable")
+        consents = self._consents_of(connection, {item.patient_id for item, *_ in asked})
+        policies = self._policies.decide([policy_ask for _, _, policy_ask, _ in asked])
+        for (item, known, _, consent_ask), policy in zip(asked, policies, strict=True):
+            objection = about_policy(policy, known) or self._about_consent(consents[item.patient_id], consent_ask, known)
             if objection:
                 found[item.intent_id] = objection
         return found
+
+    def _about_consent(self, consents: Sequence[dict[str, Any]], ask: ConsentAsk, known: Facts) -> Objection | None:
+        outcome = "none"
+        if self._w.tenant.consent.source == "ehr":
+            try:
+                outcome = evaluate(consents, ask).outcome
+            except _UNREADABLE:
+                outcome = "unreadable"
+        allowed = outcome == "permit" or (outcome == "none" and self._may_without_consent(known))
+        return None if allowed else Objection(Event.WITHDRAW, f"consent_{outcome}")
 
     def _may_without_consent(self, known: Facts) -> bool:
         none_found = self._w.tenant.consent.none_found

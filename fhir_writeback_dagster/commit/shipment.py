@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from uuid import UUID
 
+import structlog
+
 from fhir_writeback_dagster.commit import bundle
 from fhir_writeback_dagster.commit.answer import Answer
-from fhir_writeback_dagster.commit.client import FHIR_JSON, Ehr
+from fhir_writeback_dagster.commit.client import FHIR_JSON, Ehr, Unreadable
 from fhir_writeback_dagster.commit.gate import Gate, Want
 from fhir_writeback_dagster.commit.look import Look
 from fhir_writeback_dagster.commit.model import Attempt, Change, Item, Standing, change
@@ -18,7 +20,7 @@ from fhir_writeback_dagster.commit.plan import Adapter, Settled, WirePlan
 from fhir_writeback_dagster.commit.protocol import Action, Event
 from fhir_writeback_dagster.commit.taxonomy import Outcome, Recovery, classify, unanswered_outcome
 from fhir_writeback_dagster.commit.transport import NoAnswer
-from fhir_writeback_dagster.errors import TargetError
+from fhir_writeback_dagster.errors import TargetError, describe
 from fhir_writeback_dagster.ids import new_id
 from fhir_writeback_dagster.workplace import Workplace
 
@@ -26,6 +28,16 @@ FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 300.0
 _OUT_OF_ORDER = {401: "token_refused", 403: "forbidden", 502: "no_answer", 503: "unavailable", 504: "no_answer"}
 _REFUSED = "bundle_refused"
 _ODD = Outcome("odd_answer", Recovery.RECONCILE)
+
+
+DEFECTS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""What an answer, or a resource in the chart, that nobody thought of can make us raise: one must not stop the others."""
+
+
+def tell_defect(error: Exception, item: Item) -> str:
+    """Log where it happened (no value is in that line); returns the code that the intent gets."""
+    structlog.get_logger().error(describe(error), code="defect", intent_id=str(item.intent_id))
+    return "defect"
 
 
 def backoff(tries: int) -> float:
@@ -66,7 +78,7 @@ class Shipping:
         if not going:
             return passed
         answers = await (self._alone(going[0], deadline) if len(going) == 1 else self._together(going, together, deadline))
-        changes = [await self._conclude(want, answer) for want, answer in zip(going, answers, strict=True)]
+        changes = [await self._concluded(want, answer) for want, answer in zip(going, answers, strict=True)]
         return [*passed, *await self.gate.write(changes)]
 
     async def _alone(self, want: Want, deadline: float) -> list[Answer | Outcome]:
@@ -106,6 +118,13 @@ class Shipping:
                 mend="nothing is lost: what may have arrived is looked up, the rest is sent when the EHR is back",
             )
 
+    def unreadable(self, error: Unreadable) -> None:
+        """A read came to nothing; one that is refused is refused to every patient alike."""
+        if error.outcome.recovery in (Recovery.RETRY, Recovery.WAIT):
+            self.failed(error.code)
+        else:
+            self.trouble = error
+
     async def _together(self, going: Sequence[Want], request_id: str, deadline: float) -> list[Answer | Outcome]:
         kind = self.w.tenant.ehr.bundle
         plans = [want.plan for want in going if isinstance(want.plan, WirePlan)]
@@ -122,6 +141,15 @@ class Shipping:
             self.share.update((want.item.intent_id, len(going) // 2) for want in going)
             return [Outcome(_REFUSED, Recovery.RETRY)] * len(going)
         return [whole] * len(going)  # throttled, lost, …: as each of them would have been told by itself
+
+    async def _concluded(self, want: Want, answer: Answer | Outcome) -> Change | None:
+        """The step that an answer is; one that we stumble over is looked into as if it had not come."""
+        try:
+            return await self._conclude(want, answer)
+        except DEFECTS as error:
+            assert want.attempt is not None
+            outcome = Outcome(tell_defect(error, want.item), Recovery.RECONCILE)
+            return self._failed(want.item, outcome, want.attempt, answer if isinstance(answer, Answer) else None)
 
     async def _conclude(self, want: Want, answer: Answer | Outcome) -> Change | None:
         """The step that an answer is."""

@@ -28,7 +28,7 @@ def ehr_tenant(make_tenant: Callable[..., Tenant], home: Path, sekmet: Sekmet, c
         key.touch(mode=0o600)
         key.write_text(client_key, encoding="utf-8")
         auth = {"type": "smart_backend", "client_id": CLIENT_ID, "private_key": "file://keys/client.jwk", "scopes": SCOPES}
-        ehr = {"base_url": sekmet.base_url, "sandbox": True, "timeout": "5s", "quiet": "1s", "auth": auth}
+        ehr = {"base_url": sekmet.base_url, "sandbox": True, "timeout": "20s", "quiet": "1s", "auth": auth}
         ehr |= overrides.pop("ehr", {})
         return make_tenant(name, **({"ehr": ehr, "consent": {"none_found": "permit"}} | overrides))
 
