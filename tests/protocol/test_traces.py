@@ -34,12 +34,12 @@ Trace = list[tuple[Move[World], World]]
 Call = tuple[object, ...]
 Owner = psycopg.Connection[Any]
 
-_FAULTS = Budget(faults=2, stops=1, expiries=1, losses=1, busy=1, rejections=1, revocations=1, edits=1)
+_FAULTS = Budget(faults=1, stops=1, expiries=1, losses=1, busy=1, rejections=1, revocations=1, edits=1)
 EXPLORED = (
     Model(ATOMIC, bounded=False, budget=_FAULTS, judges_reviews=False, sorts_workers=False),
     Model(ATOMIC, bounded=False, budget=_FAULTS, updates=True, sorts_workers=False),
-    Model(NOTHING, bounded=True, budget=_FAULTS._replace(edits=0, busy=0), sorts_workers=False),
-    Model(MEDIATED, bounded=True, budget=_FAULTS._replace(losses=0, expiries=0), sorts_workers=False),
+    Model(NOTHING, bounded=True, budget=_FAULTS._replace(faults=2, edits=0, busy=0), sorts_workers=False),
+    Model(MEDIATED, bounded=True, budget=_FAULTS._replace(faults=2, losses=0, expiries=0), sorts_workers=False),
 )
 
 
