@@ -103,10 +103,10 @@ def _play(stage: Stage, progress: Progress) -> None:
         scene.second_delivery_writes = check.versions(scene.ehr.chart) - before[scene.id]
     progress("    corrected rows: values, and a wrong patient")
     deliver(lambda story: story.corrections)
-    stage.settle("the correction")
+    stage.until_read("the correction")  # decide takes rows in the order of their reading, so the old ones come after these
     progress("    an old file comes again")
     deliver(lambda story: story.old)
-    stage.settle("the old file")
+    stage.settle("the correction and the old file")
     progress("7/7 looking into the EHRs")
 
 
@@ -166,6 +166,7 @@ def _home(folder: Path | None) -> Iterator[Path]:
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
             raise ServiceError("folder_not_empty", "the demo makes its home anew", where=str(folder), mend="name an empty folder")
+        forget(folder)  # of a demo whose folder was removed by hand
         yield folder.resolve()
         return
     made = Path(tempfile.mkdtemp(prefix="fhir-writeback-demo-"))

@@ -82,7 +82,6 @@ def _labs(maker: RowMaker) -> tuple[list[Planted], tuple[dict[str, Any], ...]]:
         rows.extend(maker.lab(p, random.choice(LABS[1:]), plant=name, end=end, **said) for p in random.sample(plain, number))
 
     plant("no_patient", 3, "quarantined", mrn="")
-    plant("unknown_patient", 2, "waiting", mrn=f"{hospital.id[0].upper()}000001")
     plant("unparsable_date", 2, "quarantined", collected="02/31/2025 10:00")
     plant("skipped_hour", 1, "quarantined", collected=_SKIPPED[hospital.time_zone])
     plant("unmapped_code", 2, "quarantined", test_code=UNMAPPED_LAB, test_name="Lipids, other")
@@ -221,6 +220,8 @@ def _corrected(maker: RowMaker, labs: Sequence[Planted], ward: Sequence[Planted]
             "labs_corrections.csv",
             [
                 _changed(value, "result", "6.1", "updated", "corrected_value", late),
+                # Last of all, because somebody who waits has the mirror read again and again.
+                maker.lab(wrong, LABS[1], plant="unknown_patient", end="waiting", mrn=f"{maker.hospital.id[0].upper()}000001"),
                 replace(
                     other_patient,
                     columns={**other_patient.columns, **late, **whose, "dob": born, "sex": wrong.sex[0].upper()},

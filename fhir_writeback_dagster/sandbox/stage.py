@@ -45,7 +45,7 @@ class Scene:
     @property
     def unregistered(self) -> int:
         """Rows of people whom the EHR does not know when the first extracts come."""
-        return sum(row.plant in ("late", "unknown_patient") for file in self.story.first for row in file.rows)
+        return sum(row.plant == "late" for file in self.story.first for row in file.rows)
 
     def deliver(self, folder: Path, files: Sequence[File]) -> None:
         """Drop files into the landing zones, and keep in mind what must become of them."""
@@ -74,6 +74,21 @@ class Stage:
         :raises ServiceError: nothing moved for five minutes; says what stands still.
         """
         self._until(what, lambda reports: [why for scene in self.scenes for why in unsettled(scene, reports.get(scene.id))])
+
+    def until_read(self, what: str) -> None:
+        """Wait until ingest has read every file that was dropped.
+
+        :raises ServiceError: as `settle`.
+        """
+
+        def unread(reports: Mapping[str, TenantReport]) -> list[str]:
+            return [
+                f"{s.id}: {s.extracts} files dropped"
+                for s in self.scenes
+                if s.id not in reports or reports[s.id].extracts + reports[s.id].refused < s.extracts
+            ]
+
+        self._until(what, unread)
 
     def until_waiting(self) -> None:
         """Wait until nobody but those who are not registered yet is unknown: the mirror was read and decide has used it.

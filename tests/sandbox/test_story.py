@@ -38,7 +38,7 @@ def test_about_a_thousand_rows_a_hospital_and_every_one_has_an_end(story: Story)
     rows = [row for file in story.first for row in file.rows]
     assert 900 <= len(rows) <= 1100
     ends = Counter(row.end for row in rows)
-    assert set(ends) == {"created", "suppressed", "not_written", "denied", "quarantined", "in_review", "waiting"}
+    assert set(ends) == {"created", "suppressed", "not_written", "denied", "quarantined", "in_review"}
     assert ends["created"] > 600
 
 
