@@ -1,0 +1,75 @@
+"""May this target be written so, and how: its vendor's matrix and its own CapabilityStatement, both of which have to agree.
+
+The statement narrows what the matrix allows and never widens it; where the matrix does not know, the statement alone decides.
+A statement that lists no resource types tells nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from fhir_writeback_dagster.rules.matrix import CreatePrecondition, Types, UpdateForm, Vendor
+
+Interaction = Literal["create", "update"]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One EHR: ``statement`` is its CapabilityStatement as last read, None before the first time."""
+
+    vendor: Vendor
+    statement: Mapping[str, Any] | None = None
+
+    def refusal(self, resource_type: str, interaction: Interaction) -> str | None:
+        """Why this may not be sent, as a reason code; None: it may."""
+        if interaction == "create":
+            return (
+                None
+                if self.own_api(resource_type) or self._may(self.vendor.create.types, resource_type, "create")
+                else ("target_cannot_create")
+            )
+        return "target_cannot_update" if self.update_form(resource_type) == "none" else None
+
+    def own_api(self, resource_type: str) -> bool:
+        """Is the type created over the vendor's own API? Its CapabilityStatement says nothing about that one."""
+        return resource_type in self.vendor.create.own_api.get(())
+
+    def create_precondition(self, resource_type: str) -> CreatePrecondition:
+        """The strongest that makes a repeated create harmless here; a search before it where nothing else is known."""
+        by_matrix = self.vendor.create.precondition.value
+        advertised = self._resource(resource_type).get("conditionalCreate")
+        if by_matrix is None:
+            return "if_none_exist" if advertised is True else "search"
+        return "search" if by_matrix == "if_none_exist" and advertised is False else by_matrix
+
+    def update_form(self, resource_type: str) -> UpdateForm:
+        """``patch`` where the target takes one, because it says the least; a ``put`` of the whole resource, or nothing."""
+        update = self.vendor.update
+        if update.patch_precondition.value is not False and self._may(update.patch, resource_type, "patch"):
+            return "patch"
+        return "put" if self._may(update.put, resource_type, "update") else "none"
+
+    def _may(self, types: Types, resource_type: str, interaction: str) -> bool:
+        if types.value is not None and not {"*", resource_type} & set(types.value):
+            return False
+        listed = self._interactions(resource_type)
+        return listed is None or interaction in listed
+
+    def _interactions(self, resource_type: str) -> set[str] | None:
+        """What the statement lists for the type; None: it tells nothing about any type."""
+        if not _resources(self.statement):
+            return None
+        found = self._resource(resource_type).get("interaction")
+        return {str(one.get("code")) for one in found if isinstance(one, dict)} if isinstance(found, list) else set()
+
+    def _resource(self, resource_type: str) -> Mapping[str, Any]:
+        return next((one for one in _resources(self.statement) if one.get("type") == resource_type), {})
+
+
+def _resources(statement: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    rests = (statement or {}).get("rest")
+    servers = [r for r in rests if isinstance(r, dict) and r.get("mode") != "client"] if isinstance(rests, list) else []
+    listed = servers[0].get("resource") if servers else None
+    return [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
