@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -44,16 +45,28 @@ def validate_files(paths: Iterable[str]) -> Iterator[dict[str, Any]]:
 def _results(stream: BinaryIO) -> Iterator[dict[str, Any]]:
     marked = ((number, line.removeprefix(_BYTE_ORDER_MARK) if number == 1 else line) for number, line in enumerate(stream, 1))
     numbered = ((number, line) for number, line in marked if line.strip())
-    number, first = next(numbered, (1, b""))
-    document = _parse(first)
-    if isinstance(document, (dict, list)):
-        yield from _of_document(document)
-        for number, line in numbered:
-            document = _parse(line)
-            yield from _of_document(document) if isinstance(document, (dict, list)) else [_not_json(f"line {number}")]
+    first = next(numbered, (1, b""))
+    if _is_document(_parse(first[1])):
+        yield from _of_lines(chain([first], numbered))
         return
-    whole = _parse(first + b"".join(line for _, line in numbered))
-    yield from _of_document(whole) if isinstance(whole, (dict, list)) else [_not_json(f"line {number}")]
+    lines = [first, *numbered]
+    whole = _parse(b"".join(line for _, line in lines))
+    if _is_document(whole):
+        yield from _of_document(whole)
+    elif any(isinstance(one := _parse(line), dict) and "resourceType" in one for _, line in lines[1:]):
+        yield from _of_lines(lines)  # NDJSON that begins with a broken line
+    else:
+        yield _not_json(first[0])
+
+
+def _of_lines(lines: Iterable[tuple[int, bytes]]) -> Iterator[dict[str, Any]]:
+    for number, line in lines:
+        document = _parse(line)
+        yield from _of_document(document) if _is_document(document) else [_not_json(number)]
+
+
+def _is_document(value: Any) -> bool:
+    return isinstance(value, dict | list)
 
 
 def _parse(data: bytes) -> Any:
@@ -75,8 +88,8 @@ def _of_document(document: dict[str, Any] | list[Any]) -> Iterator[dict[str, Any
         yield _result(validate(resource) if isinstance(resource, dict) else [Issue("syntactic", "type", "")])
 
 
-def _not_json(place: str) -> dict[str, Any]:
-    return _result([Issue("syntactic", "not_json", place)])
+def _not_json(line: int) -> dict[str, Any]:
+    return _result([Issue("syntactic", "not_json", f"line {line}")])
 
 
 def _result(issues: list[Issue]) -> dict[str, Any]:

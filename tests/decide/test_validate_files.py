@@ -54,6 +54,11 @@ def test_a_line_that_is_no_json_does_not_hide_the_others(tmp_path: Path) -> None
     assert results(tmp_path, "\n".join(lines)) == [GOOD_RESULT, not_json(2), BAD_RESULT, not_json(4)]
 
 
+def test_a_broken_first_line_does_not_hide_the_others_either(tmp_path: Path) -> None:
+    lines = ['{"resourceType": "Obs', json.dumps(GOOD), json.dumps(BAD)]
+    assert results(tmp_path, "\n".join(lines)) == [not_json(1), GOOD_RESULT, BAD_RESULT]
+
+
 @pytest.mark.parametrize("content", [b"", b"\n\n", b'{\n "a":', b"\xff\xfe\x00", b"null", b"[" * 100_000])
 def test_what_holds_no_json_is_one_invalid_result(tmp_path: Path, content: bytes) -> None:
     found = results(tmp_path, content)
