@@ -65,6 +65,7 @@ class Create(_Strict):
     precondition: Cell[CreatePrecondition] = Field(
         Cell[CreatePrecondition](), description="the strongest that makes a repeated create harmless"
     )
+    idempotency_header: Cell[str] = Field(Cell[str](), description="takes a UUID; a repeat brings the original")
     own_api: Types = Field(Types(), description="types that are written over the vendor's own API, by its `module`")
     answers_body: Cell[bool] = Field(Cell[bool](), description="a 201 shows the resource when asked by Prefer")
     keeps_identifier: Cell[bool] = Field(Cell[bool](), description="an identifier of ours stands on the stored resource")
@@ -99,6 +100,7 @@ class Answers(_Strict):
     asynchronous: Cell[bool] = Field(Cell[bool](), description="202: accepted for mediation, decided later")
     read_back: Cell[bool] = Field(Cell[bool](), description="success does not mean stored: read it and compare")
     outcomes: Cell[bool] = Field(Cell[bool](), description="errors are OperationOutcomes")
+    error_field: Cell[str] = Field(Cell[str](), description="where they are not: the field of the JSON that holds the code")
 
 
 class Reads(_Strict):

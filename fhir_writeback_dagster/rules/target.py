@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from fhir_writeback_dagster.rules.matrix import CreatePrecondition, Types, UpdateForm, Vendor
+from fhir_writeback_dagster.rules.matrix import BundleKind, CreatePrecondition, Types, UpdateForm, Vendor
 
 Interaction = Literal["create", "update"]
 
@@ -44,6 +44,23 @@ class Target:
             return "if_none_exist" if advertised is True else "search"
         return "search" if by_matrix == "if_none_exist" and advertised is False else by_matrix
 
+    def can_be_found(self, resource_type: str) -> bool:
+        """Does a search by our identifier prove that something of ours is there, or is not?
+
+        Servers that drop foreign identifiers show what they stored by its content only.
+        """
+        return self.vendor.create.keeps_identifier.get(False) and not self.own_api(resource_type)
+
+    def bundle_size(self, kind: BundleKind, wanted: int) -> int:
+        """How many creates may share a bundle of ``kind``, at most ``wanted``; 1 where the target takes none."""
+        bundles = self.vendor.bundles
+        if kind not in bundles.kinds.get(()) or not self._system_may(kind):
+            return 1
+        most = [wanted, bundles.entries.get(wanted)]
+        if kind == "transaction" and self.vendor.create.precondition.value == "if_none_exist":
+            most.append(bundles.conditional_entries.get(wanted))
+        return max(1, min(most))
+
     def update_form(self, resource_type: str) -> UpdateForm:
         """``patch`` where the target takes one, because it says the least; a ``put`` of the whole resource, or nothing."""
         update = self.vendor.update
@@ -57,6 +74,10 @@ class Target:
         listed = self._interactions(resource_type)
         return listed is None or interaction in listed
 
+    def _system_may(self, kind: BundleKind) -> bool:
+        found = _server(self.statement).get("interaction")
+        return not isinstance(found, list) or any(isinstance(one, dict) and one.get("code") == kind for one in found)
+
     def _interactions(self, resource_type: str) -> set[str] | None:
         """What the statement lists for the type; None: it tells nothing about any type."""
         if not _resources(self.statement):
@@ -68,8 +89,12 @@ class Target:
         return next((one for one in _resources(self.statement) if one.get("type") == resource_type), {})
 
 
-def _resources(statement: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+def _server(statement: Mapping[str, Any] | None) -> Mapping[str, Any]:
     rests = (statement or {}).get("rest")
     servers = [r for r in rests if isinstance(r, dict) and r.get("mode") != "client"] if isinstance(rests, list) else []
-    listed = servers[0].get("resource") if servers else None
+    return servers[0] if servers else {}
+
+
+def _resources(statement: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    listed = _server(statement).get("resource")
     return [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
