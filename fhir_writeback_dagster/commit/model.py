@@ -13,7 +13,9 @@ Resource = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """The resource in the EHR that a business key stands for. ``base`` is the resource as it stood after our last write."""
+    """The resource in the EHR that a business key stands for. ``base`` is the resource as our writes left it, without
+    what others changed since.
+    """
 
     resource_type: str
     resource_id: str
@@ -74,6 +76,8 @@ class Standing:
     resource: Resource
     etag: str | None
     origin: str = "ours"
+    theirs: frozenset[str] = frozenset()
+    """Elements that others changed: they stay theirs in the link's base."""
 
     @property
     def version_id(self) -> str | None:

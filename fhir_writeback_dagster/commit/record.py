@@ -14,7 +14,8 @@ from uuid import UUID
 from psycopg import Connection
 from psycopg.types.json import Jsonb
 
-from fhir_writeback_dagster.commit.model import Change
+from fhir_writeback_dagster.commit.merge import left_by_us
+from fhir_writeback_dagster.commit.model import Change, Resource, Standing
 from fhir_writeback_dagster.commit.protocol import Action, State
 from fhir_writeback_dagster.commit.sqlfile import statement
 from fhir_writeback_dagster.ids import new_id
@@ -121,7 +122,7 @@ def _links(connection: Connection[Any], w: Workplace, changes: Sequence[Change])
                 "sources": [c.item.source for c, _ in found],
                 "revisions": [c.item.revision for c, _ in found],
                 "hashes": [c.item.content_hash for c, _ in found],
-                "bases": [w.sealer.seal_json("ledger.link", f"{target}|{c.item.business_key}", s.resource) for c, s in found],
+                "bases": [w.sealer.seal_json("ledger.link", f"{target}|{c.item.business_key}", _base(c, s)) for c, s in found],
                 "states": ["active"] * len(found),
                 "intents": [c.item.intent_id for c, _ in found],
             },
@@ -134,6 +135,11 @@ def _links(connection: Connection[Any], w: Workplace, changes: Sequence[Change])
             "WHERE l.tenant = %s AND l.target = %s AND l.business_key = x.business_key",
             ([c.item.business_key for c in undone], [c.link_state for c in undone], w.id, target),
         )
+
+
+def _base(change: Change, standing: Standing) -> Resource:
+    link = change.item.link
+    return left_by_us(link.base if link else None, standing.resource, standing.theirs)
 
 
 def _reviews(connection: Connection[Any], w: Workplace, changes: Sequence[Change]) -> None:
