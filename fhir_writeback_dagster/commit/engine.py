@@ -197,7 +197,8 @@ class Engine:
         alike = await self._chart.alike(item) if self._adapter.needs_chart(item) else []
         link = item.link
         if link is None or not self._adapter.needs_current(item):
-            return ChartFacts(alike)
+            ours = await self._look.by_identifier(item) if self._adapter.needs_search(item) else ()
+            return ChartFacts(alike, ours=ours)
         return ChartFacts(alike, await self._ehr.read(link.resource_type, link.resource_id, request_id=str(item.record_id)))
 
     def _defect(self, error: Exception, item: Item) -> str:

@@ -6,7 +6,7 @@ Only what a complete and reliable look after the quiet period does not find may 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from fhir_writeback_dagster.commit.adapters.generic import bears
@@ -31,6 +31,7 @@ class Finding:
     outcome: str | None = None
     standing: Standing | None = None
     evidence: dict[str, Any] = field(default_factory=dict)
+    link_state: str | None = None
 
 
 ABSENT = Finding(Event.ABSENT, "not_found")
@@ -50,7 +51,8 @@ class Look:
             return Finding(Event.LOSE, f"look_{error.code}")
 
     async def _created(self, item: Item) -> Finding:
-        found = await self.by_identifier(item)
+        by = self._adapter.reconcile(item)
+        found = await self.by_identifier(item) if by.identifier else []
         if found is None:
             return Finding(Event.REVIEW, "search_unreliable")
         if len(found) > 1:
@@ -61,7 +63,9 @@ class Look:
         alike = [r for r in await self._chart.alike(item, fresh=True) if same_content(item.payload, r)]
         if alike:
             return Finding(Event.CONFIRM, "found_by_natural_key", "reconciled", Standing(alike[0], None))
-        return ABSENT
+        if by.natural_key or self._adapter.capabilities.can_be_found(item.resource_type):
+            return ABSENT
+        return Finding(Event.REVIEW, "cannot_be_found")
 
     async def by_identifier(self, item: Item) -> list[Resource] | None:
         """The resources that bear the item's business key; None: the server's search cannot be believed.
@@ -77,7 +81,7 @@ class Look:
         """``found`` bears our identifier: does it, or did it once, say what we wrote?"""
         if same_content(item.payload, found):
             return Finding(Event.CONFIRM, "found", "reconciled", Standing(found, None))
-        for version in await self._history(found["resourceType"], found["id"]):
+        for version in await self._history(found["resourceType"], found["id"]) or ():
             if same_content(item.payload, version):
                 return Finding(Event.CONFIRM, "found_in_history", "reconciled", Standing(version, None))
         return Finding(Event.REVIEW, "differs_from_ours", evidence={"resources": _names([found])})
@@ -87,23 +91,29 @@ class Look:
         plan = self._adapter.plan(item, ChartFacts(current=now))
         if isinstance(plan, Settled):
             return Finding(Event.CONFIRM, "found", plan.outcome, plan.standing)
-        if isinstance(plan, WirePlan):
-            return ABSENT
-        if plan.event is Event.RETRY:
+        if isinstance(plan, Halt) and plan.event is Event.RETRY:
             return Finding(Event.LOSE, f"look_{plan.reason}")
-        # Somebody changed it: before or after our write? Its history knows.
-        for version in await self._history(link.resource_type, link.resource_id, after=link.version_id):
-            answer = Answer(200, {}, parsed=version)
-            then = self._adapter.plan(replace(item, link=link), ChartFacts(current=answer))
+        if isinstance(plan, WirePlan) and _version(now) == link.version_id:
+            return ABSENT
+        # Somebody changed it: before our write, or after it, and back perhaps? Its history knows.
+        versions = await self._history(link.resource_type, link.resource_id, after=link.version_id)
+        for version in versions or ():
+            then = self._adapter.plan(item, ChartFacts(current=Answer(200, {}, parsed=version)))
             if isinstance(then, Settled):
                 return Finding(Event.CONFIRM, "found_in_history", "updated", then.standing)
-        return _review(plan)
+        if isinstance(plan, Halt):
+            return Finding(Event.REVIEW, plan.reason, evidence=plan.evidence, link_state=plan.link_state)
+        if versions is None and item.now.unanswered:
+            return Finding(Event.REVIEW, "history_unreadable")
+        return ABSENT
 
-    async def _history(self, resource_type: str, resource_id: str, *, after: str | None = None) -> list[Resource]:
-        """Earlier versions, newest first, down to ``after`` (not with it); none where the server keeps none."""
+    async def _history(self, resource_type: str, resource_id: str, *, after: str | None = None) -> list[Resource] | None:
+        """Earlier versions, newest first, down to ``after`` (not with it); None where the server shows none."""
         bundle = (await self._ehr.read(resource_type, f"{resource_id}/_history")).resource()
+        if bundle is None or bundle["resourceType"] != "Bundle":
+            return None
         versions: list[Resource] = []
-        for entry in dicts((bundle or {}).get("entry")):
+        for entry in dicts(bundle.get("entry")):
             resource = entry.get("resource")
             if not isinstance(resource, dict) or resource.get("id") != resource_id:
                 continue
@@ -113,8 +123,8 @@ class Look:
         return versions
 
 
-def _review(plan: Halt) -> Finding:
-    return Finding(Event.REVIEW, plan.reason, evidence=plan.evidence)
+def _version(answer: Answer) -> str | None:
+    return Standing(answer.resource() or {}, None).version_id
 
 
 def _names(resources: list[Resource]) -> list[str]:

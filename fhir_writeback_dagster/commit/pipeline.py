@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from fhir_writeback_dagster.commit import ledger
-from fhir_writeback_dagster.commit.adapters.generic import Generic
+from fhir_writeback_dagster.commit.adapters.choose import adapter_for, read_target
 from fhir_writeback_dagster.commit.client import open_ehr
 from fhir_writeback_dagster.commit.database import Database
 from fhir_writeback_dagster.commit.engine import Engine
@@ -82,7 +82,8 @@ async def _commit(w: Workplace, deadline_s: float) -> tuple[CommitReport, list[i
         if not await db.run(recheck.mirror_is_young):
             await refresh_with(w, db, ehr)
         gate = Gate(w, db, recheck, w.tenant.ehr.timeout.total_seconds() + LEASE_MARGIN_S)
-        engine = Engine(w, db, ehr, gate, Generic(w.tenant.identifier_system), f"{w.run_id}/{os.getpid()}")
+        adapter = adapter_for(await db.run(lambda connection: read_target(connection, w)), w.tenant)
+        engine = Engine(w, db, ehr, gate, adapter, f"{w.run_id}/{os.getpid()}")
         with _stopping(engine.stop) as signals:
             await engine.run(began + deadline_s)
         left = await db.run(lambda connection: ledger.waiting(connection, w))

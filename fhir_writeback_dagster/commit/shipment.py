@@ -158,7 +158,7 @@ class Shipping:
         assert attempt is not None
         if isinstance(answer, Outcome):
             return self._failed(item, answer, attempt, None)
-        outcome = classify(plan.request, answer)
+        outcome = self.adapter.interpret(plan, answer)
         if outcome.recovery is Recovery.REREAD:
             return await self._reread(item, outcome, attempt, answer)
         if outcome.recovery not in (Recovery.CONFIRM, Recovery.COMPARE):

@@ -1,39 +1,66 @@
-"""FHIR R4 as it is written: conditional create, JSON Patch with ``If-Match``, ETags, JSON answers."""
+"""Every EHR that is written in FHIR R4: the create and the update that its matrix and CapabilityStatement allow."""
 
 from __future__ import annotations
 
 import re
+import uuid
 from collections.abc import Iterable
 from typing import Any
 
 from fhir_writeback_dagster import canonicaljson
+from fhir_writeback_dagster.commit.adapters.interpret import interpret
 from fhir_writeback_dagster.commit.adapters.search import if_none_exist
 from fhir_writeback_dagster.commit.answer import Answer, dicts
 from fhir_writeback_dagster.commit.client import FHIR_JSON
+from fhir_writeback_dagster.commit.merge import in_error, merge
 from fhir_writeback_dagster.commit.model import Item, Link, Resource, Standing
-from fhir_writeback_dagster.commit.plan import ChartFacts, Halt, Plan, Settled, WirePlan
+from fhir_writeback_dagster.commit.plan import ChartFacts, Halt, Locators, Plan, Settled, WirePlan
 from fhir_writeback_dagster.commit.protocol import Event
-from fhir_writeback_dagster.commit.taxonomy import Recovery, classify
-from fhir_writeback_dagster.rules.content import as_correction, difference, laid_over, same_content
+from fhir_writeback_dagster.commit.taxonomy import Outcome, Recovery, classify
+from fhir_writeback_dagster.rules.content import difference, same_content
+from fhir_writeback_dagster.rules.natural_key import natural_key
+from fhir_writeback_dagster.rules.target import Target
 
 JSON_PATCH = "application/json-patch+json"
 _LOCATION = re.compile(r"(?:^|/)(?P<type>[A-Z][A-Za-z]+)/(?P<id>[A-Za-z0-9.-]{1,64})(?:/_history/(?P<version>[^/]+))?$")
-_FINISHED = frozenset({"final", "amended", "corrected"})
+_REPEATED = Outcome("existed", Recovery.COMPARE)
 _RETURN = {"Prefer": "return=representation"}
 
 
 class Generic:
-    """The adapter for a server that keeps to R4. ``system`` is the tenant's own identifier system."""
+    """The adapter for every EHR that is written in FHIR: what differs between them is in the matrix.
 
-    def __init__(self, system: str) -> None:
-        self._system = system
+    ``system`` is the tenant's own identifier system.
+    """
+
+    def __init__(self, target: Target, system: str) -> None:
+        self._target, self._system = target, system
+
+    @property
+    def capabilities(self) -> Target:
+        return self._target
 
     def needs_chart(self, item: Item) -> bool:
         return item.link is None and item.resource_type != "Patient"
 
+    def needs_search(self, item: Item) -> bool:
+        guarded = self._target.create_precondition(item.resource_type) == "if_none_exist"
+        return self.needs_chart(item) and not guarded and self.reconcile(item).identifier
+
     def needs_current(self, item: Item) -> bool:
         link = item.link
         return link is not None and link.content_hash != item.content_hash and link.origin == "ours" and link.state == "active"
+
+    def reconcile(self, item: Item) -> Locators:
+        return Locators(
+            identifier=self._target.vendor.create.keeps_identifier.value is not False,
+            natural_key=natural_key(item.payload) is not None,
+        )
+
+    def interpret(self, plan: WirePlan, answer: Answer) -> Outcome:
+        if plan.precondition == "idempotency_key" and answer.status == 409 and self.recognise(plan, answer) is not None:
+            return _REPEATED
+        return interpret(self._target.vendor, plan.request, answer)
 
     def plan(self, item: Item, facts: ChartFacts) -> Plan:
         if item.resource_type == "Patient":
@@ -50,27 +77,30 @@ class Generic:
         return self._update(item, item.link, facts.current)
 
     def _create(self, item: Item, facts: ChartFacts) -> Plan:
-        for theirs in facts.alike:
-            if same_content(item.payload, theirs) and not _in_error(theirs):
-                return Settled("suppressed", "chart_has_same", Standing(theirs, None, "foreign"))
-        if facts.alike:
-            retracted = all(_in_error(theirs) for theirs in facts.alike)
-            reason = "chart_has_retracted" if retracted else "chart_has_other"
-            return Halt(Event.REVIEW, reason, {"resources": sorted(f"{r['resourceType']}/{r['id']}" for r in facts.alike)})
-        condition = if_none_exist(self._system, item.business_key)
+        if refusal := self._target.refusal(item.resource_type, "create"):
+            return Halt(Event.REFUSE, refusal)
+        return known_already(item, facts) or self.create_request(item)
+
+    def create_request(self, item: Item) -> WirePlan:
+        """The create, with the strongest precondition that the target has."""
+        precondition = self._target.create_precondition(item.resource_type)
+        headers = {"Content-Type": FHIR_JSON, **_RETURN}
+        request: dict[str, Any] = {"method": "POST", "url": item.resource_type}
+        if precondition == "if_none_exist":
+            headers["If-None-Exist"] = request["ifNoneExist"] = if_none_exist(self._system, item.business_key)
+        elif precondition == "idempotency_key":
+            headers[self._target.vendor.create.idempotency_header.get("Idempotency-Key")] = _repeat_key(self._system, item)
+        # A repeat is harmless where a precondition stands; only there may a lost race simply be tried again.
         return WirePlan(
-            request="conditional_create",
+            request="conditional_create" if precondition == "if_none_exist" else "create",
             verb="create",
-            precondition="if_none_exist",
+            precondition=precondition,
             method="POST",
             path=item.resource_type,
-            headers={"Content-Type": FHIR_JSON, "If-None-Exist": condition, **_RETURN},
+            headers=headers,
             body=canonicaljson.encode(item.payload),
             expected=item.payload,
-            entry={
-                "resource": item.payload,
-                "request": {"method": "POST", "url": item.resource_type, "ifNoneExist": condition},
-            },
+            entry=None if precondition == "idempotency_key" else {"resource": item.payload, "request": request},
         )
 
     def _update(self, item: Item, link: Link, answer: Answer | None) -> Plan:
@@ -85,27 +115,52 @@ class Generic:
             return Halt(Event.RETRY, outcome.code if outcome.recovery is not Recovery.CONFIRM else "odd_answer")
         if (current["resourceType"], current.get("id")) != (link.resource_type, link.resource_id):
             return Halt(Event.REVIEW, "odd_answer")
-        if _in_error(current) and not _in_error(item.payload):
+        if in_error(current) and not in_error(item.payload):
             return Halt(Event.REVIEW, "retracted_in_ehr", link_state="retracted")
-        wanted = corrected(current, link.previous, item.payload)
+        merged = merge(link, current, self._as_kept(item.payload, current))
+        wanted = merged.wanted
         patch = difference(current, wanted)
-        standing = Standing(current, answer.headers.get("etag"))
+        standing = Standing(current, answer.headers.get("etag"), theirs=merged.theirs)
         if not patch:
             return Settled("updated" if item.now.unanswered else "suppressed", "chart_has_same", standing)
-        if edited := edited_elements(link, current):
-            return Halt(Event.REVIEW, "clinician_edited", {"elements": edited})
-        if standing.etag is None:
-            return Halt(Event.REVIEW, "no_etag")
+        if merged.conflicts:
+            return Halt(Event.REVIEW, "clinician_edited", {"elements": list(merged.conflicts)})
+        form = self._target.update_form(link.resource_type)
+        if form == "none":
+            return Halt(Event.REVIEW, "target_cannot_update")
+        guard = self._guard(answer)
+        if isinstance(guard, Halt):
+            return guard
         return WirePlan(
             request="update",
             verb="update",
-            precondition="if_match",
-            method="PATCH",
+            precondition="if_match" if "If-Match" in guard else "if_unmodified_since",
+            method="PATCH" if form == "patch" else "PUT",
             path=f"{link.resource_type}/{link.resource_id}",
-            headers={"Content-Type": JSON_PATCH, "If-Match": standing.etag, **_RETURN},
-            body=canonicaljson.encode(patch),
+            headers={"Content-Type": JSON_PATCH if form == "patch" else FHIR_JSON, **guard, **_RETURN},
+            body=canonicaljson.encode(patch if form == "patch" else wanted),
             expected=wanted,
+            theirs=merged.theirs,
         )
+
+    def _as_kept(self, payload: Resource, current: Resource) -> Resource:
+        """``payload`` without the identifier that the target drops: laying it over again and again would change nothing."""
+        if self._target.vendor.create.keeps_identifier.value is not False or bears(current, self._system):
+            return payload
+        others = [one for one in dicts(payload.get("identifier")) if one.get("system") != self._system]
+        rest = {name: value for name, value in payload.items() if name != "identifier"}
+        return {**rest, "identifier": others} if others else rest
+
+    def _guard(self, answer: Answer) -> dict[str, str] | Halt:
+        """The header that refuses the update where somebody was faster; without one a person decides."""
+        precondition = self._target.vendor.update.precondition.value
+        if precondition == "if_match":
+            etag = answer.headers.get("etag")
+            return Halt(Event.REVIEW, "no_etag") if etag is None else {"If-Match": etag}
+        if precondition == "if_unmodified_since":
+            changed = answer.headers.get("last-modified")
+            return Halt(Event.REVIEW, "no_last_modified") if changed is None else {"If-Unmodified-Since": changed}
+        return Halt(Event.REVIEW, "update_unguarded")
 
     def recognise(self, plan: WirePlan, answer: Answer) -> Standing | None:
         found = answer.resource()
@@ -114,34 +169,30 @@ class Generic:
         location = _LOCATION.search(answer.headers.get("location", ""))
         if location and location["id"] != found["id"]:
             return None
-        return Standing(found, answer.headers.get("etag"))
+        return Standing(found, answer.headers.get("etag"), theirs=plan.theirs)
 
     def judge(self, plan: WirePlan, standing: Standing) -> bool:
         return same_content(plan.expected, standing.resource)
 
 
-def corrected(current: Resource, previous: Resource | None, payload: Resource) -> Resource:
-    """``current`` with what ``payload`` says laid over it; an Observation whose value changes becomes ``corrected``.
-
-    A finished Observation otherwise keeps the status that it has in the chart: ours says ``final`` for ever, and the chart's
-    ``corrected`` of an earlier change must not be taken back.
-    """
-    finished = payload.get("status") in _FINISHED and current.get("status") in _FINISHED
-    if current["resourceType"] != "Observation" or not finished:
-        return laid_over(current, payload, previous)
-    wanted = laid_over(current, {**payload, "status": current["status"]}, previous)
-    return wanted if _value_of(wanted) == _value_of(current) else laid_over(current, as_correction(payload), previous)
-
-
-def edited_elements(link: Link, current: Resource) -> list[str]:
-    """Top-level elements that differ between what our last write left and what stands there now; ``["*"]``: cannot be told."""
-    version = (current.get("meta") or {}).get("versionId")
-    if link.version_id is not None and version == link.version_id:
-        return []
-    if link.base is None:
-        return ["*"]
-    names = (set(link.base) | set(current)) - {"meta", "text"}
-    return sorted(name for name in names if link.base.get(name) != current.get(name))
+def known_already(item: Item, facts: ChartFacts) -> Settled | Halt | None:
+    """What the chart holds of a fact that is to be created: ours already, or somebody else's; None: nothing."""
+    if facts.ours is None:
+        return Halt(Event.REVIEW, "search_unreliable")
+    if len(facts.ours) > 1:
+        return Halt(Event.REVIEW, "several_matches", {"resources": _names(facts.ours)})
+    for found in facts.ours:
+        if not same_content(item.payload, found):
+            return Halt(Event.REVIEW, "existed_differently", {"resources": _names(facts.ours)})
+        return Settled("reconciled" if item.now.unanswered else "suppressed", "existed", Standing(found, None))
+    for theirs in facts.alike:
+        if same_content(item.payload, theirs) and not in_error(theirs):
+            return Settled("suppressed", "chart_has_same", Standing(theirs, None, "foreign"))
+    if facts.alike:
+        retracted = all(in_error(theirs) for theirs in facts.alike)
+        reason = "chart_has_retracted" if retracted else "chart_has_other"
+        return Halt(Event.REVIEW, reason, {"resources": _names(facts.alike)})
+    return None
 
 
 def bears(resource: Resource, system: str, value: str | None = None) -> bool:
@@ -151,17 +202,15 @@ def bears(resource: Resource, system: str, value: str | None = None) -> bool:
     )
 
 
+def _repeat_key(system: str, item: Item) -> str:
+    """A UUID that is the same each time this revision of this fact is sent, and at no other."""
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, f"{system}|{item.business_key}|{item.revision}"))
+
+
+def _names(resources: Iterable[Resource]) -> list[str]:
+    return sorted(f"{r['resourceType']}/{r['id']}" for r in resources)
+
+
 def _as_linked(link: Link) -> Standing:
     base = link.base or {"resourceType": link.resource_type, "id": link.resource_id, "meta": {"versionId": link.version_id}}
     return Standing(base, link.etag, link.origin)
-
-
-def _in_error(resource: Resource) -> bool:
-    """Retracted, as each type of resource says it."""
-    verification = resource.get("verificationStatus")
-    codings: Iterable[Any] = dicts(verification.get("coding")) if isinstance(verification, dict) else ()
-    return resource.get("status") == "entered-in-error" or any(c.get("code") == "entered-in-error" for c in codings)
-
-
-def _value_of(observation: Resource) -> dict[str, Any]:
-    return {k: v for k, v in observation.items() if k.startswith("value") or k in ("component", "dataAbsentReason")}

@@ -1,0 +1,41 @@
+"""The adapter of a tenant's EHR: the module that its vendor's matrix names."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any, cast
+
+from psycopg import Connection
+
+from fhir_writeback_dagster.commit.adapters.generic import Generic
+from fhir_writeback_dagster.commit.plan import Adapter
+from fhir_writeback_dagster.errors import ConfigError
+from fhir_writeback_dagster.rules.matrix import load_vendor
+from fhir_writeback_dagster.rules.target import Target
+from fhir_writeback_dagster.tenants import Tenant
+from fhir_writeback_dagster.workplace import Workplace
+
+
+def read_target(connection: Connection[Any], w: Workplace) -> Target:
+    """The tenant's EHR as its matrix and the CapabilityStatement in the mirror describe it."""
+    row = connection.execute(
+        "SELECT body FROM mirror.capability WHERE tenant = %s AND target = %s", (w.id, w.tenant.ehr.target)
+    ).fetchone()
+    return Target(load_vendor(w.tenant.ehr.vendor), row[0] if row else None)
+
+
+def adapter_for(target: Target, tenant: Tenant) -> Adapter:
+    """:raises ConfigError: the matrix names a module that is not there."""
+    name = target.vendor.module
+    if name == "generic":
+        return Generic(target, tenant.identifier_system)
+    try:
+        module = import_module(f"fhir_writeback_dagster.commit.adapters.{name}")
+    except ModuleNotFoundError:
+        raise ConfigError(
+            "no_adapter",
+            f"no adapter module {name}",
+            where=f"rules/vendors/{target.vendor.vendor}.yaml module",
+            mend="write commit/adapters/<module>.py with a function `make`; docs/adding-an-ehr.md",
+        ) from None
+    return cast("Adapter", module.make(target, tenant))
