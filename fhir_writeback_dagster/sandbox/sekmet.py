@@ -35,6 +35,7 @@ class Sekmet:
     :param client_jwks: public keys of the client ``fhir-writeback``; SMART Backend Services is on. None: an open server.
     :param client_scopes: what that client may be granted at most.
     :param token_seconds: lifetime of access tokens.
+    :param public_url: origin that clients reach it by (a fault proxy's): its token endpoint is there.
     """
 
     def __init__(
@@ -45,12 +46,13 @@ class Sekmet:
         *,
         client_scopes: str = "system/*.cruds",
         token_seconds: int = 3600,
+        public_url: str = "",
     ) -> None:
         self.folder = folder
         self.client_jwks = client_jwks
         self.port = claim("the sandbox EHR", port, "the demo's port of it")
         self.base_url = f"http://{HOST}:{self.port}/fhir"
-        self._client_scopes, self._token_seconds = client_scopes, token_seconds
+        self._client_scopes, self._token_seconds, self._public_url = client_scopes, token_seconds, public_url
         self._admin_key, self._admin_jwks = make_client_key("admin")
         self._child: Child | None = None
         self.chart = (
@@ -132,6 +134,7 @@ class Sekmet:
             "data_dir": str(self.folder / "data"),
             "simulator": {"enabled": False},
             "log_inbound": False,
+            **({"public_url": self._public_url} if self._public_url else {}),
         }
         if self.client_jwks is not None:
             settings["server_auth"] = {

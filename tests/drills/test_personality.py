@@ -1,0 +1,119 @@
+"""What an EHR with a character of its own does to the same requests; the server behind is a real one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+from commit.world import heart_rate, patient
+
+from fhir_writeback_dagster.sandbox.fault_proxy.personality import Personality
+from fhir_writeback_dagster.sandbox.fault_proxy.server import FaultProxy
+from fhir_writeback_dagster.sandbox.sekmet import Sekmet
+
+CONDITION = "identifier=urn:test:key%7Ck1"
+
+Ehr = Callable[[str], httpx.Client]
+
+
+@pytest.fixture
+def ehr(open_sekmet: Sekmet) -> Iterator[Ehr]:
+    """``ehr("drops_etags: true")``: a client of an EHR of that personality, written as YAML."""
+    open_sekmet.load([patient("a", "a")])
+    with FaultProxy(open_sekmet.base_url) as proxy, httpx.Client(base_url=f"{proxy.base_url}/", trust_env=False) as client:
+
+        def of(text: str) -> httpx.Client:
+            proxy.script(personality=Personality(**yaml.safe_load(text)))
+            return client
+
+        yield of
+
+
+def _observation(**more: Any) -> dict[str, Any]:
+    return heart_rate("a", "2025-03-01T10:00:00Z", 72, identifier=[{"system": "urn:test:key", "value": "k1"}], **more)
+
+
+def _create(client: httpx.Client, **headers: str) -> httpx.Response:
+    return client.post("Observation", json=_observation(), headers=headers)
+
+
+def test_identifiers_are_stripped(ehr: Ehr) -> None:
+    client = ehr("strips_identifiers: true")
+    assert "identifier" not in _create(client).json()
+    entry = {"resource": _observation(), "request": {"method": "POST", "url": "Observation"}}
+    client.post("", json={"resourceType": "Bundle", "type": "batch", "entry": [entry]})
+    found = client.get("Observation").json()["entry"]
+    assert ["identifier" in one["resource"] for one in found] == [False, False]
+
+
+def test_etags_and_versions_are_dropped(ehr: Ehr) -> None:
+    client = ehr("drops_etags: true")
+    made = _create(client)
+    assert "ETag" not in made.headers
+    found = client.get("Observation").json()["entry"][0]["resource"]
+    assert "versionId" not in {**made.json()["meta"], **found["meta"]}
+
+
+def test_if_none_exist_is_ignored(ehr: Ehr) -> None:
+    headers = {"If-None-Exist": CONDITION}
+    client = ehr("{}")
+    assert [_create(client, **headers).status_code for _ in range(2)] == [201, 200]
+    client = ehr("ignores_if_none_exist: true")
+    entry = {"resource": _observation(), "request": {"method": "POST", "url": "Observation", "ifNoneExist": CONDITION}}
+    client.post("", json={"resourceType": "Bundle", "type": "batch", "entry": [entry]})
+    assert _create(client, **headers).status_code == 201
+    assert client.get("Observation").json()["total"] == 3
+
+
+def test_if_match_is_needed_or_ignored(ehr: Ehr) -> None:
+    client = ehr("needs_if_match: 412")
+    made = _create(client)
+    url = f"Observation/{made.json()['id']}"
+    changed = {**made.json(), "note": [{"text": "seen"}]}
+    assert client.put(url, json=changed).status_code == 412
+    assert client.put(url, json=changed, headers={"If-Match": made.headers["ETag"]}).status_code == 200
+    assert ehr("{}").put(url, json=made.json(), headers={"If-Match": made.headers["ETag"]}).status_code == 412
+    assert ehr("ignores_if_match: true").put(url, json=made.json(), headers={"If-Match": made.headers["ETag"]}).status_code == 200
+
+
+def test_a_put_leaves_empty_what_it_does_not_say(ehr: Ehr) -> None:
+    client = ehr("nulls_on_put: [device]")
+    made = _create(client).json()
+    url = f"Observation/{made['id']}"
+    said = {"device": {"display": "cuff"}, "note": [{"text": "seen"}]}
+    assert "device" not in client.put(url, json={**made, **said}).json()
+    assert "note" not in client.put(url, json=made).json(), "R4: an update replaces the whole resource"
+
+
+def test_elements_are_lost_with_success(ehr: Ehr) -> None:
+    made = _create(ehr("drops_elements: [effectiveDateTime]"))
+    assert (made.status_code, "effectiveDateTime" in made.json()) == (201, False)
+
+
+def test_a_create_is_answered_otherwise(ehr: Ehr) -> None:
+    assert _create(ehr("created_status: 200")).status_code == 200
+    bare = _create(ehr("{empty_created: true, no_location: true}"))
+    assert (bare.status_code, bare.content, "Location" in bare.headers) == (201, b"", False)
+    assert ehr("refuses_body_id: true").post("Observation", json=_observation(id="x")).status_code == 400
+
+
+def test_what_it_lacks_is_refused(ehr: Ehr) -> None:
+    client = ehr("lacks: [patch, bundle, history]")
+    assert client.patch("Observation/1", json=[]).status_code == 405
+    assert client.post("", json={"resourceType": "Bundle", "type": "batch"}).status_code == 405
+    assert client.get("Patient/a/_history").status_code == 404
+    assert client.get("Patient/a").status_code == 200
+
+
+def test_more_than_the_windows_requests_are_throttled(ehr: Ehr) -> None:
+    client = ehr("{requests: 3, window_s: 3600, retry_after: true}")
+    if time.time() % 3600 > 3595:
+        time.sleep(5)  # else the hour would end within the test
+    answers = [client.get("Patient/a") for _ in range(5)]
+    assert [a.status_code for a in answers] == [200, 200, 200, 429, 429]
+    assert answers[-1].headers["Retry-After"] == "3600"
+    assert "Retry-After" not in ehr("{requests: 0, window_s: 3600}").get("Patient/a").headers
