@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from importlib import import_module
 from pathlib import Path
@@ -23,6 +24,8 @@ from fhir_writeback_dagster.ops.signals import Stopped, stoppable
 
 if TYPE_CHECKING:
     from fhir_writeback_dagster.ops.configuration import Configuration
+    from fhir_writeback_dagster.settings import Layer
+    from fhir_writeback_dagster.workplace import Workplace
 
 P = ParamSpec("P")
 FAILED, IMPOSSIBLE, SIGNALLED = 1, 2, 128
@@ -34,24 +37,33 @@ def progress(text: str) -> None:
 
 
 def command(function: Callable[P, int]) -> Callable[P, None]:
-    """A command's frame: its return value is the exit code, and no error leaves as a traceback."""
+    """A command whose return value is the exit code."""
 
     @wraps(function)
-    def framed(*args: P.args, **kwargs: P.kwargs) -> None:
-        code = IMPOSSIBLE
-        try:
-            with stoppable():
-                code = function(*args, **kwargs)
-        except WritebackError as error:
-            click.echo(f"error: {error}", err=True)
-        except Stopped as stopped:
-            click.echo(f"ended by {stopped}", err=True)
-            code = SIGNALLED + stopped.number
-        except Exception as error:  # noqa: BLE001 - a foreign text may quote a patient's values
-            click.echo(f"error: {describe(error)}", err=True)
-        sys.exit(code)
+    def ending(*args: P.args, **kwargs: P.kwargs) -> None:
+        sys.exit(function(*args, **kwargs))
 
-    return framed
+    return ending
+
+
+@contextmanager
+def framed() -> Iterator[None]:
+    """Every command's frame: no error leaves as a traceback."""
+    code = IMPOSSIBLE
+    try:
+        with stoppable():
+            yield
+        return
+    except (click.ClickException, click.exceptions.Exit, click.Abort):
+        raise  # click's own: it tells of them itself
+    except WritebackError as error:
+        click.echo(f"error: {error}", err=True)
+    except Stopped as stopped:
+        click.echo(f"ended by {stopped}", err=True)
+        code = SIGNALLED + stopped.number
+    except Exception as error:  # noqa: BLE001 - a foreign text may quote a patient's values
+        click.echo(f"error: {describe(error)}", err=True)
+    sys.exit(code)
 
 
 def project() -> Configuration:
@@ -72,14 +84,39 @@ def project() -> Configuration:
     return load_configuration(home)
 
 
+@contextmanager
+def desk(layer: Layer, tenant: str | None) -> Iterator[Iterator[Workplace]]:
+    """The :data:`~fhir_writeback_dagster.workplace.Desk` of the project that this command is for."""
+    from fhir_writeback_dagster.ops.database import open_database, register
+    from fhir_writeback_dagster.ops.folder import StateFolder
+    from fhir_writeback_dagster.tenants import load_tenant, tenant_ids
+    from fhir_writeback_dagster.workplace import open_workplace
+
+    def places() -> Iterator[Workplace]:
+        for name in names:
+            register(database.dsns, [name])
+            with open_workplace(settings.Settings(config.home, layer, database.dsns.of(layer)), name, "command") as w:
+                yield w
+
+    config = project()
+    names = [load_tenant(config.home / "tenants", tenant).tenant] if tenant else tenant_ids(config.home / "tenants")
+    with open_database(config, StateFolder(config.home), progress) as database:
+        yield places()
+
+
 class _Commands(click.Group):
     """With the layers' own commands, each imported only when it is asked for."""
 
     layers: ClassVar[dict[str, str]] = {
         "match": "fhir_writeback_dagster.decide.match_evaluate:match_group",
+        "mode": "fhir_writeback_dagster.decide.mode_command:mode_group",
         "policy": "fhir_writeback_dagster.rules.policy_cases:policy_group",
         "validate": "fhir_writeback_dagster.decide.validate_files:validate_command",
     }
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with framed():
+            return super().invoke(ctx)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted([*super().list_commands(ctx), *self.layers])
@@ -94,11 +131,13 @@ class _Commands(click.Group):
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="fhir-writeback-dagster")
-def main() -> None:
+@click.pass_context
+def main(context: click.Context) -> None:
     """Governed write-back of scraped clinical extracts to EHRs over FHIR R4."""
     from fhir_writeback_dagster.ops.logging import configure
 
     configure()
+    context.obj = desk
 
 
 @main.command()

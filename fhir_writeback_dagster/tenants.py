@@ -16,7 +16,7 @@ from fhir_writeback_dagster.yamlfile import load_yaml
 
 TENANT_ID = re.compile(r"[a-z][a-z0-9_-]{0,30}")
 
-Mode = Literal["off", "shadow", "review_all", "auto"]
+Mode = Literal["off", "shadow", "review_all", "sampled", "auto"]
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -90,8 +90,11 @@ class SourceUse(_Strict):
 
 
 class Modes(_Strict):
+    """Changed by ``fhir-writeback mode set``, or by hand; either way the change is audited (docs/modes.md)."""
+
     default: Mode = "off"
     by_type: dict[str, Mode] = Field(default_factory=dict)
+    sample: float = Field(0.1, ge=0, le=1, description="share of the writes that a person sees under `sampled`")
 
     def of(self, resource_type: str) -> Mode:
         return self.by_type.get(resource_type, self.default)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from fhir_writeback_dagster.secretref import resolve
-from fhir_writeback_dagster.settings import Settings
+from fhir_writeback_dagster.settings import Layer, Settings
 from fhir_writeback_dagster.store.db import Store
 from fhir_writeback_dagster.store.sealing import Identity, Sealer
 from fhir_writeback_dagster.tenants import Tenant, load_tenant
@@ -49,3 +49,8 @@ def open_workplace(settings: Settings, tenant_id: str, run_id: str, now: Callabl
         with store.tenant(tenant_id) as connection:
             sealer.prepare(connection)
         yield Workplace(settings, tenant, store, sealer, identity, run_id, now)
+
+
+Desk = Callable[[Layer, str | None], AbstractContextManager[Iterator[Workplace]]]
+"""How a command comes to work as a layer: for one tenant, or for all of the project, with its database up. A layer's commands
+get it as click's context object, because the layers know nothing of what starts databases."""

@@ -22,8 +22,9 @@ from fhir_writeback_dagster.commit.protocol import Event, State
 from fhir_writeback_dagster.commit.sqlfile import statement
 from fhir_writeback_dagster.errors import ServiceError
 from fhir_writeback_dagster.rules.consent import ConsentAsk, evaluate
+from fhir_writeback_dagster.rules.modes import in_sample, needs_person, writes
 from fhir_writeback_dagster.rules.policy import PolicyAsk, PolicyDecision, load_policies
-from fhir_writeback_dagster.tenants import Modes, load_tenant
+from fhir_writeback_dagster.tenants import Mode, Modes, load_tenant
 from fhir_writeback_dagster.workplace import Workplace
 
 _UNREADABLE = (ServiceError, LookupError, TypeError, ValueError, AttributeError)
@@ -98,7 +99,8 @@ class Recheck:
         standing: list[tuple[Item, Facts]] = []
         for item in items:
             known = facts.get(item.intent_id)
-            objection = about_records(item, known) or about_mode(modes.of(item.resource_type), known)
+            sampled = in_sample(w.identity, modes, item.business_key, item.content_hash)
+            objection = about_records(item, known) or about_mode(modes.of(item.resource_type), known, sampled=sampled)
             if objection:
                 found[item.intent_id] = objection
             elif known:
@@ -197,9 +199,9 @@ def about_records(item: Item, known: Facts | None) -> Objection | None:
     return Objection(Event.WITHDRAW, reason) if reason else None
 
 
-def about_mode(mode: str, known: Facts | None) -> Objection | None:
-    """`review_all` lets through what a person approved with this very content."""
-    if mode == "auto" or (mode == "review_all" and known is not None and known.reviewed):
+def about_mode(mode: Mode, known: Facts | None, *, sampled: bool = False) -> Objection | None:
+    """Where the mode asks for a person, it lets through what one approved with this very content."""
+    if writes(mode) and (not needs_person(mode, sampled=sampled) or (known is not None and known.reviewed)):
         return None
     return Objection(Event.WITHDRAW, f"mode_{mode}")
 

@@ -8,8 +8,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 from fhir_writeback_dagster.canonical import CanonicalRecord
+from fhir_writeback_dagster.rules import modes
 from fhir_writeback_dagster.rules.consent import ConsentDecision
 from fhir_writeback_dagster.rules.policy import PolicyDecision
+from fhir_writeback_dagster.rules.target import Target
 from fhir_writeback_dagster.tenants import Mode
 
 #: An event may be written down a day before or after the encounter that it belongs to, as time zones and late entry have it.
@@ -34,7 +36,7 @@ _EVENT_TIME = {
 class Reason:
     """One ground of a verdict: which layer said it, a code, and a path or policy id; never a value."""
 
-    layer: Literal["semantic", "consent", "policy", "mode", "match"]
+    layer: Literal["semantic", "consent", "policy", "mode", "match", "target"]
     code: str
     path: str | None = None
 
@@ -97,17 +99,29 @@ def encounter_reasons(
     return reasons
 
 
+def target_reason(target: Target, resource_type: str, interaction: Literal["create", "update"]) -> Reason | None:
+    """What the EHR itself does not take: its matrix or its CapabilityStatement says so."""
+    refusal = target.refusal(resource_type, interaction)
+    return Reason("target", refusal, resource_type) if refusal else None
+
+
 def rule(
     mode: Mode,
     semantic: Sequence[Reason],
     consent: ConsentDecision,
     none_found: Literal["permit", "review", "deny"],
     policy: PolicyDecision,
+    *,
+    sampled: bool = False,
 ) -> Ruling:
-    """Put the gates together: a denial wins, then what holds the mode back, then any call for a person."""
+    """Put the gates together: a denial wins, then what holds the mode back, then any call for a person.
+
+    ``sampled``: the write is in the sample that a person sees where the mode is ``sampled``.
+    """
     policy_reason = Reason("policy", policy.outcome, ",".join(policy.policy_ids) or None)
-    denials: list[Reason] = []
-    reviews = list(semantic)
+    # What cannot be created never will be; what stands there and cannot be corrected by us, a person can correct.
+    denials = [reason for reason in semantic if reason.code == "target_cannot_create"]
+    reviews = [reason for reason in semantic if reason not in denials]
     if consent.outcome == "deny" or (consent.outcome == "none" and none_found == "deny"):
         denials.append(Reason("consent", f"consent_{consent.outcome}", consent.provision))
     elif consent.outcome == "none" and none_found == "review":
@@ -118,10 +132,10 @@ def rule(
         reviews.append(Reason("policy", "policy_review", policy_reason.path))
     if denials:
         return Ruling("denied", (*denials, *reviews))
-    if mode in ("off", "shadow"):
+    if not modes.writes(mode):
         return Ruling("not_written", (Reason("mode", f"mode_{mode}"), *reviews))
-    if mode == "review_all":
-        reviews.append(Reason("mode", "mode_review_all"))
+    if modes.needs_person(mode, sampled=sampled):
+        reviews.append(Reason("mode", f"mode_{mode}"))
     if reviews:
         return Ruling("review", tuple(reviews))
     return Ruling("automatic", (policy_reason,))

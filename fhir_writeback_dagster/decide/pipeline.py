@@ -18,19 +18,22 @@ from psycopg import Connection
 
 from fhir_writeback_dagster import canonicaljson
 from fhir_writeback_dagster.decide import facts as memory
-from fhir_writeback_dagster.decide.gates import Reason, consent_version, encounter_reasons, event_day, rule
+from fhir_writeback_dagster.decide.gates import Reason, consent_version, encounter_reasons, event_day, rule, target_reason
 from fhir_writeback_dagster.decide.identity import ACCEPT, Fact, Incoming, Placement, accept, business_keys, place
 from fhir_writeback_dagster.decide.items import Item, load
 from fhir_writeback_dagster.decide.mapping import Mapping, Refs, load_mapping
 from fhir_writeback_dagster.decide.matching import match_encounters, match_patients
+from fhir_writeback_dagster.decide.modes import note
 from fhir_writeback_dagster.decide.outcome import store
 from fhir_writeback_dagster.decide.validation import validate
 from fhir_writeback_dagster.errors import CandidateProblem
 from fhir_writeback_dagster.ids import new_id
 from fhir_writeback_dagster.rules.consent import ConsentAsk, ConsentDecision, evaluate
 from fhir_writeback_dagster.rules.content import same_content
+from fhir_writeback_dagster.rules.modes import in_sample
 from fhir_writeback_dagster.rules.natural_key import natural_key
 from fhir_writeback_dagster.rules.policy import PolicyAsk, PolicySet, load_policies
+from fhir_writeback_dagster.store.capability import read_target
 from fhir_writeback_dagster.workplace import Workplace
 
 BATCH = 1000
@@ -63,6 +66,8 @@ def decide(w: Workplace, deadline_s: float = 60) -> DecideReport:
     """
     end = time.monotonic() + deadline_s
     round_ = _Round(w)
+    with w.store.tenant(w.id) as connection:
+        note(connection, w)
     states: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
     while True:
@@ -232,6 +237,7 @@ class _Round:
         """The verdict of each item. What is denied ends here: a fact is never owned by content that may not be written."""
         now = self.w.now()
         asks = [self._policy_ask(item, item.business_key in facts, now) for item in items]
+        target = read_target(connection, self.w)
         consents = _consents_of(connection, self.w, sorted({i.patient_id for i in items if i.patient_id}))
         for item, ask, policy in zip(items, asks, self.policies.decide(asks), strict=True):
             assert item.mapping is not None
@@ -242,12 +248,15 @@ class _Round:
             )
             if item.mapping.interaction == "update":
                 semantic.append(Reason("semantic", "changes_patient"))
+            elif refused := target_reason(target, item.mapping.resource_type, ask.interaction):
+                semantic.append(refused)
             item.ruling = rule(
                 self.w.tenant.modes.of(item.mapping.resource_type),
                 semantic,
                 consent,
                 self.w.tenant.consent.none_found,
                 policy,
+                sampled=in_sample(self.w.identity, self.w.tenant.modes, item.business_key or "", item.content_hash or b""),
             )
             item.context = {"policy": ask.to_json(), "consent": consent_ask.to_json()}
             item.versions = {

@@ -100,12 +100,12 @@ def test_no_consent_where_the_tenant_wants_one(make_world: Callable[..., World],
     _withdrawn(world, "consent_none")
 
 
-@pytest.mark.parametrize("mode", ["off", "shadow", "review_all"])
+@pytest.mark.parametrize("mode", ["off", "shadow", "review_all", "sampled"])
 def test_a_mode_that_was_lowered_counts_at_once(world: World, home: Path, mode: str) -> None:
     world.load(patient("a", "a"))
     world.approve(heart_rate("a", AT, 72))
     file = home / "tenants" / f"{world.w.id}.yaml"
-    file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | {"modes": {"default": mode}}))
+    file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | {"modes": {"default": mode, "sample": 1}}))
     _withdrawn(world, f"mode_{mode}")
 
 

@@ -240,6 +240,22 @@ def test_review_all_sends_each_write_to_a_person(stage: Stage, home: Any) -> Non
     assert stage.end_of(record) == ("in_review", "mode_review_all")
 
 
+def test_sampled_sends_a_fixed_share_to_a_person(stage: Stage, home: Any) -> None:
+    path = home / "tenants" / f"{stage.tenant.tenant}.yaml"
+    path.write_text(path.read_text().replace("default: auto", "default: sampled\n  sample: 0.5"))
+    records = [stage.tell(row=f"row-{n}", effective=f"2026-03-01T08:{n:02}:00Z") for n in range(40)]
+    stage.decide()
+    ends = [stage.end_of(record) for record in records]
+    assert set(ends) == {("approved", None), ("in_review", "mode_sampled")}
+    assert 8 <= ends.count(("approved", None)) <= 32
+    for record, end in zip(records, ends, strict=True):
+        stage.withdraw(stage.candidate(record)["candidate_id"])
+        if end[0] == "in_review":
+            break
+    stage.decide()
+    assert [stage.end_of(record) for record in records] == ends, "looked at again, each is in the sample or out as before"
+
+
 def test_what_commit_gives_back_is_decided_again_under_its_revision(stage: Stage) -> None:
     record = stage.tell()
     stage.decide()
