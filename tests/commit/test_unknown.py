@@ -145,6 +145,41 @@ def test_a_412_after_an_unanswered_update_is_our_own_write(faulty: World, line: 
     assert len(line.sent("PATCH")) == 2
 
 
+def test_what_a_person_took_back_after_our_unanswered_update_is_not_sent_again(faulty: World, line: FaultyLine) -> None:
+    faulty.load(patient("a", "a"))
+    first = faulty.approve(heart_rate("a", AT, 72))
+    faulty.commit()
+    (before,) = faulty.in_ehr(first.business_key)
+    faulty.approve(heart_rate("a", AT, 80), key=first.business_key, revision=2)
+    line.on("PATCH", "Observation", LoseAnswer())
+    line.rules.append(
+        _once(
+            lambda seen: seen.method == "GET" and bool(line.sent("PATCH")),
+            First(lambda: faulty.ehr.chart.update(before)),
+        )
+    )
+    faulty.commit()
+    assert faulty.intents()[1] == ("committed", "updated", "found_in_history")
+    (found,) = faulty.in_ehr(first.business_key)
+    assert (found["valueQuantity"]["value"], found["status"], len(line.sent("PATCH"))) == (72, "final", 1)
+
+
+def test_without_a_history_nobody_can_tell_whether_it_was_taken_back(faulty: World, line: FaultyLine) -> None:
+    faulty.load(patient("a", "a"))
+    first = faulty.approve(heart_rate("a", AT, 72))
+    faulty.commit()
+    (before,) = faulty.in_ehr(first.business_key)
+    faulty.approve(heart_rate("a", AT, 80), key=first.business_key, revision=2)
+    touched = {**before, "meta": {"tag": [{"system": "urn:x", "code": "seen"}]}}
+    line.on("PATCH", "Observation", LoseRequest())
+    line.rules += [
+        lambda seen: Say(405) if seen.path.endswith("_history") else None,
+        _once(lambda seen: seen.method == "GET" and bool(line.sent("PATCH")), First(lambda: faulty.ehr.chart.update(touched))),
+    ]
+    faulty.commit()
+    assert faulty.intents()[1] == ("in_review", None, "history_unreadable")
+
+
 def test_several_with_our_key_are_an_incident(faulty: World, line: FaultyLine) -> None:
     faulty.load(patient("a", "a"))
     wanted = faulty.approve(heart_rate("a", AT, 72))

@@ -55,13 +55,40 @@ def test_equal_content_under_a_new_revision_is_suppressed_without_a_request(faul
 def test_what_a_person_changed_is_reviewed_and_left_alone(world: World) -> None:
     first = _written(world)
     (found,) = world.in_ehr(first.business_key)
-    world.ehr.chart.update({**found, "note": [{"text": "patient was running"}]})
+    world.ehr.chart.update({**found, "valueQuantity": {**found["valueQuantity"], "value": 60}})
     world.approve(heart_rate("a", AT, 80), key=first.business_key, revision=2)
     world.commit()
     assert world.intents()[1] == ("in_review", None, "clinician_edited")
-    assert world.rows("SELECT evidence->'elements' FROM review.task WHERE tenant = %s") == [(["note"],)]
+    assert world.rows("SELECT evidence->'elements' FROM review.task WHERE tenant = %s") == [(["valueQuantity"],)]
     (found,) = world.in_ehr(first.business_key)
-    assert found["valueQuantity"]["value"] == 72
+    assert found["valueQuantity"]["value"] == 60
+
+
+def test_what_a_person_wrote_beside_ours_stays_through_every_later_revision(world: World) -> None:
+    first = _written(world)
+    (found,) = world.in_ehr(first.business_key)
+    world.ehr.chart.update({**found, "note": [{"text": "patient was running"}]})
+    for revision, value in ((2, 80), (3, 85)):
+        world.approve(heart_rate("a", AT, value), key=first.business_key, revision=revision)
+        assert world.commit().counts["updated"] == 1
+        (found,) = world.in_ehr(first.business_key)
+        assert (found["valueQuantity"]["value"], found["note"]) == (value, [{"text": "patient was running"}])
+    world.approve(heart_rate("a", AT, 85, note=[{"text": "by cuff"}]), key=first.business_key, revision=4)
+    world.commit()
+    assert world.intents()[3] == ("in_review", None, "clinician_edited")
+    assert world.in_ehr(first.business_key)[0]["note"] == [{"text": "patient was running"}]
+
+
+def test_a_person_who_writes_beside_ours_between_reading_and_patching_keeps_it(faulty: World, line: FaultyLine) -> None:
+    first = _written(faulty)
+    (found,) = faulty.in_ehr(first.business_key)
+    line.on("PATCH", "Observation", First(lambda: faulty.ehr.chart.update({**found, "bodySite": {"text": "wrist"}})))
+    faulty.approve(heart_rate("a", AT, 80), key=first.business_key, revision=2)
+    faulty.commit()
+    assert faulty.intents()[1][:2] == ("committed", "updated")
+    (found,) = faulty.in_ehr(first.business_key)
+    assert (found["valueQuantity"]["value"], found["bodySite"]) == (80, {"text": "wrist"})
+    assert len(line.sent("PATCH")) == 2
 
 
 def test_a_new_version_that_says_the_same_is_no_change_of_a_person(world: World) -> None:
