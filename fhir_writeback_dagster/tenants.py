@@ -53,6 +53,29 @@ class Auth(_Strict):
     scopes: tuple[str, ...] = ()
 
 
+class Blackout(_Strict):
+    """A time of the week, in the tenant's zone, in which the target is left alone; ``to`` before ``from`` ends the next day."""
+
+    days: tuple[Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"], ...] = (
+        "mon", "tue", "wed", "thu", "fri", "sat", "sun",
+    )  # fmt: skip
+    begin: str = Field(alias="from", pattern=r"^([01]\d|2[0-3]):[0-5]\d$", description='"22:30", in quotes')
+    end: str = Field(alias="to", pattern=r"^([01]\d|2[0-3]):[0-5]\d$")
+
+
+class Limits(_Strict):
+    """How hard the target may be driven, over all runs of this tenant; None: no limit. See docs/engine.md."""
+
+    per_second: int | None = Field(None, ge=1, description="requests, tokens included")
+    per_minute: int | None = Field(None, ge=1, description="requests in a calendar minute, tokens included")
+    points_per_minute: int | None = Field(None, ge=1, description="where requests are weighed by what they cost the target")
+    points: dict[Literal["write", "search", "read"], int] = Field({"write": 1, "search": 1, "read": 1})
+    blackouts: tuple[Blackout, ...] = ()
+    priorities: dict[str, int] = Field(default_factory=dict, description="of a kind; the lowest goes first, others have 100")
+    writes_per_day: int | None = Field(100_000, ge=1, description="a person has to release what exceeds it")
+    times_usual: float | None = Field(None, gt=1, description="the same, in times of the average day of the last two weeks")
+
+
 class Ehr(_Strict):
     target: str = Field("ehr", pattern=r"^[a-z][a-z0-9_-]{0,30}$", description="name of this EHR within the tenant")
     vendor: str = "generic"
@@ -71,6 +94,8 @@ class Ehr(_Strict):
         "batch", description="how they share it: a transaction is faster where the EHR is, but one bad entry sends all again"
     )
     mirror_every: Duration = timedelta(minutes=5)
+    pending_ttl: Duration = Field(timedelta(days=7), description="how long a submission may be mediated (202) until a person asks")
+    limits: Limits = Limits()
 
 
 class Keys(_Strict):
