@@ -6,7 +6,7 @@ import hashlib
 import re
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, cast, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -94,9 +94,26 @@ def _load(path: Path, model: type[M]) -> M:
         return model.model_validate(data)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)
-        complaints = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in first[:5])
+        complaints = "; ".join(_complaint(model, e["loc"], e["type"], e["msg"]) for e in first[:5])
         place = f"{path}:{_line(node, first[0]['loc'])}"
         raise ConfigError("bad_config", complaints, where=place, mend="mend the named key") from None
+
+
+def _complaint(model: type[BaseModel], loc: tuple[int | str, ...], kind: str, message: str) -> str:
+    if kind == "extra_forbidden" and (names := _names(model, loc[:-1])):
+        message = f"unknown key; expected one of {', '.join(names)}"
+    return f"{'.'.join(map(str, loc)) or 'file'}: {message}"
+
+
+def _names(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
+    """The keys of the part of ``model`` at ``loc``, through lists and mappings; none where it is no model."""
+    here: Any = model
+    for part in loc:
+        if isinstance(here, type) and issubclass(here, BaseModel) and part in here.model_fields:
+            here = here.model_fields[str(part)].annotation
+        parts = [one for one in get_args(here) if isinstance(one, type) and issubclass(one, BaseModel)]
+        here = parts[0] if parts else here
+    return sorted(here.model_fields) if isinstance(here, type) and issubclass(here, BaseModel) else []
 
 
 def line_of(path: Path, loc: tuple[int | str, ...]) -> int:
