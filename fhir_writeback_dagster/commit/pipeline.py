@@ -12,13 +12,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from fhir_writeback_dagster.commit import ledger
-from fhir_writeback_dagster.commit.adapters.choose import adapter_for, read_target
+from fhir_writeback_dagster.commit.adapters.choose import adapter_for
 from fhir_writeback_dagster.commit.client import open_ehr
 from fhir_writeback_dagster.commit.database import Database
 from fhir_writeback_dagster.commit.engine import Engine
 from fhir_writeback_dagster.commit.gate import Gate
 from fhir_writeback_dagster.commit.mirror import refresh_with
 from fhir_writeback_dagster.commit.recheck import Recheck
+from fhir_writeback_dagster.store.capability import read_target
 from fhir_writeback_dagster.workplace import Workplace
 
 LEASE_MARGIN_S = 10.0

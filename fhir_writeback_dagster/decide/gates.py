@@ -99,9 +99,9 @@ def encounter_reasons(
     return reasons
 
 
-def target_reason(target: Target, resource_type: str, interaction: Literal["create", "update"]) -> Reason | None:
+def target_reason(target: Target, resource_type: str, *, exists: bool) -> Reason | None:
     """What the EHR itself does not take: its matrix or its CapabilityStatement says so."""
-    refusal = target.refusal(resource_type, interaction)
+    refusal = target.refusal(resource_type, "update" if exists else "create")
     return Reason("target", refusal, resource_type) if refusal else None
 
 

@@ -248,7 +248,7 @@ class _Round:
             )
             if item.mapping.interaction == "update":
                 semantic.append(Reason("semantic", "changes_patient"))
-            elif refused := target_reason(target, item.mapping.resource_type, ask.interaction):
+            elif refused := target_reason(target, item.mapping.resource_type, exists=item.business_key in facts):
                 semantic.append(refused)
             item.ruling = rule(
                 self.w.tenant.modes.of(item.mapping.resource_type),

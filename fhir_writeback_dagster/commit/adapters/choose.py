@@ -3,25 +3,13 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any, cast
-
-from psycopg import Connection
+from typing import cast
 
 from fhir_writeback_dagster.commit.adapters.generic import Generic
 from fhir_writeback_dagster.commit.plan import Adapter
 from fhir_writeback_dagster.errors import ConfigError
-from fhir_writeback_dagster.rules.matrix import load_vendor
 from fhir_writeback_dagster.rules.target import Target
 from fhir_writeback_dagster.tenants import Tenant
-from fhir_writeback_dagster.workplace import Workplace
-
-
-def read_target(connection: Connection[Any], w: Workplace) -> Target:
-    """The tenant's EHR as its matrix and the CapabilityStatement in the mirror describe it."""
-    row = connection.execute(
-        "SELECT body FROM mirror.capability WHERE tenant = %s AND target = %s", (w.id, w.tenant.ehr.target)
-    ).fetchone()
-    return Target(load_vendor(w.tenant.ehr.vendor), row[0] if row else None)
 
 
 def adapter_for(target: Target, tenant: Tenant) -> Adapter:

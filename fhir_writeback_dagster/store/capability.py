@@ -1,0 +1,19 @@
+"""The tenant's EHR as its matrix and the CapabilityStatement that commit keeps of it describe it; decide and commit ask it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from psycopg import Connection
+
+from fhir_writeback_dagster.rules.matrix import load_vendor
+from fhir_writeback_dagster.rules.target import Target
+from fhir_writeback_dagster.workplace import Workplace
+
+
+def read_target(connection: Connection[Any], w: Workplace) -> Target:
+    """:raises ConfigError: the tenant names a vendor that has no matrix."""
+    row = connection.execute(
+        "SELECT body FROM mirror.capability WHERE tenant = %s AND target = %s", (w.id, w.tenant.ehr.target)
+    ).fetchone()
+    return Target(load_vendor(w.tenant.ehr.vendor), row[0] if row else None)
