@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import wraps
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 import click
 
@@ -105,31 +106,56 @@ def desk(layer: Layer, tenant: str | None) -> Iterator[Iterator[Workplace]]:
 
 
 class _Commands(click.Group):
-    """With the layers' own commands, each imported only when it is asked for."""
+    """With the layers' own commands, each imported only when it is asked for: its place, or a group of such with its help."""
 
-    layers: ClassVar[dict[str, str]] = {
-        "match": "fhir_writeback_dagster.decide.match_evaluate:match_group",
-        "mode": "fhir_writeback_dagster.decide.mode_command:mode_group",
-        "policy": "fhir_writeback_dagster.rules.policy_cases:policy_group",
-        "validate": "fhir_writeback_dagster.decide.validate_files:validate_command",
-    }
+    def __init__(self, *args: Any, members: Mapping[str, Any] = MappingProxyType({}), **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._members = members
 
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), *self._members])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        place = self._members.get(cmd_name)
+        if place is None:
+            return super().get_command(ctx, cmd_name)
+        if isinstance(place, tuple):
+            help_text, members = place
+            return _Commands(cmd_name, members=members, help=help_text)
+        module, attribute = place.split(":")
+        found: click.Command = getattr(import_module(f"fhir_writeback_dagster.{module}"), attribute)
+        return found
+
+
+class _Main(_Commands):
     def invoke(self, ctx: click.Context) -> Any:
         with framed():
             return super().invoke(ctx)
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted([*super().list_commands(ctx), *self.layers])
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in self.layers:
-            return super().get_command(ctx, cmd_name)
-        module, attribute = self.layers[cmd_name].split(":")
-        found: click.Command = getattr(import_module(module), attribute)
-        return found
+_OF_LAYERS = {
+    "mapping": (
+        "Mappings: from canonical records to FHIR.",
+        {"diff": "decide.mapping_diff:mapping_diff_command"},
+    ),
+    "match": ("Matching of rows to patients.", {"evaluate": "decide.match_evaluate:evaluate_command"}),
+    "mode": (
+        "What may be written: off, shadow, review_all, sampled, auto.",
+        {
+            "replay": "decide.mode_command:replay_command",
+            "set": "decide.mode_command:set_command",
+            "show": "decide.mode_command:show_command",
+        },
+    ),
+    "policy": (
+        "Policies: who may write what.",
+        {"diff": "decide.policy_diff:policy_diff_command", "test": "rules.policy_cases:policy_test_command"},
+    ),
+    "validate": "decide.validate_files:validate_command",
+}
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_Main, members=_OF_LAYERS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="fhir-writeback-dagster")
 @click.pass_context
 def main(context: click.Context) -> None:

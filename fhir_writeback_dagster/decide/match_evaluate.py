@@ -188,12 +188,7 @@ def _share(part: int, whole: int) -> float | None:
     return round(part / whole, 6) if whole else None
 
 
-@click.group("match")
-def match_group() -> None:
-    """Matching of rows to patients."""
-
-
-@match_group.command("evaluate")
+@click.command("evaluate")
 @click.option("--patients", type=click.Path(path_type=Path), required=True, help=f"CSV of the chart: id, {', '.join(FIELDS)}.")
 @click.option(
     "--truth", type=click.Path(path_type=Path), required=True, help="CSV of rows: patient_id (empty: nobody) and the same."

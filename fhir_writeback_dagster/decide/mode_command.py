@@ -25,12 +25,7 @@ _reason_option = click.option("--reason", required=True, help="Why, for the audi
 _by_option = click.option("--by", default=getpass.getuser, help="Who. Default: the user of this machine.", show_default=False)
 
 
-@click.group("mode")
-def mode_group() -> None:
-    """What may be written: off, shadow, review_all, sampled, auto."""
-
-
-@mode_group.command("show")
+@click.command("show")
 @click.argument("tenant", required=False)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a tenant.")
 @click.pass_obj
@@ -48,7 +43,7 @@ def show_command(desk: Desk, *, tenant: str | None, as_json: bool) -> None:
                 click.echo(f"{w.id}: {modes.default}{own}; {held} held back")
 
 
-@mode_group.command("set")
+@click.command("set")
 @click.argument("tenant")
 @click.argument("mode", type=click.Choice(get_args(Mode)))
 @_type_option
@@ -67,7 +62,7 @@ def set_command(desk: Desk, *, tenant: str, mode: Mode, resource_type: str | Non
                 click.echo(f"{row[0]} writes that were held back stay so; `fhir-writeback mode replay` decides them again")
 
 
-@mode_group.command("replay")
+@click.command("replay")
 @click.argument("tenant")
 @_type_option
 @_reason_option

@@ -135,12 +135,7 @@ def _ask(cases: Cases, case: Case) -> PolicyAsk:
     )
 
 
-@click.group("policy")
-def policy_group() -> None:
-    """Policies: who may write what."""
-
-
-@policy_group.command("test")
+@click.command("test")
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a case.")
 def policy_test_command(*, files: tuple[Path, ...], as_json: bool) -> None:

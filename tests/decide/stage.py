@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
+
+import click
+from click.testing import CliRunner, Result
 
 from fhir_writeback_dagster import canonicaljson
 from fhir_writeback_dagster.canonical import from_json, to_json
@@ -30,6 +33,18 @@ class Stage:
 
     def _workplace(self, layer: str) -> AbstractContextManager[Workplace]:
         return self.open(layer, self.tenant.tenant, now=lambda: self.now)
+
+    @contextmanager
+    def desk(self, layer: str, _tenant: str | None) -> Iterator[Iterator[Workplace]]:
+        """What a command gets to work with."""
+        with self._workplace(layer) as w:
+            yield iter([w])
+
+    def ask(self, command: click.Command, *arguments: str) -> Result:
+        """Invoke a command at this tenant's desk; bad input is no exception."""
+        result = CliRunner().invoke(command, list(arguments), obj=self.desk)
+        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+        return result
 
     def mirror(self, *patients: dict[str, Any], consents: tuple[dict[str, Any], ...] = ()) -> None:
         """Patients as ``{"id", "mrn", "replaced_by"?, "deceased"?}``; the mirror is then newer than every candidate."""

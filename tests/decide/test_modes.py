@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 import yaml
-from click.testing import CliRunner, Result
 from conftest import MakeTenant, OpenLayer
 from decide.stage import Stage
 from support import Database
 
-from fhir_writeback_dagster.decide.mode_command import mode_group
+from fhir_writeback_dagster.decide.mode_command import replay_command, set_command, show_command
 from fhir_writeback_dagster.decide.modes import replay, with_modes
 from fhir_writeback_dagster.errors import ConfigError
 from fhir_writeback_dagster.tenants import Modes, load_tenant
-from fhir_writeback_dagster.workplace import Workplace
-
-Ask = Callable[..., Result]
 
 
 @pytest.fixture
@@ -29,21 +24,6 @@ def stage(make_tenant: MakeTenant, workplace: OpenLayer) -> Stage:
     stage = Stage(make_tenant(None, modes={"default": "shadow"}, consent={"none_found": "permit"}), workplace)
     stage.mirror({"id": "p100", "mrn": "100"})
     return stage
-
-
-@pytest.fixture
-def ask(stage: Stage, workplace: OpenLayer) -> Ask:
-    @contextmanager
-    def desk(layer: Any, tenant: str | None) -> Iterator[Iterator[Workplace]]:
-        with workplace(layer, tenant or stage.tenant.tenant) as w:
-            yield iter([w])
-
-    def run(*arguments: str) -> Result:
-        result = CliRunner().invoke(mode_group, list(arguments), obj=desk)
-        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-        return result
-
-    return run
 
 
 @pytest.fixture
@@ -57,17 +37,17 @@ def changes(stage: Stage, database: Database) -> Callable[[], list[dict[str, Any
 
 
 def test_the_command_changes_the_file_and_says_who_and_why(
-    stage: Stage, ask: Ask, changes: Callable[[], list[dict[str, Any]]], home: Path
+    stage: Stage, changes: Callable[[], list[dict[str, Any]]], home: Path
 ) -> None:
     stage.decide()
     name = stage.tenant.tenant
-    assert ask("set", name, "review_all", "--type", "Observation", "--reason", "pilot ward", "--by", "ada").exit_code == 0
+    stage.ask(set_command, name, "review_all", "--type", "Observation", "--reason", "pilot ward", "--by", "ada")
     modes = load_tenant(home / "tenants", name).modes
     assert (modes.of("Observation"), modes.of("Condition")) == ("review_all", "shadow")
     last = changes()[-1]
     assert (last["by"], last["reason"]) == ("ada", "pilot ward")
     assert (last["from"]["by_type"], last["to"]["by_type"]) == ({}, {"Observation": "review_all"})
-    assert "review_all" in ask("show").output
+    assert "review_all" in stage.ask(show_command).output
 
 
 def test_a_change_by_hand_is_audited_by_the_next_run_once(
@@ -84,13 +64,13 @@ def test_a_change_by_hand_is_audited_by_the_next_run_once(
     ]
 
 
-def test_what_was_held_back_goes_only_when_it_is_replayed(stage: Stage, ask: Ask) -> None:
+def test_what_was_held_back_goes_only_when_it_is_replayed(stage: Stage) -> None:
     record = stage.tell()
     stage.decide()
     name = stage.tenant.tenant
-    assert "1 writes that were held back" in ask("set", name, "auto", "--reason", "go live").output
+    assert "1 writes that were held back" in stage.ask(set_command, name, "auto", "--reason", "go live").output
     assert stage.decide().decided == 0
-    assert ask("replay", name, "--reason", "load the pilot's data").exit_code == 0
+    assert stage.ask(replay_command, name, "--reason", "load the pilot's data").exit_code == 0
     stage.decide()
     candidate = stage.candidate(record)
     assert (candidate["state"], candidate["revision"]) == ("approved", 1)

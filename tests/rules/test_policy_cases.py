@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 from conftest import MakeTenant
 
 from fhir_writeback_dagster.canonical import KINDS
-from fhir_writeback_dagster.rules.policy_cases import _RESOURCE_TYPES, policy_group
+from fhir_writeback_dagster.rules.policy_cases import _RESOURCE_TYPES, policy_test_command
 
 
 @pytest.fixture(autouse=True)
@@ -19,7 +19,7 @@ def _here(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(*arguments: object) -> Result:
-    return CliRunner().invoke(policy_group, ["test", *map(str, arguments)])
+    return CliRunner().invoke(policy_test_command, [*map(str, arguments)])
 
 
 def cases(folder: Path, text: str) -> Path:
