@@ -78,7 +78,8 @@ class Limits(_Strict):
 
 class Ehr(_Strict):
     target: str = Field("ehr", pattern=r"^[a-z][a-z0-9_-]{0,30}$", description="name of this EHR within the tenant")
-    vendor: str = "generic"
+    vendor: str = Field("generic", description="one of docs/compatibility.md")
+    vendor_settings: dict[str, str] = Field(default_factory=dict, description="what its adapter asks for; docs/adding-an-ehr.md")
     base_url: str = Field(pattern=r"^https?://[^\s?#]+[^/\s?#]$", description="FHIR base, without a slash at its end")
     sandbox: bool = Field(False, description="only a sandbox may be reached by http or at a private address")
     auth: Auth

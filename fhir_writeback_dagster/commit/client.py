@@ -62,11 +62,12 @@ class Ehr:
     ) -> Answer:
         """One request below the base; a 401 gets one new token and the same request again (it was not acted on).
 
-        :param path: relative to the base, without a slash at its beginning; empty for the base itself.
+        :param path: relative to the base; empty for the base itself. One that begins with a slash is below the host: the
+            vendor's own API, for which a FHIR base has no place.
         :raises NoAnswer: no whole answer came.
         :raises TargetError: no token could be had; the request was not sent.
         """
-        url = f"{self.base_url}/{path}" if path else self.base_url
+        url = urljoin(self.base_url, path) if path.startswith("/") else f"{self.base_url}/{path}".rstrip("/")
         return await self._request(method, url, headers or {}, body, deadline)
 
     async def _request(
