@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from fhir_writeback_dagster.rules.matrix import Cell, Known, Vendor, load_vendor, vendors
+from fhir_writeback_dagster.rules.matrix import Cell, Known, OwnCode, Vendor, load_vendor, vendors
 
 MARKS: dict[Known | None, str] = {"measured": "●", "verified": "◉", "secondary": "◐", "unverified": "○", None: "·"}
 _SUMMARY = {
@@ -103,6 +103,10 @@ def _text(value: object) -> str:
         return "yes" if value else "no"
     if isinstance(value, tuple):
         return ", ".join(map(_text, value)) or "none"
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_text(part)}" for name, part in value.items())
+    if isinstance(value, OwnCode):
+        return f"`{value.code}` in {value.unit}"
     if isinstance(value, BaseModel):
         return ", ".join(f"{name} {_text(part)}" for name, part in value.model_dump(exclude_defaults=True).items())
     return "all" if value == "*" else str(value).replace("_", " ")

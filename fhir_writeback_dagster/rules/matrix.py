@@ -60,6 +60,13 @@ Types = Cell[tuple[str, ...]]
 """Resource types; ``*``: all of R4's. Unknown: those that the live CapabilityStatement names."""
 
 
+class OwnCode(_Strict):
+    """``unit``: UCUM; the one that the vendor's field is in."""
+
+    code: str
+    unit: str
+
+
 class Create(_Strict):
     types: Types = Types()
     precondition: Cell[CreatePrecondition] = Field(
@@ -67,6 +74,7 @@ class Create(_Strict):
     )
     idempotency_header: Cell[str] = Field(Cell[str](), description="takes a UUID; a repeat brings the original")
     own_api: Types = Field(Types(), description="types that are written over the vendor's own API, by its `module`")
+    own_codes: Cell[dict[str, OwnCode]] = Field(Cell[dict[str, OwnCode]](), description="its name of each LOINC code")
     answers_body: Cell[bool] = Field(Cell[bool](), description="a 201 shows the resource when asked by Prefer")
     keeps_identifier: Cell[bool] = Field(Cell[bool](), description="an identifier of ours stands on the stored resource")
     takes_id: Cell[bool] = Field(Cell[bool](), description="a body with an id is not refused")

@@ -81,7 +81,7 @@ class Generic:
             return Halt(Event.REFUSE, refusal)
         return known_already(item, facts) or self.create_request(item)
 
-    def create_request(self, item: Item) -> WirePlan:
+    def create_request(self, item: Item) -> WirePlan | Halt:
         """The create, with the strongest precondition that the target has."""
         precondition = self._target.create_precondition(item.resource_type)
         headers = {"Content-Type": FHIR_JSON, **_RETURN}
