@@ -134,6 +134,7 @@ class _Main(_Commands):
 
 
 _OF_LAYERS = {
+    "drill": "sandbox.drills.command:drill_command",
     "mapping": (
         "Mappings: from canonical records to FHIR.",
         {"diff": "decide.mapping_diff:mapping_diff_command"},

@@ -51,8 +51,7 @@ def make_home(folder: Path, hospitals: Iterable[tuple[Hospital, str, str]]) -> S
 
     Sealing and identity keys go to the layers that seal, the EHR's key to commit alone.
     """
-    for name in ("mappings", "expectations", "policies"):
-        (folder / name).symlink_to(_SHIPPED / name)
+    link_shipped(folder)
     (folder / "tenants").mkdir()
     state = StateFolder(folder)
     keys: dict[str, str] = {}
@@ -68,6 +67,12 @@ def make_home(folder: Path, hospitals: Iterable[tuple[Hospital, str, str]]) -> S
     write_layer_file(state, "decide", keys)
     write_layer_file(state, "commit", keys | ehr_keys)
     return state
+
+
+def link_shipped(folder: Path) -> None:
+    """The mappings, expectations and policies that come with the project."""
+    for name in ("mappings", "expectations", "policies"):
+        (folder / name).symlink_to(_SHIPPED / name)
 
 
 def zone_of(folder: Path, hospital: Hospital, source: str) -> Path:

@@ -100,6 +100,9 @@ class Personality:
         return {**entry, **stored, "request": request}
 
 
+PLAIN = Personality()
+
+
 def _refusal(status: int, code: str) -> Answer:
     return Answer(status, {"content-type": FHIR_JSON}, outcome(code))
 

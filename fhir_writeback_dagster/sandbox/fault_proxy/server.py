@@ -24,7 +24,7 @@ from yarl import URL
 from fhir_writeback_dagster.ops.ports import HOST, claim
 from fhir_writeback_dagster.sandbox.fault_proxy.exchange import Answer, Exchange, Request, outcome
 from fhir_writeback_dagster.sandbox.fault_proxy.faults import FHIR_JSON
-from fhir_writeback_dagster.sandbox.fault_proxy.personality import Personality
+from fhir_writeback_dagster.sandbox.fault_proxy.personality import PLAIN, Personality
 from fhir_writeback_dagster.sandbox.fault_proxy.script import Rule, Script
 
 DRIPS = 10
@@ -34,7 +34,6 @@ _NOT_PASSED_ON = frozenset(
     {"host", "connection", "content-length", "transfer-encoding", "accept-encoding", "keep-alive", "date", "server"}
 )
 _TEXTUAL = ("json", "xml", "text")
-_PLAIN = Personality()
 
 
 class FaultProxy:
@@ -48,7 +47,7 @@ class FaultProxy:
         self.base_url = f"http://{HOST}:{self.port}{_BASE}"
         self._upstream = upstream
         self._script = Script()
-        self._personality = _PLAIN
+        self._personality = PLAIN
         self._window: tuple[float, int] = (0.0, 0)
         self.last_fault_at = 0.0
         """On `time.monotonic`'s scale; 0: there was none yet."""
@@ -65,14 +64,14 @@ class FaultProxy:
         """Name the FHIR base behind."""
         self._upstream = upstream
 
-    def script(self, rules: Iterable[Rule] = (), seed: int = 0, personality: Personality = _PLAIN) -> None:
+    def script(self, rules: Iterable[Rule] = (), seed: int = 0, personality: Personality = PLAIN) -> None:
         """From now on this goes wrong. Counts go on; :meth:`forget` begins them anew."""
         self._script = Script(tuple(rules), seed, self._script.counts)
         self._personality = personality
 
     def forget(self) -> None:
         """As new: no rules, no counts."""
-        self._script, self._personality = Script(), _PLAIN
+        self._script, self._personality = Script(), PLAIN
         self.last_fault_at = 0.0
         self.requests.clear()
 

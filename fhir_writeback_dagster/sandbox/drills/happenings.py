@@ -1,0 +1,60 @@
+"""What people at the hospital do in the EHR while our writes are under way; and what must be true of our writes then."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from fhir_writeback_dagster.sandbox.check import fact_of
+from fhir_writeback_dagster.sandbox.drills.ward import Ward
+from fhir_writeback_dagster.sandbox.truth import Planted, Value
+
+
+def revoke_consent(ward: Ward, approved: Iterable[Planted]) -> None:
+    """Every third patient withdraws consent: of what was ``approved`` and not yet sent, nothing may be written for them."""
+    chart = ward.stage.server.chart
+    revoked = {person.chart_id for person in ward.people[::3]}
+    for patient in sorted(revoked):
+        chart.update({**chart.read("Consent", f"c-{patient}"), "provision": {"type": "deny"}})
+    ward.wanted.update({row.fact: None for row in approved if row.fact and row.fact.chart_id in revoked})
+    ward.trouble("consent_revoked")
+
+
+def merge_patients(ward: Ward) -> None:
+    """Every third patient turns out to be somebody who is registered twice: their facts belong into the survivor's chart."""
+    chart = ward.stage.server.chart
+    merged = {person.chart_id: f"{person.chart_id}-survivor" for person in ward.people[::3]}
+    for patient, survivor in merged.items():
+        old, consent = chart.read("Patient", patient), chart.read("Consent", f"c-{patient}")
+        numbers = [{**identifier, "value": f"{identifier['value']}9"} for identifier in old["identifier"]]
+        reference = {"reference": f"Patient/{survivor}"}
+        chart.load(
+            [
+                {**old, "id": survivor, "identifier": numbers},
+                {**consent, "id": f"c-{survivor}", "patient": reference},
+                {**old, "active": False, "link": [{"other": reference, "type": "replaced-by"}]},
+            ]
+        )
+    ward.charts.update(merged.values())
+    ward.wanted = {replace(fact, chart_id=merged.get(fact.chart_id, fact.chart_id)): value for fact, value in ward.wanted.items()}
+    ward.trouble("patients_merged")
+
+
+def edit_resources(ward: Ward, rows: Sequence[Planted]) -> None:
+    """Of three resources a person changes the value of one and deletes another: both are theirs from now on."""
+    chart = ward.stage.server.chart
+    standing = {fact_of(resource): resource for resource in chart.search("Observation")}
+    for number, row in enumerate(rows):
+        resource = standing.get(row.fact) if row.fact else None
+        if row.fact is None or resource is None or number % 3 == 0:
+            continue
+        ward.theirs.add(row.fact)
+        if number % 3 == 1:
+            code, value, unit = row.value.parts[0]
+            assert not isinstance(value, str)
+            chart.update({**resource, "valueQuantity": {**resource["valueQuantity"], "value": value + 7}})
+            ward.wanted[row.fact] = Value(((code, value + 7, unit),))
+        else:
+            chart.delete("Observation", resource["id"])
+            ward.wanted[row.fact] = None
+    ward.trouble("edited_in_ehr")

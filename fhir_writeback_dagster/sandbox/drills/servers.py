@@ -1,0 +1,57 @@
+"""The FHIR servers that a drill can run on, behind one face."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from fhir_writeback_dagster.errors import ConfigError
+from fhir_writeback_dagster.sandbox.chart import Chart
+from fhir_writeback_dagster.sandbox.fault_proxy.server import FaultProxy
+from fhir_writeback_dagster.sandbox.home import SCOPES
+from fhir_writeback_dagster.sandbox.keys import make_client_key
+from fhir_writeback_dagster.sandbox.sekmet import CLIENT_ID, Sekmet
+
+SERVERS = ("sekmet", "hapi", "medplum")
+
+
+class Restartable(Protocol):
+    """A server that comes up again with what it had committed."""
+
+    def kill(self) -> None: ...
+    def start(self) -> object: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """``chart`` reads and writes it directly, past the proxy. ``auth`` is what a tenant's file says of it, ``private_jwk`` the
+    key that goes with it. ``restartable`` is None for one that forgets everything when it is killed.
+    """
+
+    name: str
+    base_url: str
+    chart: Chart
+    auth: dict[str, Any] = field(default_factory=lambda: {"type": "none"})
+    private_jwk: str = ""
+    restartable: Restartable | None = None
+
+
+@contextmanager
+def open_server(name: str, folder: Path, proxy: FaultProxy) -> Iterator[Server]:
+    """The server runs while the block does, and ``proxy`` leads to it.
+
+    :raises ConfigError: a server that is not known, or not on this machine.
+    :raises ServiceError: it does not start.
+    """
+    if name == "sekmet":
+        private, jwks = make_client_key()
+        public = proxy.base_url.removesuffix("/fhir")
+        with Sekmet(folder, client_jwks=jwks, client_scopes="system/*.cruds", public_url=public) as sekmet:
+            proxy.lead_to(sekmet.base_url)
+            auth = {"type": "smart_backend", "client_id": CLIENT_ID, "private_key": "file://keys/client.jwk", "scopes": [*SCOPES]}
+            yield Server(name, sekmet.base_url, sekmet.chart, auth, private, sekmet)
+    else:
+        raise ConfigError("unknown_server", f"no server {name}", mend=f"known: {', '.join(SERVERS)}")
