@@ -1,7 +1,8 @@
 """Secrets by reference: configuration says where a secret is, a layer reads it when it uses it, nothing keeps it in text.
 
 ``env:NAME`` reads a variable of the process's own environment — the way that gives a secret to one layer only;
-``file:///absolute/path`` or ``file://relative/to/home`` reads a file that only its owner may read.
+``file:///absolute/path`` or ``file://relative/to/home`` reads a file that only its owner may read; ``vault:mount/path#key`` and
+``aws-sm:id#stage`` ask a secrets manager (`secretstores`).
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import os
+import re
 import stat
 from pathlib import Path
 from typing import Annotated
@@ -16,6 +18,7 @@ from typing import Annotated
 from pydantic import AfterValidator
 
 from fhir_writeback_dagster.errors import SecretError
+from fhir_writeback_dagster.secretstores import STORES
 
 
 class Secret:
@@ -48,9 +51,12 @@ class Secret:
         return raw
 
 
+_FORMS = re.compile(r"env:[A-Za-z_]\w*|file://.+|vault:[^/#\s]+/[^#\s]+#[^#\s]+|aws-sm:[^#\s]+(#[^#\s]+)?")
+
+
 def _known_scheme(reference: str) -> str:
-    if not reference.startswith(("env:", "file://")):
-        raise ValueError("expected a secret reference: env:NAME or file://path")
+    if not _FORMS.fullmatch(reference):
+        raise ValueError("expected a secret reference: env:NAME, file://path, vault:mount/path#key or aws-sm:id#stage")
     return reference
 
 
@@ -60,7 +66,7 @@ SecretRef = Annotated[str, AfterValidator(_known_scheme)]
 def resolve(reference: str, home: Path) -> Secret:
     """Read the secret that ``reference`` names.
 
-    :raises SecretError: not set, not there, or a file that others may read; the text holds the reference only.
+    :raises SecretError: not set, not there, refused, or a file that others may read; the text holds the reference only.
     """
     if reference.startswith("env:"):
         name = reference[4:]
@@ -70,6 +76,9 @@ def resolve(reference: str, home: Path) -> Secret:
                 "secret_missing", f"{reference} is not set in this process", mend=f"give {name} to this layer's environment"
             )
         return Secret(value)
+    for scheme, read in STORES.items():
+        if reference.startswith(scheme):
+            return Secret(read(reference))
     path = home / reference.removeprefix("file://")
     try:
         mode = path.stat().st_mode
