@@ -45,12 +45,23 @@ class _Strict(BaseModel):
 
 
 class Auth(_Strict):
-    """SMART Backend Services (HL7 SMART App Launch 2.2, client-confidential-asymmetric), or none for a sandbox."""
+    """Who we are to the EHR: SMART Backend Services (HL7 SMART App Launch 2.2, client-confidential-asymmetric), a client secret,
+    our TLS certificate (RFC 8705), or none for a sandbox. See docs/adding-an-ehr.md.
+    """
 
-    type: Literal["smart_backend", "none"]
+    type: Literal["smart_backend", "client_secret", "mtls", "none"]
     client_id: str = ""
-    private_key: SecretRef | None = Field(None, description="a private JWK (RS384 or ES384)")
-    scopes: tuple[str, ...] = ()
+    private_key: SecretRef | None = Field(None, description="a private JWK, or a JWKS with one current (RS384 or ES384)")
+    client_secret: SecretRef | None = None
+    secret_in: Literal["basic", "post"] = Field("basic", description="RFC 6749, 2.3.1: in the header, or in the form")
+    certificate: SecretRef | None = Field(None, description="PEM of our certificate and its key, also beside another type")
+    token_endpoint: str | None = Field(None, pattern=r"^https?://\S+$", description="where the EHR does not say it itself")
+    scopes: tuple[str, ...] = Field((), description="none: the least that the mappings need")
+
+    @property
+    def references(self) -> tuple[SecretRef, ...]:
+        """Every secret that it names."""
+        return tuple(one for one in (self.private_key, self.client_secret, self.certificate) if one)
 
 
 class Blackout(_Strict):
@@ -82,6 +93,7 @@ class Ehr(_Strict):
     vendor_settings: dict[str, str] = Field(default_factory=dict, description="what its adapter asks for; docs/adding-an-ehr.md")
     base_url: str = Field(pattern=r"^https?://[^\s?#]+[^/\s?#]$", description="FHIR base, without a slash at its end")
     sandbox: bool = Field(False, description="only a sandbox may be reached by http or at a private address")
+    ca_file: str | None = Field(None, description="PEM of the EHR's own authority, where the usual ones do not vouch for it")
     auth: Auth
     timeout: Duration = timedelta(seconds=30)
     quiet: Duration = Field(

@@ -1,87 +1,53 @@
-"""Access tokens by SMART Backend Services: `private_key_jwt` with RS384 or ES384, one token for all requests of a run.
-
-HL7 SMART App Launch 2.2, backend-services and client-confidential-asymmetric: the assertion lives at most five minutes, its
-`jti` is never used twice, its `aud` is the token endpoint, which the EHR's `.well-known/smart-configuration` names.
-"""
+"""Access tokens by SMART Backend Services and its relatives: one for all requests of a run, kept until it nearly expires."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-import uuid
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 from urllib.parse import urlencode
 
-import msgspec
-from joserfc import jwt
-from joserfc.errors import JoseError
-from joserfc.jwk import ECKey, RSAKey
-
-from fhir_writeback_dagster import canonicaljson
 from fhir_writeback_dagster.commit.answer import Answer
-from fhir_writeback_dagster.commit.scopes import missing
+from fhir_writeback_dagster.commit.clientauth import Proof, prove
+from fhir_writeback_dagster.commit.discovery import token_endpoint, unreachable
+from fhir_writeback_dagster.commit.scopes import broader, missing
 from fhir_writeback_dagster.commit.transport import Http, NoAnswer
-from fhir_writeback_dagster.errors import ConfigError, TargetError
-from fhir_writeback_dagster.secretref import resolve
+from fhir_writeback_dagster.errors import TargetError
 from fhir_writeback_dagster.tenants import Tenant
 
-ASSERTION_SECONDS = 240
 SKEW_SECONDS = 30.0
 """A token is renewed so long before it expires; a quarter of its life where that is less."""
 
-_ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 _OAUTH_ERRORS = frozenset(
     {"invalid_request", "invalid_client", "invalid_grant", "unauthorized_client", "unsupported_grant_type", "invalid_scope"}
 )
-_OAUTH_URIS = "http://fhir-registry.smarthealthit.org/StructureDefinition/oauth-uris"
-_JSON = {"Accept": "application/json"}
+_FORM = {"Accept": "application/json", "Content-Type": "application/x-www-form-urlencoded"}
 
 
 @dataclass(frozen=True, slots=True)
-class ClientKey:
-    """A private JWK with what it signs with."""
+class Granted:
+    """A token was had: with which credential (hash it before it is kept), which scopes, and which of them nothing needs."""
 
-    key: RSAKey | ECKey
-    algorithm: Literal["RS384", "ES384"]
-    key_id: str
+    credential: str
+    scopes: tuple[str, ...]
+    broader: tuple[str, ...]
 
 
-def load_client_key(tenant: Tenant, home: Path) -> ClientKey:
-    """The tenant's client key.
-
-    :raises SecretError: its reference does not resolve.
-    :raises ConfigError: it is no private JWK for RS384 or ES384; the text never holds a part of it.
-    """
-    where = f"tenants/{tenant.tenant}.yaml ehr.auth.private_key"
-    wrong = ConfigError(
-        "bad_client_key",
-        "not a private JWK for RS384 or ES384",
-        where=where,
-        mend="put the client's private key there as JWK (kty RSA, or EC with P-384)",
-    )
-    if tenant.ehr.auth.private_key is None:
-        raise wrong
-    try:
-        data = canonicaljson.decode(resolve(tenant.ehr.auth.private_key, home).reveal())
-        kind = data["kty"]
-        key: RSAKey | ECKey = RSAKey.import_key(data) if kind == "RSA" else ECKey.import_key(data)
-        algorithm: Literal["RS384", "ES384"] = "RS384" if kind == "RSA" else "ES384"
-        right_curve = kind == "RSA" or data.get("crv") == "P-384"
-        if not (key.is_private and right_curve and data.get("alg", algorithm) == algorithm):
-            raise wrong
-        key_id = data.get("kid")
-        return ClientKey(key, algorithm, key_id if isinstance(key_id, str) else key.thumbprint())
-    except (msgspec.DecodeError, JoseError, KeyError, TypeError, ValueError, AttributeError):
-        raise wrong from None
+Told = Callable[[Granted], Awaitable[None]]
 
 
 class Tokens:
-    """The tenant's access token: fetched once for all who wait, kept until shortly before it expires."""
+    """The tenant's access token: fetched once for all who wait, kept until shortly before it expires.
 
-    def __init__(self, http: Http, tenant: Tenant, home: Path) -> None:
-        self._http, self._tenant, self._home = http, tenant, home
+    :param needed: the scopes that the tenant's mappings need; asked for where the tenant names none.
+    :param told: is told of each token that was had.
+    """
+
+    def __init__(self, http: Http, tenant: Tenant, home: Path, needed: Sequence[str] = (), told: Told | None = None) -> None:
+        self._http, self._tenant, self._home, self._needed, self._told = http, tenant, home, tuple(needed), told
+        self._scopes = tenant.ehr.auth.scopes or self._needed
         self._where = f"tenants/{tenant.tenant}.yaml ehr.auth"
         self._lock = asyncio.Lock()
         self._endpoint: str | None = None
@@ -93,7 +59,7 @@ class Tokens:
         """``Authorization`` for a request; nothing for a target without authorization.
 
         :raises TargetError: no token could be had, or it lacks a scope that the tenant asks for.
-        :raises ConfigError: the client's key is missing or wrong.
+        :raises ConfigError: the client's key or secret is missing or wrong.
         """
         if self._tenant.ehr.auth.type == "none":
             return {}
@@ -115,22 +81,31 @@ class Tokens:
         return True
 
     async def _fetch(self) -> None:
-        key = load_client_key(self._tenant, self._home)  # read anew each time: a rotated key is taken up
-        endpoint = await self._discover()
-        form = {
-            "grant_type": "client_credentials",
-            "scope": " ".join(self._tenant.ehr.auth.scopes),
-            "client_assertion_type": _ASSERTION_TYPE,
-            "client_assertion": self._assertion(key, endpoint),
-        }
-        headers = {**_JSON, "Content-Type": "application/x-www-form-urlencoded"}
-        try:
-            answer = await self._http.request("POST", endpoint, headers, urlencode(form).encode())
-        except NoAnswer as none:
-            raise self._unreachable("the token endpoint", none) from None
-        self._take(answer)
+        if self._endpoint is None:
+            self._endpoint = await token_endpoint(self._http, self._tenant.ehr.auth.token_endpoint)
+        proof, answer = await self._ask(self._endpoint)
+        if answer.status in (400, 401):
+            # Was the key or secret changed while we asked? Then the one that was refused is not the one that stands there.
+            again, second = (proof, answer) if proof.credential == self._now() else await self._ask(self._endpoint)
+            proof, answer = again, second
+        granted = self._take(answer)
+        if self._told:
+            await self._told(Granted(proof.credential, granted, tuple(broader(granted, self._needed or self._scopes))))
 
-    def _take(self, answer: Answer) -> None:
+    async def _ask(self, endpoint: str) -> tuple[Proof, Answer]:
+        proof = prove(self._tenant, self._home, endpoint)
+        form = {"grant_type": "client_credentials", "scope": " ".join(self._scopes), **proof.form}
+        try:
+            answer = await self._http.request("POST", endpoint, {**_FORM, **proof.headers}, urlencode(form).encode())
+        except NoAnswer as none:
+            raise unreachable(self._http, "the token endpoint", none) from None
+        return proof, answer
+
+    def _now(self) -> str:
+        return prove(self._tenant, self._home, self._endpoint or "").credential
+
+    def _take(self, answer: Answer) -> tuple[str, ...]:
+        """Keep the token; returns the scopes that it has."""
         body = answer.json()
         granted = body if isinstance(body, dict) else {}
         token, lifetime = granted.get("access_token"), granted.get("expires_in")
@@ -141,10 +116,11 @@ class Tokens:
                 "client_refused",
                 f"the token endpoint answered {answer.status}{said} to client {self._tenant.ehr.auth.client_id}",
                 where=self._where,
-                mend="is this key's public half registered for this client, and are the scopes allowed to it?",
+                mend="is this key's public half (or this secret) registered for this client, and are the scopes allowed to it?",
             )
         scope = granted.get("scope")
-        if isinstance(scope, str) and (lacking := missing(self._tenant.ehr.auth.scopes, scope.split())):
+        scopes = tuple(scope.split()) if isinstance(scope, str) else self._scopes  # RFC 6749, 5.1: left out where as asked
+        if lacking := missing(self._scopes, scopes):
             raise TargetError(
                 "scope_missing",
                 f"not granted: {', '.join(lacking)}",
@@ -154,72 +130,4 @@ class Tokens:
         seconds = float(lifetime) if isinstance(lifetime, int) and lifetime > 0 else 60.0
         self._token, self._renew_at = token, time.monotonic() + seconds - min(SKEW_SECONDS, seconds / 4)
         self.fetched += 1
-
-    def _assertion(self, key: ClientKey, endpoint: str) -> str:
-        now, client = int(time.time()), self._tenant.ehr.auth.client_id
-        claims = {
-            "iss": client,
-            "sub": client,
-            "aud": endpoint,
-            "iat": now,
-            "exp": now + ASSERTION_SECONDS,
-            "jti": str(uuid.uuid4()),
-        }
-        header = {"alg": key.algorithm, "kid": key.key_id, "typ": "JWT"}
-        try:
-            return jwt.encode(header, claims, key.key, algorithms=[key.algorithm])
-        except JoseError as error:
-            raise ConfigError(
-                "bad_client_key",
-                f"the key cannot sign ({type(error).__name__})",
-                where=f"{self._where}.private_key",
-                mend="its `use` must be sig and its `key_ops`, if any, must hold sign",
-            ) from None
-
-    async def _discover(self) -> str:
-        if self._endpoint is None:
-            base = self._http.egress.base_url
-            found = (await self._document(f"{base}/.well-known/smart-configuration")).get("token_endpoint")
-            if not isinstance(found, str):
-                found = _oauth_uri(await self._document(f"{base}/metadata"))
-            if found is None:
-                raise TargetError(
-                    "no_token_endpoint",
-                    "neither smart-configuration nor /metadata names a token endpoint",
-                    where=base,
-                    mend="is `ehr.base_url` the FHIR base? Use `auth: {type: none}` for an open sandbox",
-                )
-            self._http.egress.allow(found)
-            self._endpoint = found
-        return self._endpoint
-
-    async def _document(self, url: str) -> dict[str, Any]:
-        try:
-            answer = await self._http.request("GET", url, {"Accept": "application/json, application/fhir+json;q=0.9"})
-        except NoAnswer as none:
-            raise self._unreachable("the EHR", none) from None
-        if answer.status >= 500:
-            raise TargetError(
-                "unavailable", f"the EHR answered {answer.status}", where=url, mend="wait; nothing was sent, nothing is lost"
-            )
-        body = answer.json() if answer.status == 200 else None
-        return body if isinstance(body, dict) else {}
-
-    def _unreachable(self, who: str, none: NoAnswer) -> TargetError:
-        mend = "wait, or mend `ehr.base_url`; nothing was written, nothing is lost"
-        return TargetError(none.code, f"{who} does not answer", where=self._http.egress.base_url, mend=mend)
-
-
-def _oauth_uri(capability: dict[str, Any]) -> str | None:
-    """The token endpoint as CapabilityStatements named it before smart-configuration."""
-    try:
-        return next(
-            str(part["valueUri"])
-            for rest in capability["rest"]
-            for extension in rest["security"]["extension"]
-            if extension["url"] == _OAUTH_URIS
-            for part in extension["extension"]
-            if part["url"] == "token"
-        )
-    except (StopIteration, LookupError, TypeError):
-        return None
+        return scopes

@@ -10,9 +10,12 @@ from urllib.parse import urlencode, urljoin
 from fhir_writeback_dagster.commit.answer import Answer, dicts
 from fhir_writeback_dagster.commit.auth import Tokens
 from fhir_writeback_dagster.commit.egress import Egress
+from fhir_writeback_dagster.commit.scopes import needed
 from fhir_writeback_dagster.commit.taxonomy import Outcome, Recovery, classify, unanswered_outcome
+from fhir_writeback_dagster.commit.tls import client_context
 from fhir_writeback_dagster.commit.transport import Http, NoAnswer
 from fhir_writeback_dagster.errors import TargetError
+from fhir_writeback_dagster.store.capability import read_target
 from fhir_writeback_dagster.workplace import Workplace
 
 FHIR_JSON = "application/fhir+json"
@@ -166,8 +169,17 @@ async def open_ehr(w: Workplace) -> AsyncIterator[Ehr]:
     """
     ehr = w.tenant.ehr
     egress = Egress(ehr.base_url, sandbox=ehr.sandbox, where=f"tenants/{w.id}.yaml ehr.base_url")
-    async with Http(egress, concurrency=ehr.concurrency, timeout_s=ehr.timeout.total_seconds()) as http:
-        yield Ehr(http, Tokens(http, w.tenant, w.settings.home))
+    async with Http(egress, concurrency=ehr.concurrency, timeout_s=ehr.timeout.total_seconds(), context=client_context(w.tenant, w.settings.home)) as http:
+        yield Ehr(http, Tokens(http, w.tenant, w.settings.home, _needed(w)))
+
+
+def _needed(w: Workplace) -> list[str]:
+    """The scopes that the tenant's own mappings need."""
+    if w.tenant.ehr.auth.type == "none":
+        return []
+    with w.store.tenant(w.id) as connection:
+        target = read_target(connection, w)
+    return needed(w.tenant, w.settings.mappings / "fhir", target)
 
 
 def matches(bundle: Resource, resource_type: str) -> list[Resource]:

@@ -25,6 +25,7 @@ from httpx_aiohttp import AiohttpTransport
 
 from fhir_writeback_dagster.commit.answer import Answer
 from fhir_writeback_dagster.commit.egress import Egress, NotGlobal
+from fhir_writeback_dagster.commit.tls import client_context
 from fhir_writeback_dagster.errors import TargetError
 
 MAX_BYTES = 32 * 1024 * 1024
@@ -46,19 +47,21 @@ class NoAnswer(Exception):
 class Http:
     """``async with Http(egress, …) as http``; at most ``concurrency`` requests at once, the others wait their turn."""
 
-    def __init__(self, egress: Egress, *, concurrency: int, timeout_s: float, max_bytes: int = MAX_BYTES) -> None:
+    def __init__(
+        self, egress: Egress, *, concurrency: int, timeout_s: float, max_bytes: int = MAX_BYTES, context: ssl.SSLContext | None = None
+    ) -> None:
         self.egress = egress
         self.timeout_s, self._max_bytes = timeout_s, max_bytes
         self._slots = asyncio.Semaphore(concurrency)
         self._limit = concurrency
+        self._context = context or client_context()
         self._transport: AiohttpTransport | None = None
         self.requests = 0
         for name in ("httpx", "httpcore"):
             logging.getLogger(name).setLevel(logging.WARNING)  # httpx logs whole URLs at INFO
 
     async def __aenter__(self) -> Self:
-        context = httpx.create_ssl_context(trust_env=False)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context = self._context
         self._transport = AiohttpTransport(
             verify=context,
             trust_env=False,

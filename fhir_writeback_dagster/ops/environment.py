@@ -53,7 +53,7 @@ class Need:
 def needs(tenant: Tenant) -> list[Need]:
     """What the tenant's ``env:`` references ask for. A name used for a key and for the EHR too goes to all of both."""
     keys = [tenant.keys.sealing, *tenant.keys.identity]
-    ehr = [tenant.ehr.auth.private_key] if tenant.ehr.auth.private_key else []
+    ehr = tenant.ehr.auth.references
     return [
         Need(tenant.tenant, reference.removeprefix("env:"), holders)
         for references, holders in ((keys, _KEY_HOLDERS), (ehr, _EHR_HOLDERS))

@@ -1,0 +1,97 @@
+"""How the client proves at the token endpoint who it is: by a signed assertion, by a secret, or by its TLS certificate.
+
+HL7 SMART App Launch 2.2, client-confidential-asymmetric: an assertion lives at most five minutes, its ``jti`` is never used
+twice, its ``aud`` is the token endpoint. RFC 6749, 2.3.1 for secrets; RFC 8705, 2.1 for certificates.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import time
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import quote
+
+from joserfc import jwt
+from joserfc.errors import JoseError
+
+from fhir_writeback_dagster.commit import clientkeys
+from fhir_writeback_dagster.commit.clientkeys import ClientKey
+from fhir_writeback_dagster.errors import ConfigError
+from fhir_writeback_dagster.secretref import SecretRef, resolve
+from fhir_writeback_dagster.tenants import Tenant
+
+ASSERTION_SECONDS = 240
+_ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What goes with a token request. ``credential`` tells one key or secret from another and is safe to hash and keep."""
+
+    credential: str
+    form: dict[str, str] = field(repr=False)
+    headers: dict[str, str] = field(default_factory=dict, repr=False)
+
+
+def prove(tenant: Tenant, home: Path, endpoint: str) -> Proof:
+    """The proof for one request; the secret is read anew for each, so that a rotated one is taken up.
+
+    :raises ConfigError: the credential that the tenant names is missing or wrong.
+    """
+    auth = tenant.ehr.auth
+    where = f"tenants/{tenant.tenant}.yaml ehr.auth"
+    if auth.type == "mtls":
+        return Proof("certificate", {"client_id": auth.client_id})
+    if auth.type == "client_secret":
+        reference = _named(auth.client_secret, f"{where}.client_secret")
+        secret = resolve(reference, home).reveal().decode(errors="replace").strip()
+        credential = hashlib.sha256(secret.encode()).hexdigest()
+        if auth.secret_in == "post":  # noqa: S105 - where it goes, not what it is
+            return Proof(credential, {"client_id": auth.client_id, "client_secret": secret})
+        pair = f"{quote(auth.client_id, safe='')}:{quote(secret, safe='')}".encode()
+        return Proof(credential, {}, {"Authorization": f"Basic {base64.b64encode(pair).decode()}"})
+    key = load_client_key(tenant, home)
+    form = {"client_assertion_type": _ASSERTION_TYPE, "client_assertion": _assertion(key, auth.client_id, endpoint, where)}
+    return Proof(key.key.thumbprint(), form)
+
+
+def load_client_key(tenant: Tenant, home: Path) -> ClientKey:
+    """The key that signs now.
+
+    :raises SecretError: its reference does not resolve.
+    :raises ConfigError: it is no private JWK for RS384 or ES384; the text never holds a part of it.
+    """
+    where = f"tenants/{tenant.tenant}.yaml ehr.auth.private_key"
+    secret = resolve(_named(tenant.ehr.auth.private_key, where), home).reveal()
+    return clientkeys.current(clientkeys.read_keys(secret, where))
+
+
+def _named(reference: SecretRef | None, where: str) -> SecretRef:
+    if reference is None:
+        raise ConfigError("no_credential", "not set", where=where, mend="name the secret by reference")
+    return reference
+
+
+def _assertion(key: ClientKey, client: str, endpoint: str, where: str) -> str:
+    now = int(time.time())
+    claims = {
+        "iss": client,
+        "sub": client,
+        "aud": endpoint,
+        "iat": now,
+        "exp": now + ASSERTION_SECONDS,
+        "jti": str(uuid.uuid4()),
+    }
+    header = {"alg": key.algorithm, "kid": key.key_id, "typ": "JWT"}
+    try:
+        return jwt.encode(header, claims, key.key, algorithms=[key.algorithm])
+    except JoseError as error:
+        raise ConfigError(
+            "bad_client_key",
+            f"the key cannot sign ({type(error).__name__})",
+            where=f"{where}.private_key",
+            mend="its `use` must be sig and its `key_ops`, if any, must hold sign",
+        ) from None
