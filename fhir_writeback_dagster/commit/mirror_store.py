@@ -54,13 +54,14 @@ def write_sync(
     connection: Connection[Any], w: Workplace, kind: str, watermark: datetime | None, started: datetime, *, changed: bool
 ) -> None:
     """A refresh is complete. ``changed_at`` is taken after its pages were committed: who decided on the older mirror while
-    it ran decided before that, and looks again.
+    it ran decided before that, and looks again. A `refreshed_at` in the future is of a clock that was set back since.
     """
     connection.execute(
         "INSERT INTO mirror.sync AS s (tenant, target, resource_type, watermark, refreshed_at, changed_at) "
         "VALUES (%(tenant)s, %(target)s, %(kind)s, %(watermark)s, %(started)s, %(now)s) "
         "ON CONFLICT (tenant, target, resource_type) DO UPDATE SET "
-        "watermark = greatest(s.watermark, excluded.watermark), refreshed_at = greatest(s.refreshed_at, excluded.refreshed_at), "
+        "watermark = greatest(s.watermark, excluded.watermark), refreshed_at = CASE WHEN s.refreshed_at > %(now)s "
+        "THEN excluded.refreshed_at ELSE greatest(s.refreshed_at, excluded.refreshed_at) END, "
         "changed_at = CASE WHEN %(changed)s THEN excluded.changed_at ELSE s.changed_at END",
         {
             "tenant": w.id,

@@ -72,9 +72,12 @@ class Recheck:
         self._modes: tuple[tuple[int, int, int] | None, Modes] | None = None
 
     def mirror_is_young(self, connection: Connection[Any]) -> bool:
-        """Was every mirrored type read completely within the tenant's ``consent.max_age``?"""
-        syncs, oldest = read_sync(connection, self._w), self._w.now() - self._w.tenant.consent.max_age
-        return all(kind in syncs and syncs[kind].refreshed_at >= oldest for kind in mirrored(self._w.tenant))
+        """Was every mirrored type read completely within the tenant's ``consent.max_age``? What was read in the future was read
+        under a clock that has been set back since: nobody knows how old it is.
+        """
+        syncs, now = read_sync(connection, self._w), self._w.now()
+        oldest = now - self._w.tenant.consent.max_age
+        return all(kind in syncs and oldest <= syncs[kind].refreshed_at <= now for kind in mirrored(self._w.tenant))
 
     def objections(self, connection: Connection[Any], items: Sequence[Item]) -> dict[UUID, Objection]:
         """What stands against sending each of ``items``; those that are not in the answer may go.

@@ -131,15 +131,17 @@ def test_a_policy_that_does_not_permit_it_any_more(world: World, home: Path) -> 
     _withdrawn(world, "policy_denied")
 
 
+@pytest.mark.parametrize("age", ["2 seconds", "-3 hours"], ids=["too old", "from before the clock was set back"])
 def test_an_old_mirror_is_read_again_first_and_a_consent_revoked_meanwhile_stops_the_write(
     make_world: Callable[..., World],
+    age: str,
 ) -> None:
     world = make_world(consent={"none_found": "permit", "max_age": "1s"})
     world.load(patient("a", "a"), consent("c", "a"))
     world.refresh()
     world.approve(heart_rate("a", AT, 72))
     world.load(consent("c", "a", "deny"))
-    world.change("UPDATE mirror.sync SET refreshed_at = refreshed_at - interval '2 seconds' WHERE tenant = %s")
+    world.change(f"UPDATE mirror.sync SET refreshed_at = refreshed_at - interval '{age}' WHERE tenant = %s")
     _withdrawn(world, "consent_deny")
 
 
