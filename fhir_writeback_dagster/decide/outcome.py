@@ -172,6 +172,21 @@ def _memory(connection: Connection[Any], w: Workplace, items: Sequence[Item], fa
         "WHERE r.tenant = %s AND r.target = %s AND r.business_key = x.key AND r.revision = x.number",
         ([i.held_key for i in void], [i.held_revision for i in void], w.id, target),
     )
+    anew = [i for i in items if i.held_revision is not None and i.revision == i.held_revision and i.verdict_id and i.mapping]
+    connection.execute(
+        "UPDATE decision.revision r SET content_hash = x.content, mapping_version = x.mapping "
+        "FROM unnest(%s::text[], %s::int[], %s::bytea[], %s::int[]) AS x (key, number, content, mapping) "
+        "WHERE r.tenant = %s AND r.target = %s AND r.business_key = x.key AND r.revision = x.number "
+        "AND r.content_hash <> x.content",
+        (
+            [i.business_key for i in anew],
+            [i.held_revision for i in anew],
+            [i.content_hash for i in anew],
+            [i.mapping.version for i in anew if i.mapping],
+            w.id,
+            target,
+        ),
+    )
     # The source says the same as of later: what lies between is older than this now.
     again = [i for i in items if i.reason == "equal_to_latest" and i.as_of is not None and i.revision is not None]
     connection.execute(

@@ -217,7 +217,9 @@ class _Round:
                 item.end("in_review" if placement.verdict == "review" else placement.verdict, placement.reason)
 
     def _held(self, item: Item, fact: Fact | None) -> Placement | None:
-        """An item that commit gave back holds its revision still, unless a newer one came or its content changed."""
+        """An item that commit gave back holds its revision still, unless a newer one came. It was not sent, so that its content
+        may have changed meanwhile (its patient was merged into another): the revision is what it says now.
+        """
         if item.held_revision is None or fact is None or item.held_key != item.business_key:
             return None
         mine = next((r for r in fact.revisions if r.number == item.held_revision), None)
@@ -225,7 +227,7 @@ class _Round:
             return None
         if fact.latest is not None and fact.latest.number > mine.number:
             return Placement("stale", "superseded")
-        return ACCEPT if mine.content_hash == item.content_hash else None
+        return ACCEPT
 
     def _same(self, connection: Connection[Any], payloads: dict[str, dict[str, Any]], fact: Fact | None, item: Item) -> bool:
         if fact is None or item.payload is None:

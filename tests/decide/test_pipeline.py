@@ -73,6 +73,25 @@ def test_the_same_instant_in_another_offset_is_the_same_fact(stage: Stage) -> No
     assert stage.candidate(one)["business_key"] == stage.candidate(other)["business_key"]
 
 
+def test_what_commit_gave_back_unsent_may_say_something_else_now(stage: Stage) -> None:
+    record = stage.tell(as_of=stage.now)
+    stage.decide()
+    before = stage.candidate(record)
+    later(stage, minutes=1)
+    stage.mirror({"id": "p3", "mrn": "300"}, {"id": "p1", "mrn": "100", "replaced_by": "p3"})
+    stage.withdraw(before["candidate_id"])
+    stage.decide()
+    after = stage.candidate(record)
+    assert (after["state"], after["patient_id"], after["revision"]) == ("approved", "p3", 1)
+    assert after["business_key"] == before["business_key"]
+    assert after["content_hash"] != before["content_hash"]
+    (revision,) = stage.rows("SELECT * FROM decision.revision")
+    assert bytes(revision["content_hash"]) == bytes(after["content_hash"])
+    again = stage.tell(as_of=stage.now)
+    stage.decide()
+    assert stage.end_of(again) == ("suppressed", "equal_to_latest")
+
+
 def test_a_corrected_value_is_the_next_revision_of_the_same_fact(stage: Stage) -> None:
     first = stage.tell(value=72, as_of=stage.now)
     stage.decide()
