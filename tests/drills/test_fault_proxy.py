@@ -241,3 +241,16 @@ def test_rules_count_and_choose_the_same_under_the_same_seed() -> None:
 )
 def test_a_request_knows_its_interaction(method: str, path: str, interaction: str) -> None:
     assert Request(method, path).interaction == interaction
+
+
+def test_a_bundle_that_only_asks_is_a_search() -> None:
+    def bundle(*methods: str) -> Request:
+        entries = [{"request": {"method": method, "url": "Observation?_count=1"}} for method in methods]
+        return Request("POST", "", body=json.dumps({"resourceType": "Bundle", "type": "batch", "entry": entries}).encode())
+
+    assert [bundle(*m).interaction for m in (("GET", "GET"), ("GET", "POST"), ("PUT",), ())] == [
+        "search",
+        "bundle",
+        "bundle",
+        "bundle",
+    ]

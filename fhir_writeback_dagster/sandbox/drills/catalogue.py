@@ -277,10 +277,10 @@ DRILLS: tuple[Drill, ...] = (
     ),
     Drill(
         "rate-limit",
-        "the EHR takes 40 requests a second and answers the others with 429, without saying when to come again",
+        "the EHR takes 15 requests a second and answers the others with 429, without saying when to come again",
         "everything is written; a refusal for haste is no failure of a write",
         _written,
-        personality=Personality(name="hasty", requests=40, window_s=1.0),
+        personality=Personality(name="hasty", requests=15, window_s=1.0),
     ),
     Drill(
         "everything",

@@ -15,7 +15,8 @@ from fhir_writeback_dagster.sandbox.drills.stage import Stage
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """``recovery_s``: from the last fault, kill or outage until everything was at rest; ``seconds``: from the first worker on.
+    """``recovery_s``: from the last kill, outage or other happening, or the last fault where there was none, until everything was
+    at rest; ``seconds``: from the first worker on.
     ``may_ask``: how many facts a person may be asked about, where a fault looks like a refusal.
     """
 
@@ -91,7 +92,7 @@ def play(drill: Drill, stage: Stage, writes: int | None = None, seed: int = 1) -
         stage.proxy.script()
         stage.clock.right()
     stage.progress(f"{drill.name}: reading the EHR")
-    trouble_at = max(stage.proxy.last_fault_at, ward.trouble_at) or ward.rest_at
+    trouble_at = ward.trouble_at or stage.proxy.last_fault_at or ward.rest_at
     return Result(
         drill,
         writes,

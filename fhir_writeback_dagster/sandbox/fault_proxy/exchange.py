@@ -32,6 +32,8 @@ READS: tuple[Interaction, ...] = ("read", "history", "search")
 Resource = dict[str, Any]
 
 _TYPE = r"[A-Z][A-Za-z]+"
+_ONLY_ASKS = re.compile(rb'"method"\s*:\s*"GET"')
+_WRITES_TOO = re.compile(rb'"method"\s*:\s*"(?!GET)')
 _INTERACTIONS: tuple[tuple[str, str, Interaction], ...] = (
     ("POST", r"", "bundle"),
     ("POST", rf"{_TYPE}", "create"),
@@ -63,8 +65,9 @@ class Request:
 
     @property
     def interaction(self) -> Interaction:
-        """What FHIR's REST API calls it; a search's next page is a `search` too."""
-        return next((i for method, path, i in _INTERACTIONS if method == self.method and re.fullmatch(path, self.path)), "other")
+        """What FHIR's REST API calls it; a search's next page is a `search` too, and so is a bundle that only asks."""
+        found = next((i for method, path, i in _INTERACTIONS if method == self.method and re.fullmatch(path, self.path)), "other")
+        return "search" if found == "bundle" and _ONLY_ASKS.search(self.body) and not _WRITES_TOO.search(self.body) else found
 
     def resource(self) -> Resource | None:
         """The JSON object in its body, if it is one."""
