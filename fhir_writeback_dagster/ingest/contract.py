@@ -10,7 +10,7 @@
     tables:
       vitals:
         files: "vitals_*.csv"           # glob on the file's name; the first table that matches takes the file
-        format: csv                     # csv | jsonl | parquet; all read as text. JSONL objects flatten to `a.b`
+        format: csv                     # csv | jsonl | parquet | html | fhir; all read as text (see Table)
         delimiter: ";"                  # csv only, default ","
         nulls: ["", "NULL"]             # texts that mean "not said", default [""]; texts are trimmed first
         columns:                        # every column that is known, and what it may become
@@ -59,146 +59,39 @@ from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Discriminator,
-    Field,
-    Tag,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from lxml import etree
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from fhir_writeback_dagster.canonical import KINDS
-from fhir_writeback_dagster.ingest.fields import (
-    Conditions,
-    DateFrom,
-    Fields,
-    IdentifierFrom,
-    TextFrom,
-    check_words,
-    fields_model,
-)
+from fhir_writeback_dagster.ingest.fields import DateFrom, IdentifierFrom, fields_model
+from fhir_writeback_dagster.ingest.rowrules import ActorFrom, AnyRule, Column, PatientFrom, Rule, column_role
 from fhir_writeback_dagster.tenants import TimeZone
-
-
-def _known_kind(kind: str) -> str:
-    if kind not in KINDS:
-        raise ValueError(f"expected one of {', '.join(KINDS)}")
-    return kind
-
-
-Role = Literal["chart", "operational", "source_only"]
-Kind = Annotated[str, AfterValidator(_known_kind)]
-Reason = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Column(_Strict):
-    """Written ``chart``, ``operational`` or ``source_only``, with ``optional`` before it where the file may lack it."""
+class Table(_Strict):
+    """How one kind of file is read.
 
-    role: Role
-    required: bool = True
-
-
-def _column(value: object) -> object:
-    if isinstance(value, str):
-        role = value.removeprefix("optional ")
-        return {"role": role, "required": role == value}
-    return value
-
-
-class ActorFrom(_Strict):
-    type: Literal["source", "agent"] = "source"
-    id: str | None = Field(None, description="left out: the source's name")
-    model: str | None = None
-    model_column: str | None = Field(None, description="column that names the agent's model")
-
-
-class PatientFrom(_Strict):
-    """``birth_date`` and names confirm a match; a row without a value in any identifier is quarantined, ``no_patient``."""
-
-    identifiers: tuple[IdentifierFrom, ...] = Field(min_length=1)
-    family: TextFrom | None = None
-    given: TextFrom | None = None
-    birth_date: DateFrom | None = None
-    sex: TextFrom | None = None
-
-
-class GroupCode(_Strict):
-    system: str
-    code: str
-    display: str | None = None
-
-
-class Group(_Strict):
-    """Rows that agree in the columns of ``by`` are one Observation with this ``code``.
-
-    Each row's own code and value become a component; everything else they say must be equal (``group_disagrees``). Copies of
-    a row go to the same record; two different rows of one component code are quarantined (``ambiguous_group``).
+    jsonl: an object a line, flattened to ``a.b``; lists stay JSON. html: :mod:`~fhir_writeback_dagster.ingest.htmltables`.
+    fhir: :mod:`~fhir_writeback_dagster.ingest.fhirsource`.
     """
 
-    by: tuple[str, ...] = Field(min_length=1)
-    code: GroupCode
-
-
-class NotWritten(_Strict):
-    """Rows that are kept, sealed, and never become a record: the reason is shown with them."""
-
-    when: Conditions = Field(default_factory=dict)
-    not_written: Reason
-
-
-class Rule(_Strict):
-    """Rows that become records of one kind."""
-
-    when: Conditions = Field(default_factory=dict)
-    kind: Kind
-    fields: Fields
-    group: Group | None = None
-
-    @field_validator("fields", mode="plain")
-    @classmethod
-    def _fields_of_the_kind(cls, value: object, info: ValidationInfo) -> Fields:
-        kind = info.data.get("kind")
-        if kind is None:
-            return Fields()  # the kind's own complaint is enough
-        fields = fields_model(kind).model_validate(value)
-        for name, alternatives in fields.specs().items():
-            for spec in alternatives:
-                check_words(kind, name, spec)
-        return fields
-
-    @model_validator(mode="after")
-    def _only_observations_group(self) -> Self:
-        if self.group and self.kind not in {"vital_sign", "lab_result", "observation"}:
-            raise ValueError("only vital_sign, lab_result and observation rows group into components")
-        return self
-
-
-def _row_rule(value: object) -> str:
-    return "not_written" if isinstance(value, NotWritten) or (isinstance(value, dict) and "not_written" in value) else "rule"
-
-
-AnyRule = Annotated[Annotated[Rule, Tag("rule")] | Annotated[NotWritten, Tag("not_written")], Discriminator(_row_rule)]
-
-
-class Table(_Strict):
     files: str = Field(min_length=1)
-    format: Literal["csv", "jsonl", "parquet"]
+    format: Literal["csv", "jsonl", "parquet", "html", "fhir"]
+    page: dict[str, str] = Field(
+        default_factory=dict, description="html: columns whose one value stands outside of the table, each with its XPath"
+    )
+    ignored: tuple[str, ...] = Field((), description="fhir: globs of elements that change nothing that is said")
     encoding: Literal["utf-8", "utf-16", "latin-1", "windows-1252"] = "utf-8"
     delimiter: str = Field(",", min_length=1, max_length=1)
     final_newline: Literal["required", "optional"] = Field(
         "required", description="a csv file without a last line end may be cut within a value; a manifest proves it whole"
     )
     nulls: tuple[str, ...] = ("",)
-    columns: dict[str, Annotated[Column, BeforeValidator(_column)]] = Field(min_length=1)
+    columns: dict[str, Annotated[Column, BeforeValidator(column_role)]] = Field(min_length=1)
     patient: PatientFrom | None = None
     encounter: tuple[IdentifierFrom, ...] = ()
     identity: tuple[str, ...] = Field((), description="columns that say which row of the source this is")
@@ -237,9 +130,23 @@ class Table(_Strict):
             raise ValueError("`patient` is missing: a record belongs to one")
         if any(rule.group is None for rule in rules) and not self.identity:
             raise ValueError("`identity` is missing: name the columns that say which row of the source this is")
+        if self.format == "fhir" and "resourceType" not in self.columns:
+            raise ValueError("`resourceType` is missing in `columns`: it says which rule takes a resource")
+        if unknown := sorted(self.page.keys() - self.columns.keys()):
+            raise ValueError(f"not in `columns`: {', '.join(unknown)}")
         if any(rule.when == {} for rule in self.rows[:-1]):
             raise ValueError("a rule without `when` takes every row: it can only be the last")
         return self
+
+    @field_validator("page")
+    @classmethod
+    def _check_page(cls, page: dict[str, str]) -> dict[str, str]:
+        for name, path in page.items():
+            try:
+                etree.XPath(path)
+            except etree.XPathError:
+                raise ValueError(f"{name}: not an XPath") from None
+        return page
 
     def _check_columns(self) -> None:
         read = set(_columns_read(self))
@@ -258,7 +165,31 @@ class Table(_Strict):
         return [name for name, column in self.columns.items() if column.required]
 
 
+def columns_read_by(table: Table, rule: Rule) -> Iterator[str]:
+    """Columns that have a say in a record of ``rule``."""
+    yield from _columns_of_all(table)
+    yield from table.identity
+    yield from table.discriminator
+    if table.as_of:
+        yield from table.as_of.columns()
+    yield from _columns_of(rule)
+    yield from rule.when
+
+
 def _columns_charted(table: Table) -> Iterator[str]:
+    yield from _columns_of_all(table)
+    for rule in table.rows:
+        if isinstance(rule, Rule):
+            yield from _columns_of(rule)
+
+
+def _columns_of(rule: Rule) -> Iterator[str]:
+    for alternatives in rule.fields.specs().values():
+        for spec in alternatives:
+            yield from spec.columns()
+
+
+def _columns_of_all(table: Table) -> Iterator[str]:
     if table.patient:
         for spec in (
             *table.patient.identifiers,
@@ -267,11 +198,6 @@ def _columns_charted(table: Table) -> Iterator[str]:
             yield from spec.columns()
     for spec in table.encounter:
         yield from spec.columns()
-    for rule in table.rows:
-        if isinstance(rule, Rule):
-            for alternatives in rule.fields.specs().values():
-                for spec in alternatives:
-                    yield from spec.columns()
 
 
 def _columns_read(table: Table) -> Iterator[str]:

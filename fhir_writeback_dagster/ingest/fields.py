@@ -136,15 +136,16 @@ class QuantityFrom(From):
 
 
 class IdentifierFrom(From):
-    """An identifier: of a ``system`` URI, or of the system that the tenant gives to ``name``."""
+    """An identifier: of a ``system`` URI, of the one that a column says, or of that which the tenant gives to ``name``."""
 
     column: str
     system: str | None = None
+    system_column: str | None = None
     name: str | None = Field(None, description="key in the tenant's sources.<source>.patient_systems")
 
     @model_validator(mode="after")
     def _check(self) -> IdentifierFrom:
-        self._one_of("system", "name")
+        self._one_of("system", "system_column", "name")
         return self
 
 

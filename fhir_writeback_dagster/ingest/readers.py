@@ -17,6 +17,8 @@ import polars as pl
 
 from fhir_writeback_dagster.errors import ExtractRefused
 from fhir_writeback_dagster.ingest.contract import Table
+from fhir_writeback_dagster.ingest.fhirsource import read_resources
+from fhir_writeback_dagster.ingest.htmltables import read_tables
 
 #: A longer value is no field of ours: US Core servers promise 5 MiB inline (US Core, writing clinical notes).
 MAX_FIELD = 5 * 1024 * 1024
@@ -39,7 +41,18 @@ def read(data: bytes, table: Table, *, whole: bool) -> pl.DataFrame:
         frame = _parquet(data)
     else:
         text = _decode(data, table.encoding)
-        frame = _jsonl(text) if table.format == "jsonl" else _csv(text, table, whole=whole)
+        match table.format:
+            case "jsonl":
+                frame = _jsonl(text)
+            case "html":
+                frame = read_tables(text, table, whole=whole)
+            case "fhir":
+                frame = read_resources(text)
+            case _:
+                frame = _csv(text, table, whole=whole)
+    long = [at for column in frame.get_columns() for at in (column.str.len_bytes() > MAX_FIELD).arg_true()]
+    if long:
+        raise _too_large(min(long) + 1)
     if missing := [name for name in table.required if name not in frame.columns]:
         raise ExtractRefused(
             "missing_column",
@@ -159,8 +172,6 @@ def _jsonl(text: str) -> pl.DataFrame:
             raise ExtractRefused("bad_json", "a line is not an object", line=number, mend="one object a line")
         row: dict[str, str | None] = {}
         _flatten(value, "", row)
-        if any(text is not None and len(text) > MAX_FIELD for text in row.values()):
-            raise _too_large(number)
         names.update(dict.fromkeys(row))
         rows.append(row)
     return pl.DataFrame({name: pl.Series([row.get(name) for row in rows], dtype=pl.String) for name in names})
@@ -198,11 +209,7 @@ def _parquet(data: bytes) -> pl.DataFrame:
                 "nested_column", f"column {number} is {dtype.base_type()}", mend="deliver columns of plain values"
             )
     # By series and not by pl.col, to which a column's name can be a pattern.
-    frame = pl.DataFrame([_as_text(column) for column in frame.get_columns()])
-    long = [at for column in frame.get_columns() for at in (column.str.len_bytes() > MAX_FIELD).arg_true()]
-    if long:
-        raise _too_large(min(long) + 1)
-    return frame
+    return pl.DataFrame([_as_text(column) for column in frame.get_columns()])
 
 
 def _as_text(column: pl.Series) -> pl.Series:

@@ -15,10 +15,12 @@ import polars as pl
 from pydantic import ValidationError
 
 from fhir_writeback_dagster.canonical import Actor, CanonicalRecord, Coding, Component, Concept
-from fhir_writeback_dagster.ingest.contract import ActorFrom, Group, NotWritten, Rule, Table
+from fhir_writeback_dagster.ingest.contract import Table
 from fhir_writeback_dagster.ingest.conversions import Content, Problem
 from fhir_writeback_dagster.ingest.dates import instant
+from fhir_writeback_dagster.ingest.fhirsource import unread
 from fhir_writeback_dagster.ingest.fields import record_model
+from fhir_writeback_dagster.ingest.rowrules import ActorFrom, Group, NotWritten, Rule
 from fhir_writeback_dagster.ingest.values import Maker, each, holds
 
 _ROW = "\x00row"  # a name that no column has
@@ -54,6 +56,7 @@ class Normalised:
 
 def normalise(frame: pl.DataFrame, name: str, table: Table, actor: ActorFrom, maker: Maker) -> Normalised:
     """Read all rows of ``frame``, text as delivered, by the rules of ``table`` (called ``name`` in its contract)."""
+    delivered = frame
     said = pl.all().str.strip_chars()
     frame = (
         frame.select(list(table.columns)).select(pl.when(~said.is_in(table.nulls)).then(said).name.keep()).with_row_index(_ROW)
@@ -64,6 +67,11 @@ def normalise(frame: pl.DataFrame, name: str, table: Table, actor: ActorFrom, ma
         takes = free & frame.select(holds(rule.when).alias("takes")).to_series() if rule.when else free
         free &= ~takes
         part = frame.filter(takes)
+        if table.format == "fhir" and isinstance(rule, Rule):
+            lost = unread(delivered, table, rule)
+            for row in set(part[_ROW]) & lost.keys():
+                made.others[row] = NotARecord("quarantined", "unknown_element", lost[row])
+            part = part.filter(~pl.col(_ROW).is_in(list(lost)))
         if part.height == 0:
             continue
         if isinstance(rule, NotWritten):

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from fhir_writeback_dagster.errors import ConfigError
 from fhir_writeback_dagster.ingest.concepts import ConceptMap, load_concept_map
-from fhir_writeback_dagster.ingest.contract import Contract, Rule, Table
+from fhir_writeback_dagster.ingest.contract import Contract, Table
 from fhir_writeback_dagster.ingest.fields import ConceptFrom, IdentifierFrom
+from fhir_writeback_dagster.ingest.rowrules import Rule
 from fhir_writeback_dagster.tenants import TENANT_ID
 from fhir_writeback_dagster.workplace import Workplace
 from fhir_writeback_dagster.yamlfile import file_sha256, load_yaml

@@ -16,7 +16,6 @@ from pydantic import ValidationError
 from fhir_writeback_dagster.canonical import Component, Identifier, PatientRef, Reaction
 from fhir_writeback_dagster.ingest import dates
 from fhir_writeback_dagster.ingest.concepts import ConceptMap
-from fhir_writeback_dagster.ingest.contract import PatientFrom
 from fhir_writeback_dagster.ingest.conversions import Problem, concept, content, put_together, quantity
 from fhir_writeback_dagster.ingest.fields import (
     LISTS,
@@ -32,6 +31,7 @@ from fhir_writeback_dagster.ingest.fields import (
     TextFrom,
     word_adapter,
 )
+from fhir_writeback_dagster.ingest.rowrules import PatientFrom
 
 K = TypeVar("K", bound=Hashable)
 Texts = Sequence[str | None]
@@ -169,6 +169,10 @@ class Maker:
         return each(list(zip(*columns, strict=True)), lambda key: concept(spec, concept_map, *key))
 
     def identifiers(self, spec: IdentifierFrom, frame: pl.DataFrame) -> list[Any]:
+        if spec.system_column:
+            systems = _texts(frame, spec.system_column)
+            pairs = zip(systems, _texts(frame, spec.column), strict=True)
+            return each(list(pairs), lambda pair: Identifier(system=pair[0], value=pair[1]) if all(pair) else None)
         system = spec.system or self.systems[spec.name or ""]
         return each(_texts(frame, spec.column), lambda text: None if text is None else Identifier(system=system, value=text))
 

@@ -11,8 +11,8 @@ from pydantic import ValidationError
 
 from fhir_writeback_dagster.errors import ConfigError
 from fhir_writeback_dagster.ingest import contract as module
-from fhir_writeback_dagster.ingest.contract import NotWritten, Rule
 from fhir_writeback_dagster.ingest.fields import fields_model
+from fhir_writeback_dagster.ingest.rowrules import NotWritten, Rule
 from fhir_writeback_dagster.ingest.sources import load_source
 
 
@@ -77,7 +77,7 @@ def test_every_shipped_source_loads(shipped: Path) -> None:
         ('unit: "mm[Hg]"', "unit: mmHg", "mmHg is no UCUM code"),
         ("{column: ITEM, concept_map: mercy-vitals}", "{column: ITEM}", "exactly one of system, system_column, concept_map"),
         ("time_zone: Europe/Zurich", "time_zone: Europe/Zuerich", "IANA time zone"),
-        ("name: mrn}]", "name: mrn, system: x}]", "exactly one of system, name"),
+        ("name: mrn}]", "name: mrn, system: x}]", "exactly one of system, system_column, name"),
         ("version: 1", "version: 2", "differ from the file's place"),
         ("source: mercy_vitals", "source: mercy", "differ from the file's place"),
         ("tables:", "tables: [", "bad_yaml"),

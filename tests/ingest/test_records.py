@@ -16,8 +16,9 @@ from ingest.hospital import concept_map
 
 from fhir_writeback_dagster.canonical import to_json
 from fhir_writeback_dagster.ingest.concepts import load_concept_map
-from fhir_writeback_dagster.ingest.contract import ActorFrom, Table
+from fhir_writeback_dagster.ingest.contract import Table
 from fhir_writeback_dagster.ingest.records import Normalised, NotARecord, normalise
+from fhir_writeback_dagster.ingest.rowrules import ActorFrom
 from fhir_writeback_dagster.ingest.values import Maker
 
 LOINC = "http://loinc.org"

@@ -1,0 +1,152 @@
+"""Resources that an agent hands over are rows like any others: read by the contract, and never passed through with more."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fhir_writeback_dagster.canonical import to_json
+from fhir_writeback_dagster.errors import ExtractRefused
+from fhir_writeback_dagster.ingest import readers
+from fhir_writeback_dagster.ingest.records import Normalised, normalise
+from fhir_writeback_dagster.ingest.sources import load_source
+from fhir_writeback_dagster.ingest.values import Maker
+
+PATIENT = {
+    "resourceType": "Patient",
+    "id": "here-only",
+    "identifier": [{"system": "urn:mrn", "value": "100"}],
+    "name": [{"family": "Test", "given": ["Case"]}],
+    "birthDate": "1970-01-02",
+    "gender": "female",
+}
+WEIGHT: dict[str, Any] = {
+    "resourceType": "Observation",
+    "id": "o1",
+    "status": "final",
+    "category": [{"coding": [{"system": "http://terminology.hl7.org/CodeSystem/observation-category", "code": "vital-signs"}]}],
+    "code": {"coding": [{"system": "http://loinc.org", "code": "29463-7", "display": "Body weight"}]},
+    "subject": {"reference": "urn:uuid:9c1"},
+    "effectiveDateTime": "2025-03-01T08:00:00Z",
+    "valueQuantity": {"value": 72.50, "unit": "kg", "system": "http://unitsofmeasure.org", "code": "kg"},
+}
+WEIGHT_TEXT = json.dumps(WEIGHT).replace("72.5", "72.50")
+
+
+def bundle(*resources: dict[str, Any], kind: str = "collection", **entry: Any) -> str:
+    entries = [{"fullUrl": "urn:uuid:9c1", "resource": PATIENT}, *({"resource": one, **entry} for one in resources)]
+    return json.dumps({"resourceType": "Bundle", "type": kind, "entry": entries})
+
+
+def changed(**change: Any) -> dict[str, Any]:
+    return {**copy.deepcopy(WEIGHT), **change}
+
+
+@pytest.fixture
+def told(shipped: Path) -> Any:
+    source = load_source(shipped, "fhir_agent", 1)
+    table = source.contract.tables["resources"]
+
+    def read(text: str) -> Normalised:
+        frame = readers.read(text.encode(), table, whole=False)
+        maker = Maker("fhir_agent", {}, "America/New_York", source.concept_maps)
+        return normalise(frame, "resources", table, source.contract.actor, maker)
+
+    return read
+
+
+def test_a_bundle_says_whose_its_resources_are(told: Any) -> None:
+    made = told(bundle(WEIGHT))
+    (record,) = made.records
+    said = to_json(record.record)
+    assert said["patient"] == {
+        "identifiers": ({"system": "urn:mrn", "value": "100"},),
+        "family": "Test",
+        "given": "Case",
+        "birth_date": "1970-01-02",
+        "sex": "female",
+    }
+    assert (said["kind"], said["effective"], said["quantity"]["code"]) == ("vital_sign", "2025-03-01T08:00:00Z", "kg")
+    assert made.others == {0: ("not_written", "reference_only", None)}
+
+
+def test_a_resource_a_line_with_a_logical_reference_and_its_digits(told: Any) -> None:
+    logical = '{"identifier": {"system": "urn:mrn", "value": "7"}}'
+    lines = [WEIGHT_TEXT, json.dumps(changed(id="o2"))]
+    made = told("\n".join(line.replace('{"reference": "urn:uuid:9c1"}', logical) for line in lines))
+    assert [str(record.record.quantity.value) for record in made.records] == ["72.50", "72.5"]
+    assert [record.identity for record in made.records] == [("resources", "o1", ""), ("resources", "o2", "")]
+
+
+ONE = json.dumps(WEIGHT)
+
+
+@pytest.mark.parametrize("text", [ONE, f"[{ONE}]", json.dumps(WEIGHT, indent=2), "\ufeff" + ONE])
+def test_a_sender_s_own_id_is_nobody_we_know(told: Any, text: str) -> None:
+    assert told(text).others[0][:2] == ("quarantined", "no_patient")
+
+
+@pytest.mark.parametrize(
+    ("resource", "reason"),
+    [
+        (changed(modifierExtension=[{"url": "urn:x", "valueBoolean": True}]), ("unknown_element", "modifierExtension")),
+        (changed(valueQuantity={**WEIGHT["valueQuantity"], "comparator": "<"}), ("unknown_element", "valueQuantity")),
+        (changed(interpretation=[{"text": "high"}]), ("unknown_element", "interpretation")),
+        (changed(onsetDateTime="2020"), ("unknown_element", None)),
+        (changed(**{"Test, Case": "72"}), ("unknown_element", None)),
+        (changed(meta={"security": [{"code": "R"}]}), ("unknown_element", "meta")),
+        (changed(status="entered-in-error"), ("unknown_value", "status")),
+        (changed(valueQuantity={"value": 72, "unit": "kg"}), ("no_rule", None)),
+        (changed(valueQuantity={**WEIGHT["valueQuantity"], "code": "stone"}), ("unknown_unit", "valueQuantity.code")),
+        (changed(code={"coding": [{"system": "urn:local", "code": "W"}]}), ("unknown_code_system", "code.coding.0.system")),
+        ({"resourceType": "MedicationRequest", "id": "m"}, ("no_rule", None)),
+        ({"resourceType": "Nonsense", "id": "m"}, ("no_rule", None)),
+    ],
+    ids=lambda value: str(value[:2]) if isinstance(value, tuple) else "",
+)
+def test_what_the_contract_does_not_read_is_never_lost(told: Any, resource: dict[str, Any], reason: tuple[str, Any]) -> None:
+    made = told(bundle(resource, WEIGHT))
+    assert tuple(made.others[1]) == ("quarantined", *reason)
+    assert len(made.records) == 1, "the good ones go on"
+
+
+def test_narrative_and_translations_say_nothing_else(told: Any) -> None:
+    code = {"coding": [*WEIGHT["code"]["coding"], {"system": "urn:local", "code": "W"}]}
+    made = told(bundle(changed(text={"status": "generated", "div": "<div>72 kg</div>"}, code=code)))
+    assert len(made.records) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "line"),
+    [
+        (WEIGHT_TEXT + '\n{"resourceType": "Obs', "bad_json", 2),
+        (WEIGHT_TEXT[:-20], "bad_json", 1),
+        ("7", "bad_json", 1),
+        ("[]7", "bad_json", 1),
+        ('{"a": 1}', "bad_json", 1),
+        ("[1]", "bad_json", 1),
+        ("[" * 100_000, "bad_json", 1),
+        ('{"resourceType": "Bundle", "entry": [{"request": {"method": "DELETE", "url": "Patient/1"}}]}', "bad_bundle", 1),
+        ('{"resourceType": "Bundle", "entry": 7}', "bad_bundle", 1),
+        ('{"resourceType": "Bundle", "entry": [{"resource": {"id": "1"}}]}', "bad_json", 1),
+        ("", "empty_file", None),
+    ],
+)  # fmt: skip
+def test_a_broken_file_is_refused_whole_with_its_line(told: Any, text: str, code: str, line: int | None) -> None:
+    with pytest.raises(ExtractRefused) as refused:
+        told(text)
+    assert (refused.value.code, refused.value.line) == (code, line)
+
+
+def test_a_bundle_that_deletes_is_refused(told: Any) -> None:
+    with pytest.raises(ExtractRefused, match="bad_bundle"):
+        told(bundle(WEIGHT, kind="transaction", request={"method": "DELETE", "url": "Observation/1"}))
+    assert len(told(bundle(WEIGHT, kind="transaction", request={"method": "POST", "url": "Observation"})).records) == 1
+
+
+def test_a_page_of_empty_documents_has_no_rows(told: Any) -> None:
+    assert told('{"resourceType": "Bundle", "type": "collection"}').records == []
