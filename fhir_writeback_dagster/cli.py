@@ -152,6 +152,16 @@ _OF_LAYERS = {
         "Policies: who may write what.",
         {"diff": "decide.policy_diff:policy_diff_command", "test": "rules.policy_cases:policy_test_command"},
     ),
+    "target": (
+        "The EHRs that are written to: how they stand, and whether anything may be sent.",
+        {
+            "drain": "commit.target_commands:drain_command",
+            "pause": "commit.target_commands:pause_command",
+            "release": "commit.target_commands:release_command",
+            "resume": "commit.target_commands:resume_command",
+            "show": "commit.target_commands:show_command",
+        },
+    ),
     "validate": "decide.validate_files:validate_command",
 }
 

@@ -10,6 +10,7 @@ from urllib.parse import urlencode, urljoin
 from fhir_writeback_dagster.commit.answer import Answer, dicts
 from fhir_writeback_dagster.commit.auth import Tokens
 from fhir_writeback_dagster.commit.egress import Egress
+from fhir_writeback_dagster.commit.pace import Kind, Pace
 from fhir_writeback_dagster.commit.scopes import needed
 from fhir_writeback_dagster.commit.taxonomy import Outcome, Recovery, classify, unanswered_outcome
 from fhir_writeback_dagster.commit.tls import client_context
@@ -62,6 +63,7 @@ class Ehr:
         body: bytes = b"",
         *,
         deadline: float | None = None,
+        kind: Kind | None = "read",
     ) -> Answer:
         """One request below the base; a 401 gets one new token and the same request again (it was not acted on).
 
@@ -71,14 +73,20 @@ class Ehr:
         :raises TargetError: no token could be had; the request was not sent.
         """
         url = urljoin(self.base_url, path) if path.startswith("/") else f"{self.base_url}/{path}".rstrip("/")
-        return await self._request(method, url, headers or {}, body, deadline)
+        return await self._request(method, url, headers or {}, body, deadline, kind)
 
     async def _request(
-        self, method: str, url: str, headers: Mapping[str, str], body: bytes, deadline: float | None = None
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: bytes,
+        deadline: float | None = None,
+        kind: Kind | None = "read",
     ) -> Answer:
         token = await self._tokens.header()
         whole = {"Accept": FHIR_JSON, **headers}
-        answer = await self._http.request(method, url, {**whole, **token}, body, deadline=deadline)
+        answer = await self._http.request(method, url, {**whole, **token}, body, deadline=deadline, kind=kind)
         if answer.status == 401 and await self._tokens.refused(token):
             token = await self._tokens.header()
             answer = await self._http.request(method, url, {**whole, **token}, body, deadline=deadline)
@@ -150,7 +158,7 @@ class Ehr:
     ) -> Resource:
         what = f"reading {what or expected}"
         try:
-            answer = await self._request(method, url, headers, body)
+            answer = await self._request(method, url, headers, body, kind="read" if method == "GET" else "search")
         except NoAnswer as none:
             raise Unreadable(unanswered_outcome("read", sent=none.sent), what, self.base_url) from None
         outcome, found = classify("read", answer), answer.resource()
@@ -162,14 +170,21 @@ class Ehr:
 
 
 @asynccontextmanager
-async def open_ehr(w: Workplace) -> AsyncIterator[Ehr]:
+async def open_ehr(w: Workplace, pace: Pace | None = None) -> AsyncIterator[Ehr]:
     """The tenant's EHR; connections are closed when the block ends.
 
+    :param pace: the target's rate windows; a command of a few requests may do without.
     :raises TargetError: its address is not one that this tenant may have.
     """
     ehr = w.tenant.ehr
     egress = Egress(ehr.base_url, sandbox=ehr.sandbox, where=f"tenants/{w.id}.yaml ehr.base_url")
-    async with Http(egress, concurrency=ehr.concurrency, timeout_s=ehr.timeout.total_seconds(), context=client_context(w.tenant, w.settings.home)) as http:
+    async with Http(
+        egress,
+        concurrency=ehr.concurrency,
+        timeout_s=ehr.timeout.total_seconds(),
+        context=client_context(w.tenant, w.settings.home),
+        pace=pace,
+    ) as http:
         yield Ehr(http, Tokens(http, w.tenant, w.settings.home, _needed(w)))
 
 

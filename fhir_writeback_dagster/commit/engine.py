@@ -7,12 +7,13 @@ through together, and a patient's own writes never overlap.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from functools import partial
 
-from fhir_writeback_dagster.commit import ledger
+from fhir_writeback_dagster.commit import holds, ledger
 from fhir_writeback_dagster.commit.chart import Chart
 from fhir_writeback_dagster.commit.client import Ehr, Unreadable
 from fhir_writeback_dagster.commit.database import Database
@@ -20,17 +21,20 @@ from fhir_writeback_dagster.commit.gate import Gate
 from fhir_writeback_dagster.commit.look import Finding, Look
 from fhir_writeback_dagster.commit.mirror import refresh_with
 from fhir_writeback_dagster.commit.model import Change, Item, change
+from fhir_writeback_dagster.commit.pace import Pace
 from fhir_writeback_dagster.commit.plan import Adapter, ChartFacts, Halt, Plan, Settled, WirePlan
 from fhir_writeback_dagster.commit.protocol import Event, State
 from fhir_writeback_dagster.commit.shipment import DEFECTS, Shipping, backoff, tell_defect
 from fhir_writeback_dagster.commit.taxonomy import tries
-from fhir_writeback_dagster.commit.transport import NoAnswer
+from fhir_writeback_dagster.commit.transport import STOPPED, NoAnswer
 from fhir_writeback_dagster.errors import TargetError
 from fhir_writeback_dagster.workplace import Workplace
 
 ACCEPT_AT_ONCE = 5000
 LEAST_CLAIM = 64
 TAKE_IN_S, CLAIM_AGAIN_S = 1.0, 0.2
+CLAIM_FOR_S = 15.0
+"""Of a slow target no more is claimed than it takes in so many seconds, or leases would run out while turns are waited for."""
 PATIENTS_A_SEARCH = 20
 """In one look into the charts, where the EHR takes batches; one that does not may not know a list of patients either."""
 FIRST_PAUSE = 3
@@ -42,17 +46,16 @@ LINGER_S = 5.0
 class Engine:
     """One run. ``stop()`` ends it early: what is in flight is finished, what is not sent is given back."""
 
-    def __init__(
-        self, w: Workplace, db: Database, ehr: Ehr, gate: Gate, adapter: Adapter, worker: str, linger_s: float = LINGER_S
-    ) -> None:
-        self._w, self._db, self._ehr, self._gate, self._adapter = w, db, ehr, gate, adapter
+    def __init__(self, w: Workplace, db: Database, ehr: Ehr, pace: Pace, gate: Gate, adapter: Adapter, worker: str) -> None:
+        self._w, self._db, self._ehr, self._pace, self._gate, self._adapter = w, db, ehr, pace, gate, adapter
         self._chart = Chart(ehr, w.tenant.identifier_system, min(w.tenant.ehr.bundle_size, PATIENTS_A_SEARCH))
         self._look = Look(ehr, self._chart, adapter, w.tenant.identifier_system)
-        self.shipping = Shipping(w, ehr, gate, adapter, self._look)
-        self._worker, self._linger_s = worker, linger_s
+        self.shipping = Shipping(w, ehr, gate, adapter, self._look, pace)
+        self._worker = worker
         settings = w.tenant.ehr
         self._shipments = asyncio.Semaphore(settings.concurrency + (settings.concurrency + 1) // 2)
-        self._claim_size = min(max(2 * settings.concurrency * settings.bundle_size, LEAST_CLAIM), 2000)
+        most = max(int(pace.requests_in(CLAIM_FOR_S) * settings.bundle_size), 1) if pace.requests_in(1) < math.inf else 2000
+        self._claim_size = min(max(2 * settings.concurrency * settings.bundle_size, LEAST_CLAIM), most, 2000)
         self._claim_lease_s = 2 * settings.timeout.total_seconds() + 60
         self._claim_again_at = self._take_in_at = self._idle_since = 0.0
         self._stopped = asyncio.Event()
@@ -60,6 +63,7 @@ class Engine:
 
     def stop(self) -> None:
         self._stopped.set()
+        self._pace.stop()
 
     async def run(self, deadline: float) -> None:
         """Work until ``deadline`` (on `time.monotonic`'s scale) or until nothing is due.
@@ -82,13 +86,15 @@ class Engine:
                 elif not await self._wait_for_due(deadline):
                     break
         finally:
+            self._pace.stop()
             if groups:
                 await asyncio.wait(groups)
         for task in groups:
             task.result()
 
     def _goes_on(self, deadline: float) -> bool:
-        return time.monotonic() < deadline and not self._stopped.is_set() and self.shipping.trouble is None
+        told = self._stopped.is_set() or self._gate.held or self._pace.held_s > LINGER_S
+        return time.monotonic() < deadline and not told and self.shipping.trouble is None
 
     async def _claim(self, in_hand: int) -> list[Item]:
         """More to do, where less than half of what may be is in hand; not at every turn while there is little."""
@@ -107,9 +113,13 @@ class Engine:
         return items
 
     async def _take_in(self) -> None:
-        """Free what dead workers hold, and empty decide's queue."""
-        reaped = await self._db.run(lambda connection: ledger.reap(connection, self._w))
+        """Free what dead workers hold, and empty decide's queue, unless the target is held back by now."""
+        reaped, hold = await self._db.run(lambda c: (ledger.reap(c, self._w), holds.standing(c, self._w)))
         self.counts["reaped"] += sum(reaped.values())
+        if hold.reason:
+            self.stop()
+        if hold.reason or hold.wish == "draining":
+            return
         taken = ACCEPT_AT_ONCE
         while taken == ACCEPT_AT_ONCE:
             accepted = await self._db.run(lambda connection: ledger.accept(connection, self._w, ACCEPT_AT_ONCE))
@@ -122,7 +132,7 @@ class Engine:
         now = time.monotonic()
         self._idle_since = self._idle_since or now
         due = await self._db.run(lambda connection: ledger.next_due_s(connection, self._w))
-        end = min(deadline, self._idle_since + self._linger_s)
+        end = min(deadline, self._idle_since + LINGER_S)
         if due is None or now + due > end:
             return False
         try:
@@ -186,7 +196,7 @@ class Engine:
             return Halt(Event.RETRY, error.code)
         except NoAnswer as error:
             self.shipping.failed(error.code)
-            return Halt(Event.RETRY, error.code)
+            return Halt(Event.STOP if error.code == STOPPED else Event.RETRY, error.code)
         except TargetError as error:
             self.shipping.trouble = error
             return Halt(Event.RETRY, error.code)

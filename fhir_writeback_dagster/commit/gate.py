@@ -15,10 +15,11 @@ from uuid import UUID
 
 from psycopg import Connection
 
+from fhir_writeback_dagster.commit import holds
 from fhir_writeback_dagster.commit.database import Database
 from fhir_writeback_dagster.commit.model import Attempt, Change, Item, change
 from fhir_writeback_dagster.commit.plan import Settled, WirePlan
-from fhir_writeback_dagster.commit.protocol import Event
+from fhir_writeback_dagster.commit.protocol import Action, Event
 from fhir_writeback_dagster.commit.recheck import Objection, Recheck
 from fhir_writeback_dagster.commit.record import record
 from fhir_writeback_dagster.workplace import Workplace
@@ -50,6 +51,10 @@ class Gate:
     db: Database
     recheck: Recheck
     lease_s: float
+    cap: int | None = None
+    """Writes a day that need no person's release (`holds.cap`)."""
+    held: bool = False
+    """A person paused the target, or the cap is reached: nothing passes in this run any more."""
     mirror_too_old: bool = False
     """A re-check found the mirror older than the tenant allows: nothing passes until it is refreshed."""
     _jobs: list[_Job] = field(default_factory=list)
@@ -100,7 +105,10 @@ class Gate:
         wants = [want for job in jobs for want in job.wants]
         decided = self._decide(connection, wants)
         every = [[*(c for want in job.wants if (c := decided[want.item.intent_id])), *job.changes] for job in jobs]
-        moved = record(connection, self.w, [c for changes in every for c in changes], self.lease_s)
+        changes = [c for changes in every for c in changes]
+        moved = record(connection, self.w, changes, self.lease_s)
+        if sent := sum(Action.TRANSMIT in c.actions for c in changes if c.item.intent_id in moved):
+            holds.count(connection, self.w, sent)
         return [[c for c in changes if c.item.intent_id in moved] for changes in every]
 
     def _decide(self, connection: Connection[Any], wants: Sequence[Want]) -> dict[UUID, Change | None]:
@@ -110,7 +118,22 @@ class Gate:
             self.mirror_too_old = True
             return {want.item.intent_id: change(want.item, Event.STOP, reason="mirror_too_old") for want in wants}
         objections = self.recheck.objections(connection, [want.item for want in wants])
-        return {want.item.intent_id: _step(want, objections.get(want.item.intent_id)) for want in wants}
+        decided = {want.item.intent_id: _step(want, objections.get(want.item.intent_id)) for want in wants}
+        return decided | self._held_back(connection, [c for c in decided.values() if c and Action.TRANSMIT in c.actions])
+
+    def _held_back(self, connection: Connection[Any], sending: Sequence[Change]) -> dict[UUID, Change | None]:
+        """Those of ``sending`` that may not go now: a person paused the target, or they are more than its cap lets through."""
+        if not sending:
+            return {}
+        allowed = holds.allowance(connection, self.w, self.cap)
+        self.held = allowed.stopped
+        if allowed.stopped:
+            return {c.item.intent_id: change(c.item, Event.STOP, reason="held") for c in sending}
+        if allowed.left is None or allowed.left >= len(sending):
+            return {}
+        holds.hold(connection, self.w, "cap", None)
+        self.held = True
+        return {c.item.intent_id: change(c.item, Event.STOP, reason="cap") for c in sending[allowed.left :]}
 
 
 def _step(want: Want, objection: Objection | None) -> Change | None:

@@ -24,6 +24,7 @@ from fhir_writeback_dagster.workplace import Workplace
 
 HELD = [state for state in State if any(Action.LEASE in actions for to, actions in TABLE.values() if to is state)]
 """States in which somebody holds a lease; one such intent a patient's others wait for."""
+USUAL_PRIORITY = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,9 @@ def accept(connection: Connection[Any], w: Workplace, limit: int) -> Accepted:
             "intents": [new_id() for _ in taken],
             "ready": State.READY,
             "reopens": list(moves(Event.REOPEN)),
+            "usual": USUAL_PRIORITY,
+            "kinds": list(w.tenant.ehr.limits.priorities),
+            "priorities": list(w.tenant.ehr.limits.priorities.values()),
         },
     ).fetchall()
     details = [{"key": key, "revision": revision, "again": again} for _, _, key, revision, again in made]

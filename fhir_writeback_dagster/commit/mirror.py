@@ -18,6 +18,7 @@ from fhir_writeback_dagster.commit.client import Ehr, open_ehr
 from fhir_writeback_dagster.commit.database import Database
 from fhir_writeback_dagster.commit.mirror_rows import stamp
 from fhir_writeback_dagster.commit.mirror_store import MirroredType, Sync
+from fhir_writeback_dagster.commit.pace import Pace
 from fhir_writeback_dagster.errors import TargetError
 from fhir_writeback_dagster.tenants import Tenant
 from fhir_writeback_dagster.workplace import Workplace
@@ -58,7 +59,7 @@ def refresh(w: Workplace, full: bool = False) -> MirrorReport:
     """
 
     async def work() -> MirrorReport:
-        async with Database(w) as db, open_ehr(w) as ehr:
+        async with Database(w) as db, open_ehr(w, Pace(w, db)) as ehr:
             return await refresh_with(w, db, ehr, full=full)
 
     return asyncio.run(work())

@@ -10,15 +10,22 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
-from fhir_writeback_dagster.commit import ledger
+from psycopg import Connection
+
+from fhir_writeback_dagster.commit import holds, ledger
 from fhir_writeback_dagster.commit.adapters.choose import adapter_for
-from fhir_writeback_dagster.commit.client import open_ehr
+from fhir_writeback_dagster.commit.client import Ehr, open_ehr
 from fhir_writeback_dagster.commit.database import Database
-from fhir_writeback_dagster.commit.engine import Engine
+from fhir_writeback_dagster.commit.engine import LINGER_S, Engine
 from fhir_writeback_dagster.commit.gate import Gate
+from fhir_writeback_dagster.commit.holds import Hold
 from fhir_writeback_dagster.commit.mirror import refresh_with
+from fhir_writeback_dagster.commit.pace import Pace
 from fhir_writeback_dagster.commit.recheck import Recheck
+from fhir_writeback_dagster.errors import TargetError
 from fhir_writeback_dagster.store.capability import read_target
 from fhir_writeback_dagster.workplace import Workplace
 
@@ -39,6 +46,8 @@ class CommitReport:
     seconds: float = 0.0
     trouble: str = ""
     """Code of what made the run end early: the target did not answer any more, or gave no token."""
+    held: str = ""
+    """What holds the target back now: paused, cap, blackout, throttled or down."""
     stopped: bool = False
 
     @property
@@ -52,6 +61,7 @@ class CommitReport:
             "requests": self.requests,
             "seconds": round(self.seconds, 3),
             "trouble": self.trouble or "none",
+            "held": self.held or "no",
             "stopped": str(self.stopped).lower(),
         }
 
@@ -78,25 +88,67 @@ async def _commit(w: Workplace, deadline_s: float) -> tuple[CommitReport, list[i
         if not ledger.has_work(connection, w):
             return CommitReport(), []
     recheck = Recheck(w)
-    async with Database(w) as db, open_ehr(w) as ehr:
-        await ehr.authorize()
-        if not await db.run(recheck.mirror_is_young):
-            await refresh_with(w, db, ehr)
-        gate = Gate(w, db, recheck, w.tenant.ehr.timeout.total_seconds() + LEASE_MARGIN_S)
-        adapter = adapter_for(await db.run(lambda connection: read_target(connection, w)), w.tenant)
-        engine = Engine(w, db, ehr, gate, adapter, f"{w.run_id}/{os.getpid()}")
-        with _stopping(engine.stop) as signals:
-            await engine.run(began + deadline_s)
-        left = await db.run(lambda connection: ledger.waiting(connection, w))
+    async with Database(w) as db:
+        hold, pace = await _entrance(w, db), Pace(w, db)
+        if hold.reason:
+            left = await db.run(partial(ledger.waiting, w=w))
+            return CommitReport(waiting=left, seconds=time.monotonic() - began, held=hold.reason), []
+        async with open_ehr(w, pace) as ehr:
+            await _knock(w, db, ehr, hold)
+            if not await db.run(recheck.mirror_is_young):
+                await refresh_with(w, db, ehr)
+            lease_s = w.tenant.ehr.timeout.total_seconds() + LEASE_MARGIN_S
+            gate = Gate(w, db, recheck, lease_s, await db.run(partial(holds.cap, w=w)))
+            adapter = adapter_for(await db.run(partial(read_target, w=w)), w.tenant)
+            engine = Engine(w, db, ehr, pace, gate, adapter, f"{w.run_id}/{os.getpid()}")
+            with _stopping(engine.stop) as signals:
+                await engine.run(began + deadline_s)
+            trouble = engine.shipping.trouble
+            left, held = await db.run(partial(_leave, w=w, trouble=trouble is not None, throttled_s=pace.held_s))
         report = CommitReport(
             counts={name: count for name, count in engine.counts.items() if count},
             waiting=left,
             requests=ehr.requests,
             seconds=time.monotonic() - began,
-            trouble=engine.shipping.trouble.code if engine.shipping.trouble else "",
+            trouble=trouble.code if trouble else "",
+            held=held or "",
             stopped=bool(signals),
         )
     return report, list(dict.fromkeys(signals))
+
+
+async def _entrance(w: Workplace, db: Database) -> Hold:
+    """What holds the target back, after what holds it only for a moment."""
+    hold = await db.run(partial(holds.standing, w=w))
+    if hold.reason and 0 < hold.seconds <= LINGER_S:
+        await asyncio.sleep(hold.seconds)
+        hold = await db.run(partial(holds.standing, w=w))
+    return hold
+
+
+async def _knock(w: Workplace, db: Database, ehr: Ehr, hold: Hold) -> None:
+    """Have a token; and where the last run found the target down, one read before anything is risked (a half-open circuit).
+
+    :raises TargetError: it is down, or refuses us, still; the next run waits longer.
+    """
+    try:
+        await ehr.authorize()
+        if hold.failures:
+            await ehr.capability()
+    except TargetError:
+        await db.run(partial(holds.found_down, w=w))
+        raise
+    if hold.failures:
+        await db.run(partial(holds.found_up, w=w))
+
+
+def _leave(connection: Connection[Any], w: Workplace, *, trouble: bool, throttled_s: float) -> tuple[dict[str, int], str | None]:
+    """What is left in the queue, and what holds the target back from now on."""
+    if trouble:
+        holds.found_down(connection, w)
+    elif throttled_s:
+        holds.hold(connection, w, "throttled", throttled_s)
+    return ledger.waiting(connection, w), holds.read(connection, w).reason
 
 
 @contextmanager

@@ -16,10 +16,11 @@ from fhir_writeback_dagster.commit.client import FHIR_JSON, Ehr, Unreadable
 from fhir_writeback_dagster.commit.gate import Gate, Want
 from fhir_writeback_dagster.commit.look import Look
 from fhir_writeback_dagster.commit.model import Attempt, Change, Item, Standing, change
+from fhir_writeback_dagster.commit.pace import Pace
 from fhir_writeback_dagster.commit.plan import Adapter, Settled, WirePlan
 from fhir_writeback_dagster.commit.protocol import Action, Event
 from fhir_writeback_dagster.commit.taxonomy import Outcome, Recovery, classify, unanswered_outcome
-from fhir_writeback_dagster.commit.transport import NoAnswer
+from fhir_writeback_dagster.commit.transport import STOPPED, NoAnswer
 from fhir_writeback_dagster.errors import TargetError, describe
 from fhir_writeback_dagster.ids import new_id
 from fhir_writeback_dagster.workplace import Workplace
@@ -27,6 +28,8 @@ from fhir_writeback_dagster.workplace import Workplace
 FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 300.0
 _OUT_OF_ORDER = {401: "token_refused", 403: "forbidden", 502: "no_answer", 503: "unavailable", 504: "no_answer"}
 _REFUSED = "bundle_refused"
+_TO_ALL = frozenset({"throttled", "unavailable"})
+"""What the target says to one request counts for all: it wants to be left alone."""
 _ODD = Outcome("odd_answer", Recovery.RECONCILE)
 
 
@@ -55,6 +58,7 @@ class Shipping:
     gate: Gate
     adapter: Adapter
     look: Look
+    pace: Pace
     share: dict[UUID, int] = field(default_factory=dict)
     """Intents whose bundle was refused as a whole: with how many others at most they may go, until the one at fault is alone."""
     trouble: TargetError | None = None
@@ -64,6 +68,9 @@ class Shipping:
         """Take ``items`` with their plans through the gate, send those that may go (in one request where there are several),
         and record what came of it. Returns every step that was made.
         """
+        writes = sum(isinstance(plan, WirePlan) for plan in wants)
+        if writes and not await self.pace.turn("write", writes):
+            return await self.gate.write([change(item, Event.STOP) for item in items])
         single = len(items) == 1
         together = "" if single else str(new_id())
         ready = [
@@ -91,7 +98,8 @@ class Shipping:
         self, method: str, path: str, headers: dict[str, str], plan: WirePlan, deadline: float, body: bytes | None = None
     ) -> Answer | Outcome:
         try:
-            answer = await self.ehr.send(method, path, headers, plan.body if body is None else body, deadline=deadline)
+            whole = plan.body if body is None else body
+            answer = await self.ehr.send(method, path, headers, whole, deadline=deadline, kind=None)
         except NoAnswer as none:
             self.failed(none.code)
             outcome = unanswered_outcome(plan.request, sent=none.sent)
@@ -109,6 +117,8 @@ class Shipping:
         """So many requests in a row came to nothing that it is not they who are at fault: the target is down or shuts us out,
         and every further request would make an unknown of a write, or a quarantine item of a good one.
         """
+        if code == STOPPED:
+            return
         self._failures += 1
         if self._failures > self.w.tenant.ehr.concurrency:
             self.trouble = TargetError(
@@ -175,7 +185,8 @@ class Shipping:
     async def _existed(self, item: Item, plan: WirePlan, standing: Standing, told: Attempt) -> Change | None:
         """The server found our identifier: only content that is ours makes it ours."""
         if self.adapter.judge(plan, standing):
-            outcome = "reconciled" if item.now.unanswered else "suppressed"
+            # Sent before, and refused then: who says no and stores it all the same stored ours.
+            outcome = "reconciled" if item.now.unanswered or item.sends else "suppressed"
             return change(item, Event.CONFIRM, outcome=outcome, reason="existed", standing=standing, attempt=told)
         if item.now.unanswered:
             finding = await self.look.at(item)
@@ -220,6 +231,9 @@ class Shipping:
         if outcome.recovery is Recovery.RECONCILE:
             return self.w.tenant.ehr.quiet.total_seconds() if outcome.quiet else 0.0
         asked = answer.retry_after(self.w.now()) if answer else None
+        if outcome.code in _TO_ALL:
+            asked = self.pace.throttled_s() if asked is None and outcome.code == "throttled" else asked
+            self.pace.hold(asked or 0.0)
         return backoff(item.sends) if asked is None else asked + random.uniform(0.0, 0.5)  # noqa: S311 - no secret
 
 

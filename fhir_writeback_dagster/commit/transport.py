@@ -25,6 +25,7 @@ from httpx_aiohttp import AiohttpTransport
 
 from fhir_writeback_dagster.commit.answer import Answer
 from fhir_writeback_dagster.commit.egress import Egress, NotGlobal
+from fhir_writeback_dagster.commit.pace import Kind, Pace
 from fhir_writeback_dagster.commit.tls import client_context
 from fhir_writeback_dagster.errors import TargetError
 
@@ -32,6 +33,9 @@ MAX_BYTES = 32 * 1024 * 1024
 CONNECT_SECONDS = 10.0
 KEEP_ALIVE_SECONDS = 2.0
 """Shorter than any server's: a POST on a connection that the server is just closing is an unknown write."""
+
+STOPPED = "stopped"
+"""Code of a request that did not get its turn before the run was told to end."""
 
 _KEPT_HEADERS = ("content-type", "etag", "last-modified", "location", "content-location", "retry-after", "www-authenticate")
 
@@ -48,9 +52,16 @@ class Http:
     """``async with Http(egress, …) as http``; at most ``concurrency`` requests at once, the others wait their turn."""
 
     def __init__(
-        self, egress: Egress, *, concurrency: int, timeout_s: float, max_bytes: int = MAX_BYTES, context: ssl.SSLContext | None = None
+        self,
+        egress: Egress,
+        *,
+        concurrency: int,
+        timeout_s: float,
+        max_bytes: int = MAX_BYTES,
+        pace: Pace | None = None,
+        context: ssl.SSLContext | None = None,
     ) -> None:
-        self.egress = egress
+        self.egress, self.pace = egress, pace
         self.timeout_s, self._max_bytes = timeout_s, max_bytes
         self._slots = asyncio.Semaphore(concurrency)
         self._limit = concurrency
@@ -85,9 +96,18 @@ class Http:
             self._transport = None
 
     async def request(
-        self, method: str, url: str, headers: Mapping[str, str], content: bytes = b"", *, deadline: float | None = None
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        content: bytes = b"",
+        *,
+        deadline: float | None = None,
+        kind: Kind | None = "read",
     ) -> Answer:
         """Send one request and read its whole answer, within the tenant's `timeout` from when its turn comes.
+
+        :param kind: what it is to the target's rate windows; None: it has had its turn.
 
         :param deadline: on `time.monotonic`'s scale; the exchange is over by then, and does not begin after it. A worker
             that was held up (a stopped process, a full queue) so never sends under a lease that somebody else has taken.
@@ -95,6 +115,8 @@ class Http:
         :raises TargetError: ``url`` is not at an allowed origin; nothing was sent.
         """
         self.egress.check(url)
+        if self.pace and kind and not await self.pace.turn(kind):
+            raise NoAnswer(STOPPED, sent=False)
         async with self._slots:
             seconds = self.timeout_s if deadline is None else min(self.timeout_s, deadline - time.monotonic())
             if seconds <= 0:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from commit.faults import FaultyLine, LoseAnswer, Say, Twist
+from commit.faults import FaultyLine, LoseAnswer, Say, Seen, Twist
 from commit.world import Candidate, World, heart_rate, patient
 
 JSON = (("Content-Type", "application/fhir+json"),)
@@ -53,7 +53,7 @@ def test_only_the_entries_that_failed_go_again(world: World, line: FaultyLine) -
     line.on("POST", "", Twist(two_fail))
     report = world.commit()
     # The 429 was in truth written, so the server finds it; the 422 stays what the server said.
-    assert (report.counts["created"], report.counts["suppressed"], report.counts["quarantined"]) == (8, 1, 1)
+    assert (report.counts["created"], report.counts["reconciled"], report.counts["quarantined"]) == (8, 1, 1)
     assert [len(bundle["entry"]) for bundle in _bundles(line)] == [10]
     assert len(line.sent("POST", "Observation")) == 1
     assert len(world.ehr.search("Observation")) == 10
@@ -112,6 +112,46 @@ def test_the_bad_entry_of_a_transaction_is_found_and_the_others_are_written(
     assert {bundle["type"] for bundle in _bundles(line)} == {"transaction"}
     assert len(line.sent("POST", "Observation")) <= 3
     assert world.owner_rows("SELECT code FROM quarantine.item WHERE tenant = %s") == [("malformed",)]
+
+
+def test_a_transaction_that_says_no_and_did_a_part_of_it_makes_nothing_twice(
+    make_world: Callable[..., World], line: FaultyLine
+) -> None:
+    world = make_world(ehr={"base_url": line.base_url, "bundle_size": 10, "bundle": "transaction"})
+    world.load(*(patient(f"p{n}", f"p{n}") for n in range(4)))
+    wanted = _approve(world, 6)
+
+    def half(seen: Seen) -> Say | None:
+        if seen.path == "" and len(_bundles(line)) == 1:
+            for candidate in wanted[:3]:
+                world.ehr.chart.create(candidate.payload)
+            return Say(422)
+        return None
+
+    line.rules.append(half)
+    report = world.commit()
+    assert (report.counts["created"], report.counts["reconciled"]) == (3, 3)
+    assert all(len(world.in_ehr(c.business_key)) == 1 for c in wanted)
+
+
+@pytest.mark.parametrize("status", ["500", "503", "429"])
+def test_an_entry_in_doubt_is_looked_up_and_one_that_was_not_done_goes_again_the_others_stand(
+    world: World, line: FaultyLine, status: str
+) -> None:
+    wanted = _approve(world, 5)
+
+    def one_fails(status_now: int, headers: Any, body: bytes) -> Any:
+        bundle = json.loads(body)
+        gone = bundle["entry"][2]["response"]["location"].split("/")
+        world.ehr.chart.delete("Observation", gone[gone.index("Observation") + 1])
+        bundle["entry"][2] = {"response": {"status": status}}
+        return status_now, headers, json.dumps(bundle).encode()
+
+    line.on("POST", "", Twist(one_fails))
+    report = world.commit()
+    assert (report.counts["created"], report.counts.get("unknown", 0)) == (5, 0 if status == "429" else 1)
+    assert all(len(world.in_ehr(c.business_key)) == 1 for c in wanted)
+    assert len(line.sent("POST", "Observation")) == 1
 
 
 def test_updates_go_beside_the_batch(world: World, line: FaultyLine) -> None:

@@ -28,6 +28,7 @@ def test_a_newer_revision_discards_one_that_waits_for_its_retry(faulty: World, l
     first = faulty.approve(heart_rate("a", AT, 72))
     line.on("POST", "Observation", Say(429, (("Retry-After", "600"),)))
     assert faulty.commit().waiting == {"retry_wait": 1}
+    faulty.change("UPDATE ledger.target SET held_until = now() WHERE tenant = %s")
     faulty.approve(heart_rate("a", AT, 80), key=first.business_key, revision=2)
     faulty.commit()
     assert faulty.intents() == [("discarded", None, "superseded"), ("committed", "created", None)]

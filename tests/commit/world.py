@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Self
@@ -105,6 +105,11 @@ class World:
         self.w = self._stack.enter_context(self._workplace("commit", self.tenant))
         self.decide = self._stack.enter_context(self._workplace("decide", self.tenant))
         return self
+
+    def another(self) -> AbstractContextManager[Workplace]:
+        """commit's workplace once more, with a connection of its own."""
+        opened: AbstractContextManager[Workplace] = self._workplace("commit", self.tenant)
+        return opened
 
     def close(self) -> None:
         self._stack.close()

@@ -20,7 +20,9 @@ WITH wanted AS (
   WHERE i.state = ANY (%(reopens)s::text[])
   RETURNING i.*
 ), queued AS (
-  INSERT INTO ledger.work (tenant, intent_id, target, patient_id, state, fence)
-  SELECT tenant, intent_id, target, patient_id, state, fence FROM made
+  INSERT INTO ledger.work (tenant, intent_id, target, patient_id, state, fence, priority)
+  SELECT m.tenant, m.intent_id, m.target, m.patient_id, m.state, m.fence, coalesce(p.priority, %(usual)s)
+  FROM made m
+  LEFT JOIN unnest(%(kinds)s::text[], %(priorities)s::int[]) AS p (kind, priority) ON p.kind = m.kind
 )
 SELECT intent_id, target, business_key, revision, fence > 0 FROM made

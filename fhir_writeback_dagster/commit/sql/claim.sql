@@ -25,13 +25,13 @@ WITH due AS MATERIALIZED (
   JOIN ledger.work v ON v.tenant = %(tenant)s AND v.intent_id = due.intent_id
   JOIN unnest(%(claimable)s::text[], %(becomes)s::text[]) AS m (state, becomes) ON m.state = v.state
   WHERE w.tenant = %(tenant)s AND w.intent_id = due.intent_id
-  RETURNING w.intent_id, w.state, w.fence, w.sends
+  RETURNING w.intent_id, w.state, w.fence, w.sends, w.priority, w.sent_at
 ), told AS (
   UPDATE ledger.intent i
   SET state = t.state, fence = t.fence, changed_at = now()
   FROM taken t
   WHERE i.tenant = %(tenant)s AND i.intent_id = t.intent_id
-  RETURNING i.*, t.sends
+  RETURNING i.*, t.sends, t.priority, t.sent_at
 )
 SELECT t.intent_id, t.state, t.fence, t.unanswered, t.accepted, t.business_key, t.revision, t.candidate_id, t.verdict_id,
   t.record_id, t.source, t.kind, t.resource_type, t.patient_id, t.encounter_id, t.content_hash, t.reason, t.sends, c.payload,
@@ -42,4 +42,4 @@ JOIN decision.candidate c ON c.tenant = t.tenant AND c.candidate_id = t.candidat
 LEFT JOIN ledger.link l ON l.tenant = t.tenant AND l.target = t.target AND l.business_key = t.business_key
 LEFT JOIN ledger.intent li ON li.tenant = l.tenant AND li.intent_id = l.intent_id
 LEFT JOIN decision.candidate p ON p.tenant = li.tenant AND p.candidate_id = li.candidate_id
-ORDER BY t.created_at, t.intent_id
+ORDER BY t.priority, t.created_at, t.intent_id

@@ -1,0 +1,213 @@
+"""What holds a target back: a person (drain, pause), the cap that a person releases, a blackout, its own word, its silence.
+
+It stands in the database (`ledger.target`), so that it counts over runs and processes, that a sensor asks for no run while it
+lasts, and that whoever writes a send marker sees it in the same transaction (:func:`allowance`).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, time, timedelta
+from typing import Any, Literal, LiteralString
+from zoneinfo import ZoneInfo
+
+from psycopg import Connection
+
+from fhir_writeback_dagster.store.db import record_event
+from fhir_writeback_dagster.tenants import Blackout
+from fhir_writeback_dagster.workplace import Workplace
+
+Wish = Literal["running", "draining", "paused"]
+Because = Literal["down", "throttled", "blackout", "cap"]
+
+FIRST_DOWN_S, LONGEST_DOWN_S = 2.0, 300.0
+LEAST_USUAL = 100
+"""Writes a day below which nothing is unusual."""
+_DAYS_KNOWN = 3
+"""So many days with writes make a usual day."""
+_DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """How a target stands. ``seconds`` until it may be used again (infinite: until a person releases it), ``failures`` in a
+    row of runs that found it down.
+    """
+
+    wish: Wish = "running"
+    because: Because | None = None
+    seconds: float = 0.0
+    failures: int = 0
+
+    @property
+    def reason(self) -> str | None:
+        """Why nothing may be sent now; None: it may."""
+        return "paused" if self.wish == "paused" else self.because if self.seconds > 0 else None
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """``stopped``: nothing may be sent now; ``left``: so many writes until the cap is reached (None: there is none)."""
+
+    stopped: bool = False
+    left: int | None = None
+
+
+def read(connection: Connection[Any], w: Workplace) -> Hold:
+    """How the tenant's target stands now."""
+    row = connection.execute(
+        "SELECT wish, held_because, CASE WHEN held_until IS NULL THEN 0 WHEN NOT isfinite(held_until) THEN 'infinity' "
+        "ELSE greatest(extract(epoch FROM held_until - clock_timestamp()), 0) END::float8, failures "
+        "FROM ledger.target WHERE tenant = %s AND target = %s",
+        (w.id, w.tenant.ehr.target),
+    ).fetchone()
+    return Hold(*row) if row else Hold()
+
+
+def standing(connection: Connection[Any], w: Workplace) -> Hold:
+    """:func:`read`, and a blackout that began is a hold from now on."""
+    if seconds := blackout_s(w.tenant.ehr.limits.blackouts, w.tenant.time_zone, w.now()):
+        hold(connection, w, "blackout", seconds)
+    return read(connection, w)
+
+
+def wish(connection: Connection[Any], w: Workplace, wanted: Wish, by: str, reason: str) -> None:
+    """What a person wants of the target; the run that is on its way sees it before its next send marker."""
+    _write(connection, w, "wish = excluded.wish", wish=wanted)
+    event = {"running": "resumed", "draining": "draining", "paused": "paused"}[wanted]
+    _tell(connection, w, event, {"by": by, "why": reason})
+
+
+def release(connection: Connection[Any], w: Workplace, by: str, reason: str) -> bool:
+    """A person lets go what the cap holds, or does not want to wait; what was sent so far counts no more. False: nothing was
+    held.
+    """
+    held = read(connection, w)
+    if held.seconds <= 0:
+        return False
+    connection.execute(
+        "UPDATE ledger.target SET held_until = NULL, held_because = NULL, failures = 0, changed_at = now() "
+        "WHERE tenant = %s AND target = %s",
+        (w.id, w.tenant.ehr.target),
+    )
+    connection.execute(
+        "UPDATE ledger.sent SET counted = 0 WHERE tenant = %s AND target = %s AND counted > 0", (w.id, w.tenant.ehr.target)
+    )
+    _tell(connection, w, "released", {"by": by, "why": reason, "was": held.because})
+    return True
+
+
+def hold(connection: Connection[Any], w: Workplace, because: Because, seconds: float | None) -> None:
+    """Nothing is sent for so many ``seconds`` (None: until a person releases it). A longer hold stands."""
+    before = read(connection, w)
+    if before.seconds >= (seconds if seconds is not None else float("inf")):
+        return
+    _write(
+        connection,
+        w,
+        "held_until = excluded.held_until, held_because = excluded.held_because",
+        held_because=because,
+        seconds=seconds,
+    )
+    if before.because != because or before.seconds <= 0:
+        _tell(connection, w, "capped" if because == "cap" else "held", {"because": because})
+
+
+def found_down(connection: Connection[Any], w: Workplace) -> None:
+    """A run ended because the target does not answer: the circuit is open, each time for twice as long, up to five minutes."""
+    failures = read(connection, w).failures
+    wait = min(FIRST_DOWN_S * 2**failures, LONGEST_DOWN_S)
+    hold(connection, w, "down", wait * random.uniform(0.75, 1.0))  # noqa: S311 - no secret
+    _write(connection, w, "failures = t.failures + 1", failures=1)
+
+
+def found_up(connection: Connection[Any], w: Workplace) -> None:
+    """It answers again."""
+    connection.execute(
+        "UPDATE ledger.target SET failures = 0, changed_at = now() WHERE tenant = %s AND target = %s AND failures > 0",
+        (w.id, w.tenant.ehr.target),
+    )
+
+
+def cap(connection: Connection[Any], w: Workplace) -> int | None:
+    """How many writes a day are let through without a person: the tenant's number, or so many times the usual day."""
+    limits = w.tenant.ehr.limits
+    caps = [limits.writes_per_day] if limits.writes_per_day else []
+    if limits.times_usual:
+        row = connection.execute(
+            "SELECT count(DISTINCT hour::date), coalesce(sum(writes), 0) FROM ledger.sent WHERE tenant = %s AND target = %s "
+            "AND hour BETWEEN now() - interval '15 days' AND now() - interval '1 day'",
+            (w.id, w.tenant.ehr.target),
+        ).fetchone()
+        if row and row[0] >= _DAYS_KNOWN:
+            caps.append(max(LEAST_USUAL, int(limits.times_usual * row[1] / row[0])))
+    return min(caps, default=None)
+
+
+def allowance(connection: Connection[Any], w: Workplace, limit: int | None) -> Allowance:
+    """What may be sent in this transaction.
+
+    :param limit: what :func:`cap` said at the beginning of the run.
+    """
+    row = connection.execute(
+        "SELECT (SELECT t.wish = 'paused' OR coalesce(t.held_until > clock_timestamp(), false) FROM ledger.target t "
+        "WHERE t.tenant = %(tenant)s AND t.target = %(target)s), "
+        "(SELECT coalesce(sum(s.counted), 0) FROM ledger.sent s WHERE s.tenant = %(tenant)s AND s.target = %(target)s "
+        "AND s.hour > now() - interval '1 day')",
+        {"tenant": w.id, "target": w.tenant.ehr.target},
+    ).fetchone()
+    stopped, used = row or (False, 0)
+    return Allowance(bool(stopped), None if limit is None else max(0, limit - int(used)))
+
+
+def count(connection: Connection[Any], w: Workplace, sends: int) -> None:
+    """So many send markers were written in this transaction."""
+    connection.execute(
+        "INSERT INTO ledger.sent AS s (tenant, target, hour, writes, counted) "
+        "VALUES (%s, %s, date_trunc('hour', clock_timestamp()), %s, %s) ON CONFLICT (tenant, target, hour) "
+        "DO UPDATE SET writes = s.writes + excluded.writes, counted = s.counted + excluded.counted",
+        (w.id, w.tenant.ehr.target, sends, sends),
+    )
+
+
+def blackout_s(blackouts: Sequence[Blackout], zone: str, now: datetime) -> float:
+    """Seconds until the blackout that ``now`` lies in is over; 0: it lies in none."""
+    local = now.astimezone(ZoneInfo(zone))
+    ends = [
+        end
+        for blackout in blackouts
+        for day in (local.date() - timedelta(days=1), local.date())
+        if _DAYS[day.weekday()] in blackout.days
+        for begin, end in [_span(blackout, datetime.combine(day, time(), local.tzinfo))]
+        if begin <= local < end
+    ]
+    return max(((end - now).total_seconds() for end in ends), default=0.0)
+
+
+def _span(blackout: Blackout, day: datetime) -> tuple[datetime, datetime]:
+    begin, end = (datetime.combine(day.date(), time.fromisoformat(clock), day.tzinfo) for clock in (blackout.begin, blackout.end))
+    return begin, end if end > begin else end + timedelta(days=1)
+
+
+def _write(connection: Connection[Any], w: Workplace, update: LiteralString, **values: Any) -> None:
+    connection.execute(
+        "INSERT INTO ledger.target AS t (tenant, target, wish, held_until, held_because, failures) VALUES (%(tenant)s, "  # noqa: S608
+        "%(target)s, %(wish)s, CASE WHEN %(held_because)s::text IS NULL THEN NULL WHEN %(seconds)s::float8 IS NULL THEN "
+        "'infinity' ELSE clock_timestamp() + make_interval(secs => %(seconds)s) END, %(held_because)s, %(failures)s) "
+        f"ON CONFLICT (tenant, target) DO UPDATE SET {update}, changed_at = now()",
+        {
+            "tenant": w.id,
+            "target": w.tenant.ehr.target,
+            "wish": "running",
+            "held_because": None,
+            "seconds": None,
+            "failures": 0,
+            **values,
+        },
+    )
+
+
+def _tell(connection: Connection[Any], w: Workplace, event: str, detail: dict[str, Any]) -> None:
+    record_event(connection, f"target.{event}", [w.tenant.ehr.target], [detail])

@@ -1,0 +1,190 @@
+"""What holds a target back: people, the cap, blackouts, its own word, its silence; and that it goes on afterwards."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from commit.faults import FaultyLine, First, Say
+from commit.world import World, heart_rate, patient
+
+from fhir_writeback_dagster.commit import holds, target_commands
+from fhir_writeback_dagster.errors import TargetError
+from fhir_writeback_dagster.tenants import Blackout
+
+AT = "2024-03-01T10:00:00Z"
+PENDING = "SELECT (SELECT items FROM ops.pending('commit') p WHERE p.tenant = %s)"
+
+
+def command(world: World, name: str, *arguments: str) -> str:
+    """What ``fhir-writeback target NAME`` prints."""
+
+    @contextmanager
+    def desk(layer: str, tenant: str | None) -> Iterator[Iterator[Any]]:
+        with world.another() as w:
+            yield iter([w])
+
+    run = getattr(target_commands, f"{name}_command")
+    result = CliRunner().invoke(run, [world.w.id, *arguments], obj=desk, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def _two(world: World) -> None:
+    world.load(patient("a", "a"), patient("b", "b"))
+    world.approve_all([heart_rate("a", AT, 72), heart_rate("b", AT, 73)])
+
+
+def test_a_paused_target_is_sent_nothing_and_no_run_is_asked_for_until_it_is_resumed(faulty: World, line: FaultyLine) -> None:
+    _two(faulty)
+    assert "is paused" in command(faulty, "pause", "--reason", "maintenance", "--by", "ann")
+    assert faulty.commit().held == "paused"
+    assert line.seen == []
+    assert faulty.owner_rows(PENDING) == [(None,)]
+    command(faulty, "resume", "--reason", "done", "--by", "ann")
+    assert faulty.owner_rows(PENDING) == [(2,)]
+    assert faulty.commit().counts["created"] == 2
+    told = faulty.owner_rows("SELECT type, detail FROM audit.event WHERE tenant = %s AND type LIKE 'target.%%' ORDER BY id")
+    assert told == [
+        ("target.paused", {"by": "ann", "why": "maintenance"}),
+        ("target.resumed", {"by": "ann", "why": "done"}),
+    ]
+
+
+def test_a_pause_is_seen_before_the_next_marker(faulty: World, line: FaultyLine) -> None:
+    _two(faulty)
+    pause = First(lambda: command(faulty, "pause", "--reason", "stop", "--by", "ann"))
+    line.rules.append(lambda seen: pause if seen.path == "Observation/_search" else None)
+    report = faulty.commit()
+    assert (report.held, report.waiting) == ("paused", {"ready": 2})
+    assert line.sent("POST", "Observation") == []
+
+
+def test_a_draining_target_takes_up_nothing_new_and_ends_what_it_has(faulty: World, line: FaultyLine) -> None:
+    _two(faulty)
+    line.on("POST", "Observation", Say(429, (("Retry-After", "60"),)))
+    assert faulty.commit().held == "throttled"
+    command(faulty, "drain", "--reason", "upgrade", "--by", "ann")
+    faulty.approve(heart_rate("a", "2024-03-02T10:00:00Z", 74))
+    faulty.change("UPDATE ledger.work SET not_before = now() WHERE tenant = %s")
+    assert faulty.owner_rows(PENDING) == [(None,)]
+    faulty.change("UPDATE ledger.target SET held_until = now() WHERE tenant = %s")
+    assert faulty.owner_rows(PENDING) == [(2,)]
+    assert faulty.commit().counts["created"] == 2
+    assert faulty.owner_rows(PENDING) == [(None,)]
+    assert json.loads(command(faulty, "show", "--json"))["wish"] == "draining"
+    command(faulty, "resume", "--reason", "done")
+    assert faulty.commit().counts["created"] == 1
+
+
+def test_the_cap_stops_what_exceeds_it_until_a_person_releases_it(make_world: Callable[..., World]) -> None:
+    world = make_world(ehr={"limits": {"writes_per_day": 3}})
+    world.load(patient("a", "a"))
+    world.approve_all([heart_rate("a", f"2024-03-01T10:0{n}:00Z", 70) for n in range(8)])
+    report = world.commit()
+    assert (report.counts["created"], report.held, report.waiting) == (3, "cap", {"ready": 5})
+    assert world.commit().held == "cap"
+    assert len(world.ehr.search("Observation")) == 3
+    assert world.owner_rows(PENDING) == [(None,)]
+    assert "until a person releases it (cap)" in command(world, "show")
+    command(world, "release", "--reason", "a backlog of ours", "--by", "ann")
+    report = world.commit()
+    assert (report.counts["created"], report.held, report.waiting) == (3, "cap", {"ready": 2})
+    kinds = [
+        k for (k,) in world.owner_rows("SELECT type FROM audit.event WHERE tenant = %s AND type LIKE 'target.%%' ORDER BY id")
+    ]
+    assert kinds == ["target.capped", "target.released", "target.capped"]
+
+
+def test_the_usual_day_makes_a_cap_once_three_are_known(make_world: Callable[..., World]) -> None:
+    world = make_world(ehr={"limits": {"times_usual": 2, "writes_per_day": 5000}})
+
+    def cap() -> int | None:
+        with world.w.store.tenant(world.w.id) as connection:
+            return holds.cap(connection, world.w)
+
+    insert = (
+        "INSERT INTO ledger.sent SELECT %s, 'ehr', date_trunc('hour', now()) - make_interval(days => d), 300, 300 "
+        "FROM generate_series(2, 3) d"
+    )
+    world.change(insert)
+    assert cap() == 5000
+    world.change(insert.replace("(2, 3)", "(4, 6)"))
+    assert cap() == 600
+
+
+@pytest.mark.parametrize(
+    ("now", "seconds"),
+    [
+        ("2024-03-02T21:59:00-05:00", 0),  # Saturday
+        ("2024-03-02T22:00:00-05:00", 4 * 3600),
+        ("2024-03-03T01:30:00-05:00", 1800),
+        ("2024-03-03T02:00:00-05:00", 0),
+        ("2024-03-03T23:00:00-05:00", 0),  # Sunday
+        ("2024-03-09T23:00:00-05:00", 3 * 3600),
+        ("2024-11-02T22:00:00-04:00", 5 * 3600),  # the night is an hour longer
+    ],
+)
+def test_a_blackout_is_a_time_of_the_tenants_week(now: str, seconds: float) -> None:
+    saturday = Blackout.model_validate({"days": ["sat"], "from": "22:00", "to": "02:00"})
+    assert holds.blackout_s([saturday], "America/New_York", datetime.fromisoformat(now)) == seconds
+
+
+def test_in_a_blackout_the_target_is_left_alone(make_world: Callable[..., World], line: FaultyLine) -> None:
+    always = [{"from": "00:00", "to": "12:00"}, {"from": "12:00", "to": "00:00"}]
+    world = make_world(ehr={"base_url": line.base_url, "limits": {"blackouts": always}})
+    _two(world)
+    assert world.commit().held == "blackout"
+    assert line.seen == []
+
+
+def test_a_target_that_is_down_is_asked_ever_more_rarely_and_by_a_read_first(faulty: World, line: FaultyLine) -> None:
+    _two(faulty)
+    faulty.refresh()
+    line.always("POST", "Observation", Say(503))
+    line.always("GET", "metadata", Say(503))
+    longer = "SELECT failures, held_until > now() + make_interval(secs => %s) FROM ledger.target WHERE tenant = %s"
+    faulty.change("UPDATE ledger.target SET failures = 5 WHERE tenant = %s")
+    report = faulty.commit()
+    while not report.trouble:
+        faulty.change("UPDATE ledger.work SET not_before = now() WHERE tenant = %s")
+        report = faulty.commit()
+    assert faulty.rows(longer.replace("%s)", "1.4)", 1)) == [(1, True)]
+    faulty.change("UPDATE ledger.target SET held_until = now(), failures = 5 WHERE tenant = %s")
+    before = len(line.sent("POST", "Observation"))
+    with pytest.raises(TargetError):
+        faulty.commit()
+    assert len(line.sent("POST", "Observation")) == before
+    assert faulty.rows(longer.replace("%s)", "45)", 1)) == [(6, True)]
+    assert faulty.commit().held == "down"
+    line.rules.clear()
+    faulty.change("UPDATE ledger.target SET held_until = now() WHERE tenant = %s")
+    faulty.change("UPDATE ledger.work SET not_before = now() WHERE tenant = %s")
+    assert faulty.commit().counts["created"] == 2
+    assert faulty.rows("SELECT failures FROM ledger.target WHERE tenant = %s") == [(0,)]
+
+
+def test_what_one_is_told_to_wait_counts_for_all(make_world: Callable[..., World], line: FaultyLine) -> None:
+    world = make_world(ehr={"base_url": line.base_url, "concurrency": 1})
+    world.load(*(patient(f"p{n}", f"p{n}") for n in range(8)))
+    world.approve_all([heart_rate(f"p{n}", AT, 72) for n in range(8)])
+    line.on("POST", "Observation", None, Say(429, (("Retry-After", "120"),)))
+    report = world.commit()
+    assert (report.counts["created"], report.held) == (1, "throttled")
+    assert len(line.sent("POST", "Observation")) == 2
+    assert report.waiting == {"ready": 6, "retry_wait": 1}
+
+
+def test_the_kind_with_the_lowest_priority_number_goes_first(make_world: Callable[..., World], line: FaultyLine) -> None:
+    world = make_world(ehr={"base_url": line.base_url, "concurrency": 1, "limits": {"priorities": {"lab_result": 10}}})
+    world.load(*(patient(f"p{n}", f"p{n}") for n in range(3)))
+    world.approve_all([heart_rate(f"p{n}", AT, 72) for n in range(2)])
+    world.approve(heart_rate("p2", AT, 99), kind="lab_result")
+    world.commit()
+    first = json.loads(line.sent("POST", "Observation")[0].body)
+    assert first["subject"]["reference"] == "Patient/p2"
