@@ -138,9 +138,7 @@ class Services:
         environment, missing = layer_environment(self.config, self.state, self.dsns, layer, self.tenants)
         self.warnings += [text for error in missing if (text := str(error)) not in self.warnings]
         port = self.ports[layer]
-        module = f"fhir_writeback_dagster.locations.{layer}"
-        arguments = ["-m", "dagster", "api", "grpc", "-m", module, "--host", HOST, "--port", str(port)]
-        arguments += ["--location-name", layer, "--log-level", "warning"]
+        arguments = ["-m", "fhir_writeback_dagster.ops.codeserver", layer, str(port)]
         return Service(self._program(f"the {layer} location", arguments, environment), lambda: probe.code_location(port))
 
     def _daemon(self) -> Service:

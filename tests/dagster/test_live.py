@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import psutil
 import psycopg
 import pytest
 from support import PROJECT, make_home, write_tenant
@@ -293,3 +294,19 @@ def _unpacked(value: bytes) -> bytes:
 
 def _is_text(path: Path) -> bool:
     return path.is_file() and path.suffix in {".log", ".yaml", ".json", ""} and "postgres" not in path.parts
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="runs are forked on Linux only")
+@pytest.mark.parametrize(
+    ("lane", "asset"), [("ingest", "canonical_records"), ("mirror", "ehr_mirror"), ("decide", "write_candidates")]
+)
+def test_a_run_is_a_fork_of_a_process_that_has_one_thread(world: World, lane: str, asset: str) -> None:
+    world.hold(lane, "other")
+    run = launch_from_the_ui(world, "commit" if lane == "mirror" else lane, asset, "other")
+    entry = world.wait("its entry", lambda: next((line for line in world.journal(lane, "other") if line["run"] == run), None))
+    template = psutil.Process(entry["pid"]).parent()
+    assert template
+    assert "forkserver" in " ".join(template.cmdline())
+    assert template.num_threads() == 1, "a fork could stop in a lock of another thread"
+    world.let_go(lane, "other")
+    assert world.finished(run).status.value == "SUCCESS"
