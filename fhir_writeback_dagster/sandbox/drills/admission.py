@@ -33,7 +33,7 @@ def admit(
     hospital = _hospital(f"{name}-{stage.drills}", f"d{stage.drills}", writes)
     stage.server.chart.load(hospital.chart())
     document = tenant_document(hospital, stage.proxy.base_url)
-    document["ehr"] |= {"auth": stage.server.auth, **EHR, **(ehr or {})}
+    document["ehr"] |= {"vendor": stage.server.vendor, "auth": stage.server.auth, **EHR, **(ehr or {})}
     document["consent"] |= consent or {}
     keys = {"sealing": make_secret(), "identity": make_secret()}
     document["keys"] = {"sealing": _key(stage, hospital, "sealing"), "identity": [_key(stage, hospital, "identity")]}

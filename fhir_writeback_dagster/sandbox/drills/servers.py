@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from fhir_writeback_dagster.errors import ConfigError
 from fhir_writeback_dagster.sandbox.chart import Chart
 from fhir_writeback_dagster.sandbox.fault_proxy.server import FaultProxy
+from fhir_writeback_dagster.sandbox.hapi import Hapi
 from fhir_writeback_dagster.sandbox.home import SCOPES
 from fhir_writeback_dagster.sandbox.keys import make_client_key
 from fhir_writeback_dagster.sandbox.sekmet import CLIENT_ID, Sekmet
@@ -27,13 +28,13 @@ class Restartable(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """``chart`` reads and writes it directly, past the proxy. ``auth`` is what a tenant's file says of it, ``private_jwk`` the
-    key that goes with it. ``restartable`` is None for one that forgets everything when it is killed.
+    """``chart`` reads and writes it directly, past the proxy. ``vendor`` and ``auth`` are what a tenant's file says of it,
+    ``private_jwk`` the key that goes with it. ``restartable`` is None for one that forgets everything when it is killed.
     """
 
     name: str
-    base_url: str
     chart: Chart
+    vendor: str = "generic"
     auth: dict[str, Any] = field(default_factory=lambda: {"type": "none"})
     private_jwk: str = ""
     restartable: Restartable | None = None
@@ -52,6 +53,10 @@ def open_server(name: str, folder: Path, proxy: FaultProxy) -> Iterator[Server]:
         with Sekmet(folder, client_jwks=jwks, client_scopes="system/*.cruds", public_url=public) as sekmet:
             proxy.lead_to(sekmet.base_url)
             auth = {"type": "smart_backend", "client_id": CLIENT_ID, "private_key": "file://keys/client.jwk", "scopes": [*SCOPES]}
-            yield Server(name, sekmet.base_url, sekmet.chart, auth, private, sekmet)
+            yield Server(name, sekmet.chart, "generic", auth, private, sekmet)
+    elif name == "hapi":
+        with Hapi(folder) as hapi:
+            proxy.lead_to(hapi.base_url)
+            yield Server(name, hapi.chart, "hapi")
     else:
         raise ConfigError("unknown_server", f"no server {name}", mend=f"known: {', '.join(SERVERS)}")
