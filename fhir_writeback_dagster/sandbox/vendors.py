@@ -1,0 +1,46 @@
+"""A vendor's personality for the fault proxy, made from its matrix: what it is known to do otherwise than R4 says.
+
+What nobody knows of a vendor is not played: then the server behind does it as R4 says.
+"""
+
+from __future__ import annotations
+
+from fhir_writeback_dagster.rules.matrix import Types, Vendor
+from fhir_writeback_dagster.sandbox.fault_proxy.exchange import Interaction
+from fhir_writeback_dagster.sandbox.fault_proxy.personality import Personality
+
+MISSING = 412
+"""What an EHR that requires a precondition says without one, where its status is not known."""
+
+
+def personality_of(vendor: Vendor) -> Personality:
+    """How ``vendor`` behaves, in front of a server that does all that R4 says."""
+    create, update, answers = vendor.create, vendor.update, vendor.answers
+    return Personality(
+        name=vendor.vendor,
+        strips_identifiers=create.keeps_identifier.value is False,
+        drops_etags=answers.etag.value is False,
+        ignores_if_none_exist=create.precondition.value not in (None, "if_none_exist"),
+        ignores_if_match=update.precondition.value in ("none", "if_unmodified_since") or update.patch_precondition.value is False,
+        needs_if_match=update.missing_status.get(MISSING) if update.required.get(False) else None,
+        empty_created=create.answers_body.value is False,
+        refuses_body_id=create.takes_id.value is False,
+        lacks=_lacks(vendor),
+    )
+
+
+def _lacks(vendor: Vendor) -> tuple[Interaction, ...]:
+    lacks: list[Interaction] = []
+    if _none(vendor.update.put):
+        lacks.append("update")
+    if _none(vendor.update.patch):
+        lacks.append("patch")
+    if vendor.bundles.kinds.value == ():
+        lacks.append("bundle")
+    if vendor.reads.history.value is False:
+        lacks.append("history")
+    return tuple(lacks)
+
+
+def _none(types: Types) -> bool:
+    return types.value == ()
