@@ -137,7 +137,7 @@ _OF_LAYERS = {
     "drill": "sandbox.drills.command:drill_command",
     "mapping": (
         "Mappings: from canonical records to FHIR.",
-        {"diff": "decide.mapping_diff:mapping_diff_command"},
+        {"diff": "decide.mapping_diff:mapping_diff_command", "dry-run": "commit.preview_commands:dry_run_command"},
     ),
     "match": ("Matching of rows to patients.", {"evaluate": "decide.match_evaluate:evaluate_command"}),
     "mode": (
@@ -162,6 +162,7 @@ _OF_LAYERS = {
             "show": "commit.target_commands:show_command",
         },
     ),
+    "shadow": "commit.preview_commands:shadow_command",
     "validate": "decide.validate_files:validate_command",
 }
 

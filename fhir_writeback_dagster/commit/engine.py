@@ -22,7 +22,7 @@ from fhir_writeback_dagster.commit.look import Finding, Look
 from fhir_writeback_dagster.commit.mirror import refresh_with
 from fhir_writeback_dagster.commit.model import Change, Item, change
 from fhir_writeback_dagster.commit.pace import Pace
-from fhir_writeback_dagster.commit.plan import Adapter, ChartFacts, Halt, Plan, Settled, WirePlan
+from fhir_writeback_dagster.commit.plan import Adapter, Halt, Plan, Settled, WirePlan
 from fhir_writeback_dagster.commit.protocol import Event, State
 from fhir_writeback_dagster.commit.shipment import DEFECTS, Shipping, backoff, tell_defect
 from fhir_writeback_dagster.commit.taxonomy import tries
@@ -190,7 +190,7 @@ class Engine:
         if most is not None and item.sends >= most:
             return Halt(Event.REVIEW, "retries_exhausted", {"last": item.reason, "sends": item.sends})
         try:
-            return self._adapter.plan(item, await self._facts(item))
+            return self._adapter.plan(item, await self._look.facts(item))
         except Unreadable as error:
             self.shipping.unreadable(error)
             return Halt(Event.RETRY, error.code)
@@ -202,14 +202,6 @@ class Engine:
             return Halt(Event.RETRY, error.code)
         except DEFECTS as error:
             return Halt(Event.REFUSE, self._defect(error, item))
-
-    async def _facts(self, item: Item) -> ChartFacts:
-        alike = await self._chart.alike(item) if self._adapter.needs_chart(item) else []
-        link = item.link
-        if link is None or not self._adapter.needs_current(item):
-            ours = await self._look.by_identifier(item) if self._adapter.needs_search(item) else ()
-            return ChartFacts(alike, ours=ours)
-        return ChartFacts(alike, await self._ehr.read(link.resource_type, link.resource_id, request_id=str(item.record_id)))
 
     def _defect(self, error: Exception, item: Item) -> str:
         """One item met a defect of ours, or a resource that nobody thought of: the others go on. Its code."""

@@ -129,7 +129,7 @@ def claim(connection: Connection[Any], w: Workplace, *, worker: str, items: int,
         return []
     rows = connection.execute(statement("claim"), {**common, "patients": patients}).fetchall()
     w.sealer.prepare(connection)  # a month may have begun since the run did
-    claimed = [_item(w, row) for row in rows]
+    claimed = [item_of(w, row) for row in rows]
     for state in sorted({item.now.state for item in claimed}):
         taken = [item for item in claimed if item.now.state is state]
         details = [{"fence": item.now.fence, "worker": worker} for item in taken]
@@ -147,7 +147,8 @@ def next_due_s(connection: Connection[Any], w: Workplace) -> float | None:
     return None if row is None or row[0] is None else max(0.0, float(row[0]))
 
 
-def _item(w: Workplace, row: Row) -> Item:
+def item_of(w: Workplace, row: Row) -> Item:
+    """An intent as `claim.sql` tells of it."""
     intent, state, fence, unanswered, accepted, key, revision, candidate, verdict, record, source, kind, resource_type = row[:13]
     patient, encounter, content_hash, reason, sends, payload = row[13:19]
     return Item(

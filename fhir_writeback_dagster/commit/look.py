@@ -43,6 +43,18 @@ class Look:
     def __init__(self, ehr: Ehr, chart: Chart, adapter: Adapter, system: str) -> None:
         self._ehr, self._chart, self._adapter, self._system = ehr, chart, adapter, system
 
+    async def facts(self, item: Item) -> ChartFacts:
+        """What the adapter needs to know of the chart before it plans ``item``.
+
+        :raises Unreadable: the chart could not be read.
+        """
+        alike = await self._chart.alike(item) if self._adapter.needs_chart(item) else []
+        link = item.link
+        if link is None or not self._adapter.needs_current(item):
+            ours = await self.by_identifier(item) if self._adapter.needs_search(item) else ()
+            return ChartFacts(alike, ours=ours)
+        return ChartFacts(alike, await self._ehr.read(link.resource_type, link.resource_id, request_id=str(item.record_id)))
+
     async def at(self, item: Item) -> Finding:
         """Was ``item`` applied?"""
         try:

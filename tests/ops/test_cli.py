@@ -126,7 +126,10 @@ def test_without_our_environment_dagsters_tools_say_what_is_missing_and_how_to_g
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("name", ["mapping diff", "match evaluate", "mode show", "policy diff", "policy test", "validate"])
+LAYERS = ["mapping diff", "mapping dry-run", "match evaluate", "mode show", "policy diff", "policy test", "shadow", "validate"]
+
+
+@pytest.mark.parametrize("name", LAYERS)
 def test_the_layers_own_commands_are_there(project: Path, name: str) -> None:
     done = cli(project, *name.split(), "--help")
     assert done.returncode == 0
