@@ -1,0 +1,46 @@
+"""EHRs to write to, real or as the fault proxy plays them, each with what it is by the matrix."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from fhir_writeback_dagster.rules.target import Target
+from fhir_writeback_dagster.sandbox.chart import Chart, Resource
+from fhir_writeback_dagster.sandbox.nodeserver import RuntimeMissing
+
+
+@dataclass
+class Counterpart:
+    """``base_url`` is what the engine is given; ``chart`` looks at the server behind. ``auth`` is the tenant's."""
+
+    name: str
+    base_url: str
+    chart: Chart
+    auth: dict[str, Any] = field(default_factory=lambda: {"type": "none"})
+    key: str = ""
+
+    def load(self, resources: Sequence[Resource]) -> None:
+        self.chart.load(resources)
+
+    def search(self, resource_type: str, **params: str) -> list[Resource]:
+        return self.chart.search(resource_type, **params)
+
+
+def or_skip(start: Callable[[], Any]) -> Any:
+    """What ``start`` starts; where its runtime is missing the test is skipped with the reason, or fails on CI."""
+    try:
+        return start()
+    except RuntimeMissing as missing:
+        if os.environ.get("CI"):
+            pytest.fail(f"on CI every counterpart has to be there: {missing}")
+        pytest.skip(str(missing))
+
+
+def observations(target: Target) -> bool:
+    """Can it be written to with FHIR Observations at all?"""
+    return target.refusal("Observation", "create") is None and not target.own_api("Observation")

@@ -1,0 +1,106 @@
+"""The whole commit path on every counterpart: create, a lost answer, a correction, a fact that is there already.
+
+What is expected is read from the matrix: what it says of a target has to be what writing to that target shows.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+
+import pytest
+from commit.world import Resource, World, heart_rate, patient
+from contract.counterparts import Counterpart, observations
+
+from fhir_writeback_dagster.rules.matrix import load_vendor, vendors
+from fhir_writeback_dagster.rules.target import Target
+from fhir_writeback_dagster.sandbox.fault_proxy.faults import DropAnswer
+from fhir_writeback_dagster.sandbox.fault_proxy.script import Rule
+from fhir_writeback_dagster.sandbox.fault_proxy.server import FaultProxy
+from fhir_writeback_dagster.sandbox.vendors import personality_of
+
+AT, LATER, EARLIER = "2024-03-01T10:00:00Z", "2024-03-01T11:00:00Z", "2024-03-01T09:00:00Z"
+
+REAL = [("sekmet", "generic"), ("sekmet-smart", "generic"), ("medplum-5", "medplum"), ("medplum-4", "medplum")]
+PLAYED = [name for name in vendors() if name not in ("generic", "medplum", "athenahealth")]
+
+
+@pytest.fixture(params=[*REAL, *[("played", name) for name in PLAYED]], ids=lambda one: "-".join(dict.fromkeys(one)))
+def world(
+    request: pytest.FixtureRequest, counterpart: Callable[[str], Counterpart], world_on: Callable[..., World], proxy: FaultProxy
+) -> Iterator[World]:
+    """A tenant on a counterpart, with the fault proxy before it."""
+    name, vendor = request.param
+    played = name == "played"
+    there = counterpart("sekmet" if played else name)
+    proxy.forget()
+    proxy.lead_to(there.base_url)
+    proxy.script(personality=personality_of(load_vendor(vendor)) if played else personality_of(load_vendor("generic")))
+    yield world_on(there, vendor, proxy.base_url)
+    proxy.forget()
+
+
+@pytest.fixture
+def target(world: World) -> Target:
+    return Target(load_vendor(world.tenant.ehr.vendor))
+
+
+@pytest.fixture
+def who(world: World) -> str:
+    """A patient of this test's own, known to the counterpart."""
+    made = str(uuid.uuid4())
+    world.load(patient(made, made))
+    return made
+
+
+def chart(world: World, who: str) -> list[Resource]:
+    return sorted(world.ehr.search("Observation", patient=f"Patient/{who}"), key=lambda one: str(one["effectiveDateTime"]))
+
+
+def values(world: World, who: str) -> list[float]:
+    return [float(one["valueQuantity"]["value"]) for one in chart(world, who)]
+
+
+def ends(world: World) -> list[tuple[str | None, ...]]:
+    return [tuple(row) for row in world.intents()]
+
+
+def test_every_write_is_there_once_or_a_person_is_asked(
+    world: World, target: Target, who: str, proxy: FaultProxy, counterpart: Callable[[str], Counterpart]
+) -> None:
+    if not observations(target):
+        world.approve(heart_rate(who, AT, 72))
+        world.commit()
+        assert ends(world) == [("quarantined", None, "target_cannot_create")]
+        assert values(world, who) == []
+        assert proxy.requests["create"] + proxy.requests["bundle"] == 0
+        return
+
+    first = world.approve(heart_rate(who, AT, 72))
+    world.commit()
+    assert ends(world) == [("committed", "created", None)]
+    assert values(world, who) == [72]
+
+    proxy.script([Rule("lost", DropAnswer(), on=("create",), count=1)], personality=proxy._personality)
+    world.approve(heart_rate(who, LATER, 80))
+    world.commit()
+    assert proxy.faults["lost"] == 1
+    assert values(world, who) == [72, 80], "a write whose answer was lost is there once"
+    assert ends(world)[1] in [("committed", "reconciled", reason) for reason in ("found", "found_by_natural_key")]
+
+    world.approve(heart_rate(who, AT, 75), key=first.business_key, revision=2)
+    world.commit()
+    guarded = target.vendor.update.precondition.value in ("if_match", "if_unmodified_since")
+    if guarded and target.update_form("Observation") != "none":
+        assert ends(world)[2] == ("committed", "updated", None)
+        assert values(world, who) == [75, 80]
+        assert chart(world, who)[0]["status"] == "corrected"
+    else:
+        assert ends(world)[2][0] == "in_review"
+        assert values(world, who) == [72, 80]
+
+    world.ehr.chart.create(heart_rate(who, EARLIER, 66))
+    world.approve(heart_rate(who, EARLIER, 66))
+    world.commit()
+    assert ends(world)[3] == ("committed", "suppressed", "chart_has_same")
+    assert len(values(world, who)) == 3
