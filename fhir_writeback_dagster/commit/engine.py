@@ -13,7 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from functools import partial
 
-from fhir_writeback_dagster.commit import holds, ledger
+from fhir_writeback_dagster.commit import holds, ledger, presence
 from fhir_writeback_dagster.commit.chart import Chart
 from fhir_writeback_dagster.commit.client import Ehr, Unreadable
 from fhir_writeback_dagster.commit.database import Database
@@ -71,6 +71,7 @@ class Engine:
         :raises ServiceError: the database went away. What was in flight is looked up when its lease has run out.
         """
         groups: dict[asyncio.Task[None], int] = {}
+        await self._db.run(partial(presence.arrive, w=self._w, worker=self._worker))
         try:
             while self._goes_on(deadline):
                 if self._gate.mirror_too_old and not groups:
@@ -114,7 +115,9 @@ class Engine:
 
     async def _take_in(self) -> None:
         """Free what dead workers hold, and empty decide's queue, unless the target is held back by now."""
-        reaped, hold = await self._db.run(lambda c: (ledger.reap(c, self._w), holds.standing(c, self._w)))
+        reaped, hold = await self._db.run(
+            lambda c: (ledger.reap(c, self._w, presence.gone(c, self._w)), holds.standing(c, self._w))
+        )
         self.counts["reaped"] += sum(reaped.values())
         if hold.reason:
             self.stop()

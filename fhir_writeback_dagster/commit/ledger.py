@@ -7,6 +7,7 @@ Every function runs inside the caller's transaction and works on sets. The state
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -82,8 +83,11 @@ def accept(connection: Connection[Any], w: Workplace, limit: int) -> Accepted:
     return Accepted(len(taken), len(made) - again, again, len(gone))
 
 
-def reap(connection: Connection[Any], w: Workplace) -> dict[State, int]:
-    """Free what dead workers hold: what they had not sent is ready again, what they may have sent is unknown."""
+def reap(connection: Connection[Any], w: Workplace, gone: Sequence[str] = ()) -> dict[State, int]:
+    """Free what dead workers hold: what they had not sent is ready again, what they may have sent is unknown.
+
+    :param gone: workers that are known to be dead (`presence.gone`): only what they may have sent keeps its lease.
+    """
     expire = moves(Event.EXPIRE)
     freed = connection.execute(
         statement("reap"),
@@ -94,6 +98,7 @@ def reap(connection: Connection[Any], w: Workplace) -> dict[State, int]:
             "becomes": list(expire.values()),
             "waits": [Action.WAIT in TABLE[state, Event.EXPIRE][1] for state in expire],
             "unanswered_from": [State.SENDING],
+            "gone": list(gone),
             "quiet_s": w.tenant.ehr.quiet.total_seconds(),
         },
     ).fetchall()

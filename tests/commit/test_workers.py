@@ -108,6 +108,25 @@ def test_a_worker_killed_between_marker_and_answer_leaves_exactly_one(
     assert {row[0] for row in world.intents()} == {"committed"}
 
 
+def test_what_a_dead_worker_had_not_sent_is_free_at_once(
+    make_world: Callable[..., World], line: FaultyLine, start: Start
+) -> None:
+    world = make_world(ehr={"base_url": line.base_url, "concurrency": 1})
+    world.load(*(patient(f"p{n}", f"p{n}") for n in range(6)))
+    world.approve_all([heart_rate(f"p{n}", AT, 70) for n in range(6)])
+    dead = threading.Event()
+    line.on("POST", "Observation", Wait(dead, forward=False))
+    worker = start(world)
+    _until(lambda: line.sent("POST", "Observation"))
+    worker.send_signal(signal.SIGKILL)
+    worker.wait()
+    dead.set()
+    in_doubt = dict(world.rows("SELECT state, count(*) FROM ledger.work WHERE tenant = %s GROUP BY 1"))["sending"]
+    report = world.commit()
+    assert report.counts["reaped"] == report.counts["created"] == 6 - in_doubt > 0
+    assert report.waiting == {"sending": in_doubt}, "what it may have sent keeps its lease"
+
+
 def test_sigterm_finishes_what_is_in_flight_and_gives_back_the_rest(
     make_world: Callable[..., World], line: FaultyLine, start: Start
 ) -> None:

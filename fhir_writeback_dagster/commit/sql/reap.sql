@@ -1,9 +1,11 @@
--- Leases that ran out: their holder is dead, stopped or cut off. The fence rises, so that it can write nothing any more.
+-- Leases that ran out: their holder is dead, stopped or cut off. The fence rises, so that it can write nothing any more. Of a
+-- worker that is known to be gone only what it may have sent keeps its lease: the request can be on its way still.
 WITH dead AS MATERIALIZED (
   SELECT w.intent_id, w.state AS was
   FROM ledger.work w
   WHERE w.tenant = %(tenant)s AND w.target = %(target)s AND w.state = ANY (%(states)s::text[])
-    AND w.lease_until <= clock_timestamp()
+    AND (w.lease_until <= clock_timestamp()
+         OR (w.worker = ANY (%(gone)s::text[]) AND w.state <> ALL (%(unanswered_from)s::text[])))
   ORDER BY w.intent_id
   FOR UPDATE SKIP LOCKED
 ), freed AS (
