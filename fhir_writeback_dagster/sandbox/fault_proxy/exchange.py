@@ -66,7 +66,8 @@ class Request:
     @property
     def interaction(self) -> Interaction:
         """What FHIR's REST API calls it; a search's next page is a `search` too, and so is a bundle that only asks."""
-        found = next((i for method, path, i in _INTERACTIONS if method == self.method and re.fullmatch(path, self.path)), "other")
+        fitting = (i for method, path, i in _INTERACTIONS if method == self.method and re.fullmatch(path, self.path))
+        found: Interaction = next(fitting, "other")
         return "search" if found == "bundle" and _ONLY_ASKS.search(self.body) and not _WRITES_TOO.search(self.body) else found
 
     def resource(self) -> Resource | None:
