@@ -18,6 +18,7 @@ from fhir_writeback_dagster.ingest.concepts import ConceptMap
 from fhir_writeback_dagster.ingest.fields import ConceptFrom, ContentFrom, QuantityFrom
 
 _DECIMAL = re.compile(r"[+-]?(\d{1,20}(\.\d{1,20})?|\.\d{1,20})([eE][+-]?\d{1,2})?", re.ASCII)
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _CODE = re.compile(r"\S+( \S+)*")  # FHIR R4 datatypes, code
 
 
@@ -29,12 +30,17 @@ class Problem:
     column: str
 
 
+#: What servers of US Core promise to take inline (US Core, Writing Clinical Notes: 5 MB); of the bytes, before base64.
+MAX_DOCUMENT = 5_000_000
+
+
 @dataclass(frozen=True, slots=True)
 class Content:
-    """A document's bytes in base64 and their SHA-256 in hex."""
+    """A document's bytes in base64, their SHA-256 in hex, and what they are: text in UTF-8 or a PDF."""
 
     data: str
     sha256: str
+    content_type: str
 
 
 def put_together(model: type[Any], **parts: Any) -> Any:
@@ -107,4 +113,20 @@ def content(spec: ContentFrom, text: str) -> Content | Problem:
             raw = base64.b64decode("".join(text.split()), validate=True)
         except (binascii.Error, ValueError):
             return Problem("bad_base64", spec.column)
-    return Content(base64.b64encode(raw).decode(), hashlib.sha256(raw).hexdigest())
+    if len(raw) > MAX_DOCUMENT:
+        return Problem("document_too_large", spec.column)
+    kind = _content_type(raw)
+    if kind is None:
+        return Problem("bad_document", spec.column)
+    return Content(base64.b64encode(raw).decode(), hashlib.sha256(raw).hexdigest(), kind)
+
+
+def _content_type(raw: bytes) -> str | None:
+    """What the bytes are; None for a cut PDF, and for what is neither a PDF nor text that says anything."""
+    if raw.startswith(b"%PDF-"):
+        return "application/pdf" if b"%%EOF" in raw[-1024:] else None  # PDF 1.7, 7.5.5: the trailer is within the last KiB
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError:
+        return None
+    return "text/plain" if text.strip() and not _CONTROL.search(text) else None

@@ -147,7 +147,9 @@ class _Rule:
             fields = {name: value for name, value in zip(names, values, strict=True) if value is not None and value != ()}
             content = fields.get("data")
             if isinstance(content, Content):
-                fields |= {"data": content.data, "sha256": content.sha256}
+                said = fields.get("content_type", content.content_type)
+                known = said if said == content.content_type else Problem("content_type_differs", _column_of(self.rule, "data"))
+                fields |= {"data": content.data, "sha256": content.sha256, "content_type": known}
             yield fields
 
     def _actors(self, actor: ActorFrom, maker: Maker) -> list[Actor]:

@@ -81,6 +81,58 @@ def test_a_corrected_patient_changes_whom_the_payload_is_about_and_nothing_else_
     assert was["identity"] == now["identity"]  # the person comes into the business key beside the mapping's fields
 
 
+HARD_CASES = {
+    "duplicate demographics": "vital_sign/duplicate_demographics",
+    "missing identifiers": "lab_result/missing_identifiers",
+    "unusual units": "lab_result/unusual_units",
+    "partial encounter": "vital_sign/partial_encounter",
+    "updated, not created": "patient/new_phone",
+    "grouped rows": "vital_sign/blood_pressure",
+    "corrected value": "lab_result/glucose_corrected",
+    "corrected time": "vital_sign/corrected_time",
+    "corrected patient": "vital_sign/corrected_patient",
+}
+
+
+@pytest.mark.parametrize("name", HARD_CASES.values(), ids=HARD_CASES)
+def test_every_hard_case_is_pinned(name: str) -> None:
+    assert GOLDEN / f"{name}.json" in CASES
+
+
+@pytest.mark.parametrize("name", ["vital_sign/duplicate_demographics", "lab_result/missing_identifiers"])
+def test_demographics_of_a_row_are_never_written_with_it(name: str) -> None:
+    case = golden(name)
+    who = case["record"]["patient"]
+    text = canonicaljson.encode(case["payload"]).decode()
+    assert not any(who[field] in text for field in ("family", "given", "birth_date"))
+    assert case["payload"]["subject"] == {"reference": case["refs"]["patient"]}
+
+
+def test_a_corrected_value_is_the_same_fact() -> None:
+    before, after = golden("lab_result/glucose"), golden("lab_result/glucose_corrected")
+    assert before["identity"] == after["identity"]
+    assert before["payload"]["identifier"] == after["payload"]["identifier"]
+    assert before["payload"]["valueQuantity"] != after["payload"]["valueQuantity"]
+    assert after["payload"]["status"] == "corrected"
+
+
+@pytest.mark.parametrize("name", ["progress_note", "pdf_of_a_day"])
+def test_a_document_is_a_us_core_clinical_note(name: str) -> None:
+    """US Core 7.0.0, DocumentReference: what the profile requires, its bindings, and the attachment's rule us-core-6."""
+    payload = golden(f"document/{name}")["payload"]
+    assert payload["status"] == "current"
+    assert [coding["system"] for coding in payload["type"]["coding"]][:1] == ["http://loinc.org"]
+    category = payload["category"][0]["coding"][0]
+    assert (category["system"], category["code"]) == (
+        "http://hl7.org/fhir/us/core/CodeSystem/us-core-documentreference-category",
+        "clinical-note",
+    )
+    assert payload["subject"]["reference"].startswith("Patient/")
+    (content,) = payload["content"]
+    assert content["attachment"]["contentType"] in {"text/plain;charset=utf-8", "application/pdf"}
+    assert content["attachment"]["data"]
+
+
 def test_an_update_of_a_patient_names_only_what_the_row_names() -> None:
     case = golden("patient/new_phone")
     assert load_mapping(MAPPINGS, "patient", 1).interaction == "update"

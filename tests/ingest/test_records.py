@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 from decimal import Decimal
@@ -247,6 +248,36 @@ def test_a_document_brings_its_bytes_and_their_hash() -> None:
     [record] = made([{"value": "Zürich"}], of).records
     assert record.record.data == "WsO8cmljaA=="  # type: ignore[union-attr]
     assert record.record.sha256 == hashlib.sha256("Zürich".encode()).hexdigest()  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("raw", "said", "end"),
+    [
+        (b"%PDF-1.7\n...\n%%EOF\n", "application/pdf", "application/pdf"),
+        (b"%PDF-1.7\n...\n%%EOF\n", None, "application/pdf"),
+        (b"%PDF-1.7\n...", None, "bad_document"),
+        (b"%PDF-1.7\n...\n%%EOF\n", "text/plain", "content_type_differs"),
+        (b"a note", "application/pdf", "content_type_differs"),
+        (b"a note\r\n\twith lines", None, "text/plain"),
+        (b" \n ", None, "bad_document"),
+        (b"a\x00b", None, "bad_document"),
+        (b"\xff\xfea\x00", None, "bad_document"),
+        (b"x" * 5_000_000, None, "text/plain"),
+        (b"x" * 5_000_001, None, "document_too_large"),
+    ],
+    ids=lambda value: None if isinstance(value, bytes) else str(value),
+)
+def test_a_document_is_text_or_a_whole_pdf_of_a_size_that_servers_take(raw: bytes, said: str | None, end: str) -> None:
+    fields = {
+        "type": {"code": "11506-3", "system": LOINC},
+        "date": {"column": "at"},
+        "data": {"column": "value", "encoded": "base64"},
+        "content_type": {"column": "item"},
+    }
+    of = table(rows=[{"kind": "document", "fields": fields}], columns={"item": "optional chart", "unit": "source_only"})
+    done = made([{"value": base64.b64encode(raw).decode(), "item": said}], of)
+    found = [record.record.content_type for record in done.records] or [done.others[0].reason]  # type: ignore[union-attr]
+    assert found == [end]
 
 
 def test_one_row_with_two_measurements_is_one_observation() -> None:
