@@ -1,8 +1,16 @@
-"""The database for asynchronous code: one thread, one connection, one transaction after the other."""
+"""The database for asynchronous code: one thread, one connection, one transaction after the other, and patience with both.
+
+A database that goes away for a minute (a restart, a failover) ends no run: the answers of requests in flight are held, and are
+written when it is back. A transaction whose COMMIT had no answer may have happened, and is then done twice. That is harmless
+here, because every statement asks what it finds: a step starts from a state and a fence (`move.sql`), a queue is emptied only of
+what it holds, a claim that nobody knows of runs out with its lease.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
@@ -10,7 +18,12 @@ from typing import Any, Self, TypeVar
 
 from psycopg import Connection
 
+from fhir_writeback_dagster.errors import ServiceError
 from fhir_writeback_dagster.workplace import Workplace
+
+PATIENCE_S = 120.0
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0
+_AWAY = frozenset({"database_lost", "database_unreachable"})
 
 T = TypeVar("T")
 
@@ -18,9 +31,10 @@ T = TypeVar("T")
 class Database:
     """``async with Database(w) as db: await db.run(work)``; the loop stays free while Postgres works."""
 
-    def __init__(self, w: Workplace) -> None:
-        self._w = w
+    def __init__(self, w: Workplace, patience_s: float | None = None) -> None:
+        self._w, self._patience_s = w, PATIENCE_S if patience_s is None else patience_s
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="commit-db")
+        self._hurry = threading.Event()
 
     async def __aenter__(self) -> Self:
         return self
@@ -28,13 +42,27 @@ class Database:
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._thread.shutdown(wait=True)
 
+    def hurry(self) -> None:
+        """Somebody waits for the run to end: no patience any more."""
+        self._hurry.set()
+
     async def run(self, work: Callable[[Connection[Any]], T]) -> T:
-        """``work`` in one transaction of the tenant; committed when it returns.
+        """``work`` in one transaction of the tenant; committed when it returns. It may run again: see above.
 
-        :raises ServiceError: the database went away; the transaction did not happen, or did and nobody can say.
+        :raises ServiceError: the database went away and stayed away; the transaction did not happen, or did and nobody can say.
         """
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._transaction, work)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._patiently, work)
 
-    def _transaction(self, work: Callable[[Connection[Any]], T]) -> T:
-        with self._w.store.tenant(self._w.id) as connection:
-            return work(connection)
+    def _patiently(self, work: Callable[[Connection[Any]], T]) -> T:
+        end, pause = time.monotonic() + self._patience_s, FIRST_PAUSE_S
+        while True:
+            try:
+                with self._w.store.tenant(self._w.id) as connection:
+                    return work(connection)
+            except ServiceError as error:
+                if error.code not in _AWAY:
+                    raise
+                if time.monotonic() + pause > end or self._hurry.wait(pause):
+                    self._hurry.set()  # whoever comes after this one has waited as long
+                    raise
+            pause = min(2 * pause, LONGEST_PAUSE_S)

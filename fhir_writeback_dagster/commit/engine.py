@@ -64,6 +64,7 @@ class Engine:
     def stop(self) -> None:
         self._stopped.set()
         self._pace.stop()
+        self._db.hurry()
 
     async def run(self, deadline: float) -> None:
         """Work until ``deadline`` (on `time.monotonic`'s scale) or until nothing is due.

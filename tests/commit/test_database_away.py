@@ -1,0 +1,83 @@
+"""A real PostgreSQL that is stopped and started again under a run: nothing is lost or written twice, and the run goes on."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+import pytest
+from commit.faults import FaultyLine, First
+from commit.world import World, heart_rate, patient
+from support import Database
+
+from fhir_writeback_dagster.ops.folder import StateFolder
+from fhir_writeback_dagster.ops.postgres import Postgres
+from fhir_writeback_dagster.ops.provision import provision
+
+AWAY_S = 2.0
+
+
+class Outage:
+    """Stops the server, and starts it again on its port after a while.
+
+    The thread that starts it lives until the end of the test: a child gets its parent's death signal from its thread's end.
+    """
+
+    def __init__(self, state: StateFolder, postgres: Postgres) -> None:
+        self._state, self.postgres = state, postgres
+        self._back = threading.Thread(target=self._start_again, daemon=True)
+        self._started, self._over = threading.Event(), threading.Event()
+
+    def begin(self) -> None:
+        self.postgres.stop()
+        self._back.start()
+
+    def end(self) -> None:
+        assert self._started.wait(30)
+
+    def clean_up(self) -> None:
+        self.postgres.destroy()
+        self._over.set()
+
+    def _start_again(self) -> None:
+        time.sleep(AWAY_S)
+        self.postgres = Postgres(self._state, port=self.postgres.port, durable=False)
+        self._started.set()
+        self._over.wait()
+
+
+@pytest.fixture
+def outage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outage]:
+    state = StateFolder(tmp_path_factory.mktemp("a_server_that_stops"))
+    made = Outage(state, Postgres(state, durable=False))
+    try:
+        yield made
+    finally:
+        made.clean_up()
+
+
+@pytest.fixture
+def database(outage: Outage) -> Database:
+    """In place of the session's: every fixture of this module works on a server of its own."""
+    return Database(outage.postgres, provision(outage.postgres.superuser, outage.postgres.port, outage._state))
+
+
+@pytest.mark.parametrize("nth", [1, 7])
+def test_a_run_outlasts_a_database_that_is_away(
+    make_world: Callable[..., World], line: FaultyLine, outage: Outage, nth: int
+) -> None:
+    world = make_world(ehr={"base_url": line.base_url, "concurrency": 4, "timeout": "5s"})
+    world.load(*(patient(f"p{n}", f"p{n}") for n in range(10)))
+    wanted = world.approve_all([heart_rate(f"p{n % 10}", f"2024-03-01T10:0{n // 10}:00Z", 60 + n) for n in range(20)])
+    line.on("POST", "Observation", *[None] * (nth - 1), First(outage.begin))
+    report = world.commit()
+    outage.end()
+    assert report.written > 0
+    world.change("UPDATE ledger.work SET lease_until = now(), not_before = now() WHERE tenant = %s")
+    world.commit()
+    assert {state for state, *_ in world.intents()} == {"committed"}
+    assert Counter(one["identifier"][0]["value"] for one in world.ehr.search("Observation")) == Counter(
+        c.business_key for c in wanted
+    )
