@@ -9,7 +9,8 @@ from urllib.parse import urlencode, urljoin
 
 from fhir_writeback_dagster.commit.answer import Answer, dicts
 from fhir_writeback_dagster.commit.auth import Tokens
-from fhir_writeback_dagster.commit.egress import Egress
+from fhir_writeback_dagster.commit.credentials import teller
+from fhir_writeback_dagster.commit.egress import Egress, production_hosts
 from fhir_writeback_dagster.commit.pace import Kind, Pace
 from fhir_writeback_dagster.commit.scopes import needed
 from fhir_writeback_dagster.commit.taxonomy import Outcome, Recovery, classify, unanswered_outcome
@@ -177,7 +178,12 @@ async def open_ehr(w: Workplace, pace: Pace | None = None) -> AsyncIterator[Ehr]
     :raises TargetError: its address is not one that this tenant may have.
     """
     ehr = w.tenant.ehr
-    egress = Egress(ehr.base_url, sandbox=ehr.sandbox, where=f"tenants/{w.id}.yaml ehr.base_url")
+    egress = Egress(
+        ehr.base_url,
+        sandbox=ehr.sandbox,
+        where=f"tenants/{w.id}.yaml ehr.base_url",
+        never=production_hosts(w.settings.tenants) if ehr.sandbox else frozenset(),
+    )
     async with Http(
         egress,
         concurrency=ehr.concurrency,
@@ -185,7 +191,7 @@ async def open_ehr(w: Workplace, pace: Pace | None = None) -> AsyncIterator[Ehr]
         context=client_context(w.tenant, w.settings.home),
         pace=pace,
     ) as http:
-        yield Ehr(http, Tokens(http, w.tenant, w.settings.home, _needed(w)))
+        yield Ehr(http, Tokens(http, w.tenant, w.settings.home, _needed(w), teller(w)))
 
 
 def _needed(w: Workplace) -> list[str]:

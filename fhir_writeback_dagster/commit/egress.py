@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Self
 from urllib.parse import urlsplit
 
 from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.resolver import ThreadedResolver
 
-from fhir_writeback_dagster.errors import TargetError
+from fhir_writeback_dagster.errors import ConfigError, TargetError
+from fhir_writeback_dagster.tenants import load_tenant, tenant_ids
 
 _PORTS = {"http": 80, "https": 443}
 
@@ -43,10 +46,12 @@ class Egress:
 
     Only a sandbox may be reached over http or at an address that is not global (RFC 6890): a production tenant whose name
     resolves into the hospital's own network, or to a cloud's metadata service, is a mistake or an attack.
+
+    :param never: hosts that are not to be reached whatever an answer says: for a sandbox, those of production tenants.
     """
 
-    def __init__(self, base_url: str, *, sandbox: bool, where: str) -> None:
-        self.base_url, self._sandbox, self._where = base_url.rstrip("/"), sandbox, where
+    def __init__(self, base_url: str, *, sandbox: bool, where: str, never: frozenset[str] = frozenset()) -> None:
+        self.base_url, self._sandbox, self._where, self._never = base_url.rstrip("/"), sandbox, where, never
         self._allowed: set[Origin] = set()
         self.allow(base_url)
 
@@ -58,6 +63,8 @@ class Egress:
         origin = Origin.of(url)
         if origin is None:
             raise self._refused("not an http(s) address")
+        if origin.host in self._never:
+            raise self._refused(f"{origin} is a production tenant's, and this is a sandbox")
         if not self._sandbox:
             if origin.scheme != "https":
                 raise self._refused(f"{origin} is not https")
@@ -88,6 +95,17 @@ class Egress:
             where=self._where,
             mend="mend `ehr.base_url`; `sandbox: true` is for test systems only",
         )
+
+
+def production_hosts(tenants: Path) -> frozenset[str]:
+    """Hosts of every tenant that is no sandbox. A file that is wrong says nothing: its own runs complain of it."""
+    hosts = set()
+    for name in tenant_ids(tenants):
+        with suppress(ConfigError):
+            ehr = load_tenant(tenants, name).ehr
+            stated = [ehr.base_url, *([ehr.auth.token_endpoint] if ehr.auth.token_endpoint else [])]
+            hosts |= {origin.host for origin in map(Origin.of, stated) if origin and not ehr.sandbox}
+    return frozenset(hosts)
 
 
 class NotGlobal(OSError):

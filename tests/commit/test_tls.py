@@ -1,0 +1,182 @@
+"""TLS to the EHR: nothing older than 1.2, the hospital's own authority, our certificate; and nowhere that is not ours to go."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import ipaddress
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commit.faults import FaultyLine, Say
+from commit.world import World
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from fhir_writeback_dagster.commit.client import open_ehr
+from fhir_writeback_dagster.errors import ConfigError, TargetError
+from fhir_writeback_dagster.tenants import Tenant
+
+
+class Authority:
+    """A certificate authority that signs for 127.0.0.1 and for clients."""
+
+    def __init__(self) -> None:
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Test authority")])
+        self.pem = self._sign(self._name, self._key, ca=True)
+
+    def issue(self, name: str) -> bytes:
+        """A certificate and its key, as PEM."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        pem = self._sign(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]), key, ca=False)
+        plain = serialization.NoEncryption()
+        return pem + key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain)
+
+    def _sign(self, name: x509.Name, key: ec.EllipticCurvePrivateKey, *, ca: bool) -> bytes:
+        now = dt.datetime.now(dt.UTC)
+
+        local = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+        made = (
+            x509.CertificateBuilder()
+            .subject_name(name)
+            .issuer_name(self._name)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - dt.timedelta(minutes=5))
+            .not_valid_after(now + dt.timedelta(days=1))
+            .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
+            .add_extension(local, critical=False)
+            .sign(self._key, hashes.SHA256())
+        )
+        return made.public_bytes(serialization.Encoding.PEM)
+
+
+@pytest.fixture(scope="module")
+def authority() -> Authority:
+    return Authority()
+
+
+class _Hello(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def _https(
+    folder: Path, certificate: bytes, *, clients: bytes | None = None, newest: ssl.TLSVersion | None = None
+) -> Iterator[str]:
+    (folder / "server.pem").write_bytes(certificate)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "server.pem")
+    if clients:
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.load_verify_locations(cadata=clients.decode())
+    if newest:
+        context.set_ciphers("ALL:@SECLEVEL=0")
+        context.minimum_version = ssl.TLSVersion.TLSv1
+        context.maximum_version = newest
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Hello)
+    server.handle_error = lambda *_: None  # type: ignore[method-assign]
+    server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread.start()
+    yield f"https://127.0.0.1:{server.server_address[1]}/fhir"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def _status(world: World) -> int:
+    async def work() -> int:
+        async with open_ehr(world.w) as ehr:
+            return (await ehr.send("GET", "metadata")).status
+
+    return asyncio.run(work())
+
+
+def _ends(world: World) -> str:
+    try:
+        return str(_status(world))
+    except Exception as error:  # noqa: BLE001 - its code is what is looked at
+        return str(getattr(error, "code", error))
+
+
+@pytest.fixture
+def on(make_world: Callable[..., World], home: Path, authority: Authority) -> Callable[..., World]:
+    """``on(url)``: a tenant there who knows the authority."""
+    (home / "ca.pem").write_bytes(authority.pem)
+
+    def make(url: str, **ehr: Any) -> World:
+        return make_world(ehr={"base_url": url, "ca_file": "ca.pem", "auth": {"type": "none"}} | ehr)
+
+    return make
+
+
+def test_a_hospitals_own_authority_is_believed_where_the_tenant_names_it(
+    on: Callable[..., World], authority: Authority, tmp_path: Path
+) -> None:
+    with _https(tmp_path, authority.issue("ehr")) as url:
+        assert _ends(on(url)) == "200"
+        assert _ends(on(url, ca_file=None)) == "tls_failed"
+
+
+def test_an_ehr_that_asks_for_our_certificate_gets_it(
+    on: Callable[..., World], authority: Authority, home: Path, tmp_path: Path
+) -> None:
+    ours = home / "keys" / "us.pem"
+    ours.touch(mode=0o600)
+    ours.write_bytes(authority.issue("us"))
+    with _https(tmp_path, authority.issue("ehr"), clients=authority.pem) as url:
+        assert _ends(on(url, auth={"type": "none", "certificate": "file://keys/us.pem"})) == "200"
+        assert _ends(on(url)) in ("connection_lost", "tls_failed")
+    assert not list(Path("/tmp").glob("*/client.pem")), "OpenSSL's copy of the key is gone"
+
+
+@pytest.mark.parametrize("content", ["", "hunter2", "-----BEGIN CERTIFICATE-----\nhunter2\n-----END CERTIFICATE-----\n"])
+def test_what_is_no_certificate_is_said_without_a_part_of_it(on: Callable[..., World], home: Path, content: str) -> None:
+    ours = home / "keys" / "us.pem"
+    ours.touch(mode=0o600)
+    ours.write_text(content)
+    with pytest.raises(ConfigError) as raised:
+        _status(on("https://127.0.0.1:9/fhir", auth={"type": "none", "certificate": "file://keys/us.pem"}))
+    assert "ehr.auth.certificate" in str(raised.value)
+    assert "hunter2" not in str(raised.value)
+
+
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
+def test_tls_older_than_1_2_is_refused(on: Callable[..., World], authority: Authority, tmp_path: Path) -> None:
+    with _https(tmp_path, authority.issue("ehr"), newest=ssl.TLSVersion.TLSv1_1) as url:
+        assert _ends(on(url)) in ("tls_failed", "connection_lost", "unreachable")
+
+
+def test_a_sandbox_cannot_reach_a_production_host(on: Callable[..., World], make_tenant: Callable[..., Tenant]) -> None:
+    make_tenant(ehr={"base_url": "https://ehr.mercy.example/fhir", "sandbox": False})
+    for url in ("https://ehr.mercy.example/other", "http://EHR.mercy.example:8080/fhir"):
+        with pytest.raises(TargetError, match="production tenant's, and this is a sandbox"):
+            _status(on(url))
+
+
+def test_a_sandbox_is_not_led_to_a_production_host_by_what_it_is_told(
+    on: Callable[..., World], make_tenant: Callable[..., Tenant], line: FaultyLine
+) -> None:
+    make_tenant(ehr={"base_url": "https://ehr.mercy.example/fhir", "sandbox": False})
+    told = b'{"token_endpoint": "https://ehr.mercy.example/token"}'
+    line.always("GET", ".well-known", Say(200, (("Content-Type", "application/json"),), told))
+    auth = {"type": "smart_backend", "client_id": "us", "private_key": "file://keys/client.jwk"}
+    with pytest.raises(TargetError, match="production tenant's"):
+        _status(on(line.base_url, ca_file=None, auth=auth))
