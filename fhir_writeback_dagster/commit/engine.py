@@ -31,7 +31,8 @@ from fhir_writeback_dagster.errors import TargetError
 from fhir_writeback_dagster.workplace import Workplace
 
 ACCEPT_AT_ONCE = 5000
-LEAST_CLAIM = 64
+A_PATIENTS_TURN = 8
+"""Of one patient as many are taken at once, though each goes by itself: they share one look into the chart."""
 TAKE_IN_S, CLAIM_AGAIN_S = 1.0, 0.2
 CLAIM_FOR_S = 15.0
 """Of a slow target no more is claimed than it takes in so many seconds, or leases would run out while turns are waited for."""
@@ -55,7 +56,8 @@ class Engine:
         settings = w.tenant.ehr
         self._shipments = asyncio.Semaphore(settings.concurrency + (settings.concurrency + 1) // 2)
         most = max(int(pace.requests_in(CLAIM_FOR_S) * settings.bundle_size), 1) if pace.requests_in(1) < math.inf else 2000
-        self._claim_size = min(max(2 * settings.concurrency * settings.bundle_size, LEAST_CLAIM), most, 2000)
+        self._share = max(settings.bundle_size, A_PATIENTS_TURN)
+        self._claim_size = min(2 * settings.concurrency * self._share, most, 2000)
         self._claim_lease_s = 2 * settings.timeout.total_seconds() + 60
         self._claim_again_at = self._take_in_at = self._idle_since = 0.0
         self._stopped = asyncio.Event()
@@ -106,7 +108,14 @@ class Engine:
         if now >= self._take_in_at:
             await self._take_in()
             self._take_in_at = time.monotonic() + TAKE_IN_S
-        claim = partial(ledger.claim, w=self._w, worker=self._worker, items=self._claim_size, lease_s=self._claim_lease_s)
+        claim = partial(
+            ledger.claim,
+            w=self._w,
+            worker=self._worker,
+            items=self._claim_size,
+            lease_s=self._claim_lease_s,
+            share=self._share,
+        )
         items = await self._db.run(claim)
         self.counts["claimed"] += len(items)
         self._idle_since = 0.0 if items else self._idle_since

@@ -111,10 +111,11 @@ def reap(connection: Connection[Any], w: Workplace, gone: Sequence[str] = ()) ->
     return {state: len(rows) for state, rows in by_state.items()}
 
 
-def claim(connection: Connection[Any], w: Workplace, *, worker: str, items: int, lease_s: float) -> list[Item]:
+def claim(connection: Connection[Any], w: Workplace, *, worker: str, items: int, lease_s: float, share: int = 1) -> list[Item]:
     """Take up to ``items`` intents whose time has come, of patients none of whose are in flight.
 
     :param lease_s: seconds until somebody else may take them.
+    :param share: so many of one patient at most; a patient's requests go one after the other, those of many side by side.
     """
     becomes = moves(Event.CLAIM)
     common = {
@@ -127,6 +128,7 @@ def claim(connection: Connection[Any], w: Workplace, *, worker: str, items: int,
         "items": items,
         "worker": worker,
         "lease_s": lease_s,
+        "share": share,
     }
     # Two statements, because the second has to see what another worker committed before the lock was ours.
     patients = [patient for (patient,) in connection.execute(statement("claim_patients"), common)]

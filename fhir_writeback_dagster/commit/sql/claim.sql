@@ -1,22 +1,28 @@
--- Take what is due of the locked patients: lease, fence + 1, and everything that is known of each intent. A newer revision
--- waits behind an older one of its key that is still open.
+-- Take what is due of the locked patients, so many of each: lease, fence + 1, and everything that is known of each intent. A newer
+-- revision waits behind an older one of its key that is still open.
 WITH due AS MATERIALIZED (
-  SELECT w.intent_id
-  FROM ledger.work w
-  JOIN ledger.intent i ON i.tenant = w.tenant AND i.intent_id = w.intent_id
-  WHERE w.tenant = %(tenant)s AND w.target = %(target)s AND w.patient_id = ANY (%(patients)s::text[])
-    AND w.state = ANY (%(claimable)s::text[]) AND w.not_before <= now()
-    AND NOT EXISTS (
-      SELECT FROM ledger.work o
-      WHERE o.tenant = w.tenant AND o.target = w.target AND o.patient_id = w.patient_id
-        AND o.state = ANY (%(held)s::text[]))
-    AND NOT EXISTS (
-      SELECT FROM ledger.intent older
-      WHERE older.tenant = i.tenant AND older.target = i.target AND older.business_key = i.business_key
-        AND older.revision < i.revision AND older.state <> ALL (%(ends)s::text[]))
-  ORDER BY w.priority, w.not_before, w.intent_id
+  SELECT theirs.intent_id
+  FROM unnest(%(patients)s::text[]) WITH ORDINALITY AS p (patient_id, place)
+  CROSS JOIN LATERAL (
+    SELECT w.intent_id
+    FROM ledger.work w
+    JOIN ledger.intent i ON i.tenant = w.tenant AND i.intent_id = w.intent_id
+    WHERE w.tenant = %(tenant)s AND w.target = %(target)s AND w.patient_id = p.patient_id
+      AND w.state = ANY (%(claimable)s::text[]) AND w.not_before <= now()
+      AND NOT EXISTS (
+        SELECT FROM ledger.work o
+        WHERE o.tenant = %(tenant)s AND o.target = %(target)s AND o.patient_id = p.patient_id
+          AND o.state = ANY (%(held)s::text[]))
+      AND NOT EXISTS (
+        SELECT FROM ledger.intent older
+        WHERE older.tenant = i.tenant AND older.target = i.target AND older.business_key = i.business_key
+          AND older.revision < i.revision AND older.state <> ALL (%(ends)s::text[]))
+    ORDER BY w.priority, w.not_before, w.intent_id
+    LIMIT %(share)s
+    FOR UPDATE OF w SKIP LOCKED
+  ) theirs
+  ORDER BY p.place
   LIMIT %(items)s
-  FOR UPDATE OF w SKIP LOCKED
 ), taken AS (
   UPDATE ledger.work w
   SET state = m.becomes, fence = w.fence + 1, worker = %(worker)s,
