@@ -7,7 +7,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -36,7 +36,7 @@ from fhir_writeback_dagster.workplace import Workplace, open_workplace
 
 STUCK_S = 180.0
 SOURCE = "lab_portal"
-_POLL_S = 0.2
+_POLL_S, _TELL_EVERY = 0.2, 1000
 _MEASURES = [measure for measure in LABS if measure.other is None]
 _STAMP = "%m/%d/%Y %H:%M"
 
@@ -198,25 +198,25 @@ class Ward:
 
     def _until(self, done: Callable[[TenantReport], bool], meanwhile: Callable[[], None] = lambda: None) -> None:
         """Gives up when nothing has moved for `STUCK_S`; what is open then is counted as unaccounted for."""
-        moved, before = time.monotonic(), None
-        while True:
+        before, still_s = None, 0.0
+        while still_s < STUCK_S:
             self.crew.tend()
             meanwhile()
-            began = time.monotonic()
-            try:
+            began, report = time.monotonic(), before
+            with suppress(ServiceError):  # the database is away for a moment
                 report = self.report()
                 if report.pending.get("decide"):
                     self.decide()
-            except ServiceError:
-                continue  # the database is being started
-            if done(report):
+            if report and done(report):
                 return
-            if report != before:
-                moved, before = time.monotonic(), report
-            elif time.monotonic() - moved > STUCK_S:
-                self.stage.progress(f"nothing has moved for {STUCK_S:.0f} s: giving up")
-                return
-            time.sleep(max(_POLL_S, 2 * (time.monotonic() - began)))
+            pause = max(_POLL_S, 2 * (time.monotonic() - began))
+            # Added up from pauses: a machine that was suspended meanwhile does not stand still.
+            still_s = still_s + pause if report == before else 0.0
+            if report and before and report.created // _TELL_EVERY > before.created // _TELL_EVERY:
+                self.stage.progress(f"{report.created} of {self.writes} are written")
+            before = report
+            time.sleep(pause)
+        self.stage.progress(f"nothing has moved for {STUCK_S:.0f} s: giving up")
 
 
 def corrected(rows: Iterable[Planted], more: str = "0.5") -> list[Planted]:
