@@ -45,6 +45,11 @@ class Ehr:
         self.base_url = http.egress.base_url
 
     @property
+    def http(self) -> Http:
+        """What carries the requests, for documents that are none of FHIR."""
+        return self._http
+
+    @property
     def requests(self) -> int:
         """How many requests left so far, token requests included."""
         return self._http.requests
