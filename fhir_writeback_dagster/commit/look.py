@@ -6,7 +6,7 @@ Only what a complete and reliable look after the quiet period does not find may 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fhir_writeback_dagster.commit.adapters.generic import bears
@@ -97,6 +97,18 @@ class Look:
             if same_content(item.payload, version):
                 return Finding(Event.CONFIRM, "found_in_history", "reconciled", Standing(version, None))
         return Finding(Event.REVIEW, "differs_from_ours", evidence={"resources": _names([found])})
+
+    async def read_back(self, item: Item, standing: Standing) -> Standing | None:
+        """``standing`` as the EHR shows it now; None: it could not be read."""
+        kind, resource_id = standing.resource["resourceType"], standing.resource["id"]
+        try:
+            answer = await self._ehr.read(kind, resource_id, request_id=str(item.record_id))
+        except (TargetError, NoAnswer):
+            return None
+        found = answer.resource()
+        if answer.status != 200 or found is None or (found["resourceType"], found.get("id")) != (kind, resource_id):
+            return None
+        return replace(standing, resource=found, etag=answer.headers.get("etag", standing.etag))
 
     async def _updated(self, item: Item, link: Link) -> Finding:
         now = await self._ehr.read(link.resource_type, link.resource_id, request_id=str(item.record_id))
