@@ -44,9 +44,9 @@ class Drill:
         return self.rules(writes) if callable(self.rules) else self.rules
 
 
-#: A mirror this young has to be read again before each send: what changes in the EHR counts at once.
-_FRESH = {"max_age": "1s"}
-_UNTIL_STALE_S = 1.0
+#: A mirror older than this is read again before anything is sent; longer than a slow server needs to be read.
+_FRESH = {"max_age": "3s"}
+_UNTIL_STALE_S = 3.0
 
 
 def _written(ward: Ward, *, workers: int = 1) -> None:

@@ -60,7 +60,7 @@ class Ward:
     """Ids of the patients whose charts are looked into."""
     rows_told: int = 0
     written_for_nothing: int = 0
-    """Versions that the EHR stored while nothing was to be written."""
+    """Resources that have another version than before something that was to write nothing."""
     mishaps: Counter[str] = field(default_factory=Counter)
     """What was done to the machines, beside the proxy's faults."""
     began_at: float = 0.0
@@ -131,12 +131,13 @@ class Ward:
     @contextmanager
     def nothing_is_written(self) -> Iterator[None]:
         """What happens in the block may not make the EHR store a single version."""
-        before = self.versions()
+        before = self._versions()
         yield
-        self.written_for_nothing += self.versions() - before
+        self.written_for_nothing += len(self._versions() - before)
 
-    def versions(self) -> int:
-        return self.stage.server.chart.versions("Observation")
+    def _versions(self) -> set[tuple[str, str]]:
+        """What stands in the EHR now; a server need not have a history to tell it."""
+        return {(r["id"], r["meta"]["versionId"]) for r in self.stage.server.chart.search("Observation")}
 
     def trouble(self, name: str) -> None:
         """Something goes wrong now; the time to recover counts from the last such."""
