@@ -134,6 +134,7 @@ class _Main(_Commands):
 
 
 _OF_LAYERS = {
+    "expectations": ("What is expected of canonical records.", {"docs": "ingest.data_docs:docs_command"}),
     "drill": "sandbox.drills.command:drill_command",
     "mapping": (
         "Mappings: from canonical records to FHIR.",
