@@ -197,7 +197,7 @@ class Shipping:
             return change(
                 item, Event.REFUSE, reason="field_loss", standing=standing, attempt=kept, evidence={"elements": list(missing)}
             )
-        written = "created" if plan.verb == "create" else "updated"
+        written = "created" if item.link is None else "updated"
         return change(item, Event.CONFIRM, outcome=written, standing=standing, attempt=told)
 
     async def _existed(self, item: Item, plan: WirePlan, standing: Standing, told: Attempt) -> Change | None:
