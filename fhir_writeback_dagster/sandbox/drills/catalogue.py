@@ -169,7 +169,7 @@ def _partial_transaction(ward: Ward) -> None:
 def _everything(ward: Ward) -> None:
     ward.deliver(ward.rows())
     ward.work(2)
-    ward.settle(ward.killing_workers(every_s=4))
+    ward.settle(ward.killing_workers(every_s=6))
 
 
 DRILLS: tuple[Drill, ...] = (
@@ -289,6 +289,7 @@ DRILLS: tuple[Drill, ...] = (
         "no duplicate, nothing lost, nothing unaccounted for",
         _everything,
         lambda writes: storm(0.2, writes),
+        ehr={"bundle_size": 4, "concurrency": 16},  # batches, and single requests for what they leave
         may_ask=0.05,
     ),
 )
