@@ -134,12 +134,16 @@ class _Main(_Commands):
 
 
 _OF_LAYERS = {
+    "expectations": ("What is expected of canonical records.", {"docs": "ingest.data_docs:docs_command"}),
     "drill": "sandbox.drills.command:drill_command",
     "mapping": (
         "Mappings: from canonical records to FHIR.",
         {"diff": "decide.mapping_diff:mapping_diff_command", "dry-run": "commit.preview_commands:dry_run_command"},
     ),
-    "match": ("Matching of rows to patients.", {"evaluate": "decide.match_evaluate:evaluate_command"}),
+    "match": (
+        "Matching of rows to patients.",
+        {"evaluate": "decide.match_evaluate:evaluate_command", "learn": "decide.match_learn:learn_command"},
+    ),
     "mode": (
         "What may be written: off, shadow, review_all, sampled, auto.",
         {
@@ -156,7 +160,9 @@ _OF_LAYERS = {
         "The EHRs that are written to: how they stand, and whether anything may be sent.",
         {
             "drain": "commit.target_commands:drain_command",
+            "keys": "commit.probe_commands:keys_command",
             "pause": "commit.target_commands:pause_command",
+            "probe": "commit.probe_commands:probe_command",
             "release": "commit.target_commands:release_command",
             "resume": "commit.target_commands:resume_command",
             "show": "commit.target_commands:show_command",

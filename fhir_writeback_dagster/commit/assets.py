@@ -25,6 +25,20 @@ def ehr_mirror(context: dg.AssetExecutionContext) -> Iterator[Result]:
     yield from in_lane(context, "mirror", work)
 
 
+@dg.asset(partitions_def=TENANTS, group_name="commit", kinds={"fhir"}, owners=OWNERS)
+def target_drift(context: dg.AssetExecutionContext) -> Iterator[Result]:
+    """Whether this tenant's EHR is still what `fhir-writeback target probe` approved: its CapabilityStatement and its
+    smart-configuration, compared. Where something that writing relies on is gone, its writes are held until somebody looks.
+    """
+
+    def work(w: Workplace) -> Iterator[Result]:
+        from fhir_writeback_dagster.commit.drift import check
+
+        yield dg.MaterializeResult(metadata=check(w).metadata())
+
+    yield from in_lane(context, "mirror", work)
+
+
 @dg.asset(
     partitions_def=TENANTS,
     deps=["write_candidates", ehr_mirror],

@@ -19,6 +19,9 @@ from fhir_writeback_dagster.tenants import Tenant
 
 SKEW_SECONDS = 30.0
 """A token is renewed so long before it expires; a quarter of its life where that is less."""
+PAUSES_S = (0.3, 1.0)
+"""Between the tries for a token. A run need not end, nor the target be taken for down, because the token endpoint was out of
+order for a moment; and asking again does no harm, because each assertion has a `jti` of its own."""
 
 _OAUTH_ERRORS = frozenset(
     {"invalid_request", "invalid_client", "invalid_grant", "unauthorized_client", "unsupported_grant_type", "invalid_scope"}
@@ -93,19 +96,38 @@ class Tokens:
             await self._told(Granted(proof.credential, granted, tuple(broader(granted, self._needed or self._scopes))))
 
     async def _ask(self, endpoint: str) -> tuple[Proof, Answer]:
-        proof = prove(self._tenant, self._home, endpoint)
-        form = {"grant_type": "client_credentials", "scope": " ".join(self._scopes), **proof.form}
+        for pause in PAUSES_S:
+            try:
+                proof, answer = await self._ask_once(endpoint)
+            except NoAnswer as none:
+                if none.code == "timeout":  # that was long enough
+                    raise unreachable(self._http, "the token endpoint", none) from None
+            else:
+                if answer.status < 500:
+                    return proof, answer
+            await asyncio.sleep(pause)
         try:
-            answer = await self._http.request("POST", endpoint, {**_FORM, **proof.headers}, urlencode(form).encode())
+            return await self._ask_once(endpoint)
         except NoAnswer as none:
             raise unreachable(self._http, "the token endpoint", none) from None
-        return proof, answer
+
+    async def _ask_once(self, endpoint: str) -> tuple[Proof, Answer]:
+        proof = prove(self._tenant, self._home, endpoint)
+        form = {"grant_type": "client_credentials", "scope": " ".join(self._scopes), **proof.form}
+        return proof, await self._http.request("POST", endpoint, {**_FORM, **proof.headers}, urlencode(form).encode())
 
     def _now(self) -> str:
         return prove(self._tenant, self._home, self._endpoint or "").credential
 
     def _take(self, answer: Answer) -> tuple[str, ...]:
         """Keep the token; returns the scopes that it has."""
+        if answer.status >= 500:
+            raise TargetError(
+                "token_unavailable",
+                f"the token endpoint answered {answer.status}",
+                where=self._where,
+                mend="wait; nothing was written, nothing is lost",
+            )
         body = answer.json()
         granted = body if isinstance(body, dict) else {}
         token, lifetime = granted.get("access_token"), granted.get("expires_in")

@@ -45,6 +45,11 @@ class Ehr:
         self.base_url = http.egress.base_url
 
     @property
+    def http(self) -> Http:
+        """What carries the requests, for documents that are none of FHIR."""
+        return self._http
+
+    @property
     def requests(self) -> int:
         """How many requests left so far, token requests included."""
         return self._http.requests
@@ -86,7 +91,8 @@ class Ehr:
         kind: Kind | None = "read",
     ) -> Answer:
         token = await self._tokens.header()
-        whole = {"Accept": FHIR_JSON, **headers}
+        # HAPI answers a search of the last minute from its cache otherwise: a look would not see what was just written there.
+        whole = {"Accept": FHIR_JSON, "Cache-Control": "no-cache", **headers}
         answer = await self._http.request(method, url, {**whole, **token}, body, deadline=deadline, kind=kind)
         if answer.status == 401 and await self._tokens.refused(token):
             token = await self._tokens.header()

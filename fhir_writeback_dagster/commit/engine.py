@@ -11,6 +11,7 @@ import math
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from datetime import timedelta
 from functools import partial
 
 from fhir_writeback_dagster.commit import holds, ledger, presence
@@ -38,6 +39,7 @@ CLAIM_FOR_S = 15.0
 """Of a slow target no more is claimed than it takes in so many seconds, or leases would run out while turns are waited for."""
 PATIENTS_A_SEARCH = 20
 """In one look into the charts, where the EHR takes batches; one that does not may not know a list of patients either."""
+FIRST_POLL = timedelta(seconds=1)
 FIRST_PAUSE = 3
 """What could not even be planned is not tried again at once (`backoff` of so many tries)."""
 LINGER_S = 5.0
@@ -228,10 +230,9 @@ class Engine:
                 finding = await self._look.at(item)
             except DEFECTS as error:
                 finding = Finding(Event.REVIEW, self._defect(error, item))
+        wait = self._w.tenant.ehr.quiet.total_seconds()
         if finding.event is Event.ABSENT and item.now.accepted:
-            wait = self._w.tenant.ehr.mirror_every.total_seconds()
-        else:
-            wait = self._w.tenant.ehr.quiet.total_seconds()
+            finding, wait = self._mediated(item, finding)
         step = change(
             item,
             finding.event,
@@ -242,6 +243,14 @@ class Engine:
             wait_s=wait,
         )
         self._count(await self._gate.write([step]))
+
+    def _mediated(self, item: Item, absent: Finding) -> tuple[Finding, float]:
+        """The target took it (202) and has not decided yet: when to ask again, ever more rarely, and when a person asks."""
+        settings = self._w.tenant.ehr
+        since = self._w.now() - item.sent_at if item.sent_at else timedelta()
+        if since > settings.pending_ttl:
+            return Finding(Event.REVIEW, "pending_too_long"), 0.0
+        return absent, min(max(since, FIRST_POLL), settings.mirror_every).total_seconds()
 
     def _count(self, changes: Iterable[Change]) -> None:
         for made in changes:

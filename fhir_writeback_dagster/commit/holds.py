@@ -20,7 +20,7 @@ from fhir_writeback_dagster.tenants import Blackout
 from fhir_writeback_dagster.workplace import Workplace
 
 Wish = Literal["running", "draining", "paused"]
-Because = Literal["down", "throttled", "blackout", "cap"]
+Because = Literal["down", "throttled", "blackout", "cap", "drift"]
 
 FIRST_DOWN_S, LONGEST_DOWN_S = 2.0, 300.0
 LEAST_USUAL = 100

@@ -157,7 +157,7 @@ def next_due_s(connection: Connection[Any], w: Workplace) -> float | None:
 def item_of(w: Workplace, row: Row) -> Item:
     """An intent as `claim.sql` tells of it."""
     intent, state, fence, unanswered, accepted, key, revision, candidate, verdict, record, source, kind, resource_type = row[:13]
-    patient, encounter, content_hash, reason, sends, payload = row[13:19]
+    patient, encounter, content_hash, reason, sends, sent_at, payload = row[13:20]
     return Item(
         intent_id=intent,
         now=IntentState(State(state), fence, unanswered, accepted),
@@ -174,8 +174,9 @@ def item_of(w: Workplace, row: Row) -> Item:
         content_hash=bytes(content_hash),
         reason=reason,
         sends=sends,
+        sent_at=sent_at,
         payload=_payload(w, candidate, payload),
-        link=_link(w, key, row[19:]),
+        link=_link(w, key, row[20:]),
     )
 
 

@@ -6,7 +6,7 @@ Only what a complete and reliable look after the quiet period does not find may 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fhir_writeback_dagster.commit.adapters.generic import bears
@@ -14,6 +14,7 @@ from fhir_writeback_dagster.commit.adapters.search import token
 from fhir_writeback_dagster.commit.answer import Answer, dicts
 from fhir_writeback_dagster.commit.chart import Chart
 from fhir_writeback_dagster.commit.client import Ehr
+from fhir_writeback_dagster.commit.documents import key_of, successor, supersedes
 from fhir_writeback_dagster.commit.model import Item, Link, Resource, Standing
 from fhir_writeback_dagster.commit.plan import Adapter, ChartFacts, Halt, Settled, WirePlan
 from fhir_writeback_dagster.commit.protocol import Event
@@ -58,6 +59,8 @@ class Look:
     async def at(self, item: Item) -> Finding:
         """Was ``item`` applied?"""
         try:
+            if supersedes(item):
+                return await self._superseded(item)
             return await (self._created(item) if item.link is None else self._updated(item, item.link))
         except (TargetError, NoAnswer) as error:
             return Finding(Event.LOSE, f"look_{error.code}")
@@ -80,14 +83,14 @@ class Look:
         return Finding(Event.REVIEW, "cannot_be_found")
 
     async def by_identifier(self, item: Item) -> list[Resource] | None:
-        """The resources that bear the item's business key; None: the server's search cannot be believed.
+        """The resources that bear the item's key; None: the server's search cannot be believed.
 
         A server that does not know the parameter may answer with everything: what does not bear the identifier was not
         searched for.
         """
-        params = [("identifier", token(self._system, item.business_key))]
-        found = await self._ehr.search(item.resource_type, params)
-        return found if all(bears(r, self._system, item.business_key) for r in found) else None
+        key = key_of(item)
+        found = await self._ehr.search(item.resource_type, [("identifier", token(self._system, key))])
+        return found if all(bears(r, self._system, key) for r in found) else None
 
     async def compare(self, item: Item, found: Resource) -> Finding:
         """``found`` bears our identifier: does it, or did it once, say what we wrote?"""
@@ -97,6 +100,29 @@ class Look:
             if same_content(item.payload, version):
                 return Finding(Event.CONFIRM, "found_in_history", "reconciled", Standing(version, None))
         return Finding(Event.REVIEW, "differs_from_ours", evidence={"resources": _names([found])})
+
+    async def _superseded(self, item: Item) -> Finding:
+        """A document that takes the place of another is there or not; the one before says nothing about it."""
+        found = await self.by_identifier(item)
+        if found is None:
+            return Finding(Event.REVIEW, "search_unreliable")
+        if len(found) > 1:
+            return Finding(Event.REVIEW, "several_matches", evidence={"resources": _names(found)})
+        assert item.link is not None
+        whole = replace(item, payload=successor(item, item.link, self._system))
+        return replace(await self.compare(whole, found[0]), outcome="updated") if found else ABSENT
+
+    async def read_back(self, item: Item, standing: Standing) -> Standing | None:
+        """``standing`` as the EHR shows it now; None: it could not be read."""
+        kind, resource_id = standing.resource["resourceType"], standing.resource["id"]
+        try:
+            answer = await self._ehr.read(kind, resource_id, request_id=str(item.record_id))
+        except (TargetError, NoAnswer):
+            return None
+        found = answer.resource()
+        if answer.status != 200 or found is None or (found["resourceType"], found.get("id")) != (kind, resource_id):
+            return None
+        return replace(standing, resource=found, etag=answer.headers.get("etag", standing.etag))
 
     async def _updated(self, item: Item, link: Link) -> Finding:
         now = await self._ehr.read(link.resource_type, link.resource_id, request_id=str(item.record_id))

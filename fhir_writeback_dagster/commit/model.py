@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -51,6 +52,8 @@ class Item:
     reason: str | None
     """Why it is where it was found: the last class of the taxonomy."""
     sends: int
+    sent_at: datetime | None
+    """When it was sent last."""
     payload: Resource
     """Empty where it cannot be opened any more: then the intent goes nowhere."""
     link: Link | None = None

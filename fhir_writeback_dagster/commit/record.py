@@ -203,6 +203,8 @@ def _detail(change: Change) -> dict[str, Any]:
         detail["outcome"] = change.outcome
     if change.attempt and change.attempt.status:
         detail["status"] = change.attempt.status
+    if elements := change.evidence.get("elements"):
+        detail["elements"] = elements
     if change.standing:
         resource = change.standing.resource
         detail["resource"] = f"{resource['resourceType']}/{resource['id']}"

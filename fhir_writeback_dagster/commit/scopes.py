@@ -27,7 +27,6 @@ class _Mapping(BaseModel):
 
     model_config = ConfigDict(extra="ignore", frozen=True)
     resource: str
-    interaction: str
 
 
 def needed(tenant: Tenant, mappings: Path, target: Target) -> list[str]:
@@ -39,15 +38,22 @@ def needed(tenant: Tenant, mappings: Path, target: Target) -> list[str]:
     letters: dict[str, set[str]] = {"Patient": set("rs"), "Encounter": set("rs")}
     if tenant.consent.source == "ehr":
         letters["Consent"] = set("rs")
-    for kind, version in tenant.mappings.items():
-        mapping = load_yaml(mappings / kind / f"{version}.yaml", _Mapping)
-        if tenant.modes.of(mapping.resource) == "off" or mapping.resource == "Patient":
-            continue
-        rights = letters.setdefault(mapping.resource, set("rs"))
-        rights |= {"c"} if target.refusal(mapping.resource, "create") is None else set()
-        rights |= {"u"} if target.update_form(mapping.resource) != "none" else set()
+    for name in written_types(tenant, mappings):
+        rights = letters.setdefault(name, set("rs"))
+        rights |= {"c"} if target.refusal(name, "create") is None else set()
+        rights |= {"u"} if target.update_form(name) != "none" else set()
     v1 = target.vendor.access.scopes.value == ("v1",)
     return [scope for name, rights in sorted(letters.items()) for scope in _written(name, rights, v1=v1)]
+
+
+def written_types(tenant: Tenant, mappings: Path) -> list[str]:
+    """The resource types that this tenant's mappings create, those whose mode is off left out.
+
+    :param mappings: the folder of mappings, ``<kind>/<version>.yaml``.
+    :raises ConfigError: a mapping that the tenant names is missing or wrong.
+    """
+    named = {load_yaml(mappings / kind / f"{version}.yaml", _Mapping).resource for kind, version in tenant.mappings.items()}
+    return sorted(name for name in named if name != "Patient" and tenant.modes.of(name) != "off")
 
 
 def missing(requested: Iterable[str], granted: Iterable[str]) -> list[str]:

@@ -26,6 +26,16 @@ commit_job = dg.define_asset_job(
 )
 
 
+drift_job = dg.define_asset_job(
+    "drift_job",
+    selection=["target_drift"],
+    tags={LANE_TAG: "mirror"},
+    description="Compare one tenant's EHR with what was approved.",
+)
+COMPARE_EVERY = timedelta(hours=20)
+"""Once a day, and again within the hour where the target did not answer or its lane was held."""
+
+
 @dataclass(frozen=True, slots=True)
 class MirrorAge:
     """How a tenant's mirror stands: when its oldest part was refreshed, and how long the newest of those who wait may."""
@@ -76,6 +86,19 @@ def mirror_schedule(context: dg.ScheduleEvaluationContext) -> Sequence[dg.RunReq
     with tick("mirror") as (settings, connection):
         asked = _ask(context.instance, connection, settings, is_old)
     return asked.requests or dg.SkipReason(asked.why("every mirror is young enough"))
+
+
+@dg.schedule(job=drift_job, cron_schedule="17 * * * *", default_status=dg.DefaultScheduleStatus.RUNNING)
+def drift_schedule(context: dg.ScheduleEvaluationContext) -> Sequence[dg.RunRequest] | dg.SkipReason:
+    """Asks once a day for a comparison of each target that was approved."""
+    with tick("mirror") as (settings, connection):
+        due = [
+            tenant
+            for tenant, _, compared_at in connection.execute("SELECT tenant, target, compared_at FROM ops.snapshots()")
+            if datetime.now(UTC) - compared_at >= COMPARE_EVERY
+        ]
+        asked = ask(context.instance, connection, settings, "mirror", dict.fromkeys(sorted(set(due))))
+    return asked.requests or dg.SkipReason(asked.why("no comparison is due"))
 
 
 def _ask(instance: dg.DagsterInstance, connection: Connection[Any], settings: Settings, due: Due) -> Asked:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import time
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from uuid import UUID
 
 import structlog
 
+from fhir_writeback_dagster import canonicaljson
 from fhir_writeback_dagster.commit import bundle
 from fhir_writeback_dagster.commit.answer import Answer
 from fhir_writeback_dagster.commit.client import FHIR_JSON, Ehr, Unreadable
@@ -23,6 +25,7 @@ from fhir_writeback_dagster.commit.taxonomy import Outcome, Recovery, classify, 
 from fhir_writeback_dagster.commit.transport import STOPPED, NoAnswer
 from fhir_writeback_dagster.errors import TargetError, describe
 from fhir_writeback_dagster.ids import new_id
+from fhir_writeback_dagster.rules.content import lost
 from fhir_writeback_dagster.workplace import Workplace
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 300.0
@@ -85,7 +88,7 @@ class Shipping:
         if not going:
             return passed
         answers = await (self._alone(going[0], deadline) if len(going) == 1 else self._together(going, together, deadline))
-        changes = [await self._concluded(want, answer) for want, answer in zip(going, answers, strict=True)]
+        changes = await asyncio.gather(*map(self._concluded, going, answers))
         return [*passed, *await self.gate.write(changes)]
 
     async def _alone(self, want: Want, deadline: float) -> list[Answer | Outcome]:
@@ -178,9 +181,24 @@ class Shipping:
             return self._failed(item, _ODD, attempt, answer)
         told = replace(attempt, status=answer.status, outcome=outcome.code)
         if outcome.recovery is Recovery.CONFIRM:
-            written = "created" if plan.verb == "create" else "updated"
-            return change(item, Event.CONFIRM, outcome=written, standing=standing, attempt=told)
+            return await self._written(item, plan, standing, told)
         return await self._existed(item, plan, standing, told)
+
+    async def _written(self, item: Item, plan: WirePlan, standing: Standing, told: Attempt) -> Change | None:
+        """Success: does it stand there as it was sent? What the answer shows tells, or a read where the matrix asks for one."""
+        target = self.adapter.capabilities
+        if target.vendor.answers.read_back.get(unknown=True) and not target.own_api(item.resource_type):
+            seen = await self.look.read_back(item, standing)
+            if seen is None:
+                return self._failed(item, Outcome("read_back_failed", Recovery.RECONCILE), told, None)
+            standing = seen
+        if missing := lost(plan.expected, standing.resource):
+            kept = replace(told, outcome="field_loss", answer=canonicaljson.encode(standing.resource))
+            return change(
+                item, Event.REFUSE, reason="field_loss", standing=standing, attempt=kept, evidence={"elements": list(missing)}
+            )
+        written = "created" if item.link is None else "updated"
+        return change(item, Event.CONFIRM, outcome=written, standing=standing, attempt=told)
 
     async def _existed(self, item: Item, plan: WirePlan, standing: Standing, told: Attempt) -> Change | None:
         """The server found our identifier: only content that is ours makes it ours."""

@@ -5,19 +5,28 @@ The files stay where they are and nothing of them is printed: counts and shares 
 
 from __future__ import annotations
 
-import csv
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 
+from fhir_writeback_dagster.decide.match_learn import load_weights
 from fhir_writeback_dagster.decide.match_picture import picture
-from fhir_writeback_dagster.decide.matching_fields import FIELDS, Person, person_of
-from fhir_writeback_dagster.decide.matching_probabilistic import Candidate, Index, Thresholds, decide, probability_of
+from fhir_writeback_dagster.decide.match_tables import read_chart, read_truth
+from fhir_writeback_dagster.decide.matching_fields import FIELDS
+from fhir_writeback_dagster.decide.matching_probabilistic import (
+    WEIGHTS,
+    Candidate,
+    Index,
+    Thresholds,
+    Weights,
+    decide,
+    probability_of,
+)
 from fhir_writeback_dagster.errors import ConfigError
 
 _DEFAULT = Thresholds()
@@ -101,12 +110,12 @@ SERIES: dict[str, Callable[[Point], float | None]] = {
 }
 
 
-def evaluate(patients: Path, truth: Path, thresholds: Thresholds) -> tuple[Result, list[Point]]:
+def evaluate(patients: Path, truth: Path, thresholds: Thresholds, weights: Weights = WEIGHTS) -> tuple[Result, list[Point]]:
     """The result at ``thresholds``, and the curve over the threshold of automatic matches.
 
     :raises ConfigError: a file is missing, is no CSV, or lacks a column; with file and line.
     """
-    rows = list(read_rows(patients, truth))
+    rows = list(read_rows(patients, truth, weights))
     curve = []
     for bits in CURVE:
         at = Thresholds(probability_of(bits), min(thresholds.review, probability_of(bits)))
@@ -127,61 +136,12 @@ def measure(rows: Sequence[Row], thresholds: Thresholds, *, doubting: bool = Tru
     return Result(len(rows), sum(1 for row in rows if row.truth), auto, auto_right, review, review_holds)
 
 
-def read_rows(patients: Path, truth: Path) -> Iterator[Row]:
-    chart: dict[str, Person] = {}
-    for line, columns in _read(patients, "id"):
-        if not columns["id"] or columns["id"] in chart:
-            what = "stands twice" if columns["id"] else "is empty"
-            raise ConfigError(
-                "bad_table", f"the id {what}", where=f"{patients}:{line}", mend="one row a patient, each with an id"
-            )
-        chart[columns["id"]] = person_of(columns)
-    index = Index(chart)
-    for line, columns in _read(truth, "patient_id"):
-        known = columns["patient_id"]
-        if known and known not in chart:
-            raise ConfigError(
-                "bad_table",
-                "`patient_id` names nobody of the chart",
-                where=f"{truth}:{line}",
-                mend="leave it empty where the patient is not in the chart",
-            )
-        near = (c for c in index.candidates(person_of(columns)) if c.bits > _FLOOR)
+def read_rows(patients: Path, truth: Path, weights: Weights) -> Iterator[Row]:
+    chart = read_chart(patients)
+    index = Index(chart, weights)
+    for known, person in read_truth(truth, chart):
+        near = (c for c in index.candidates(person) if c.bits > _FLOOR)
         yield Row(known, tuple(sorted(near, key=lambda c: -c.bits)))
-
-
-def _read(path: Path, key: str) -> Iterator[tuple[int, Mapping[str, str]]]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, skipinitialspace=True, strict=True)
-            names = [(name or "").strip() for name in reader.fieldnames or ()]
-            reader.fieldnames = names
-            if key not in names or not set(names) & set(FIELDS):
-                raise ConfigError(
-                    "bad_table",
-                    f"expected the columns {key} and some of {', '.join(FIELDS)}",
-                    where=f"{path}:1",
-                    mend="name the columns in the first line",
-                )
-            if len(set(names)) < len(names):
-                raise ConfigError("bad_table", "a column stands twice", where=f"{path}:1", mend="keep one of them")
-            for columns in reader:
-                if None in columns or None in columns.values():
-                    raise ConfigError(
-                        "bad_table",
-                        f"expected {len(names)} fields",
-                        where=f"{path}:{reader.line_num}",
-                        mend='quote fields that hold a comma: "…"',
-                    )
-                yield reader.line_num, {name: (value or "").strip() for name, value in columns.items()}
-    except FileNotFoundError:
-        raise ConfigError("file_missing", "there is no such file", where=str(path), mend="create it or fix the name") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError("file_unreadable", type(error).__name__, where=str(path), mend="make it readable UTF-8") from None
-    except csv.Error:
-        raise ConfigError(
-            "bad_table", "not CSV", where=f"{path}:{reader.line_num}", mend="mend the quotes of this line"
-        ) from None
 
 
 def _share(part: int, whole: int) -> float | None:
@@ -195,9 +155,12 @@ def _share(part: int, whole: int) -> float | None:
 )
 @click.option("--auto", type=click.FloatRange(0, 1), default=_DEFAULT.auto, show_default=True, help="Automatic from here on.")
 @click.option("--review", type=click.FloatRange(0, 1), default=_DEFAULT.review, show_default=True, help="A person from here on.")
+@click.option("--weights", type=click.Path(path_type=Path), help="File of `match learn`. Default: the set weights.")
 @click.option("--picture", "svg", type=click.Path(path_type=Path, dir_okay=False), help="Write the curve there, as SVG.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
-def evaluate_command(*, patients: Path, truth: Path, auto: float, review: float, svg: Path | None, as_json: bool) -> None:
+def evaluate_command(
+    *, patients: Path, truth: Path, auto: float, review: float, weights: Path | None, svg: Path | None, as_json: bool
+) -> None:
     """Precision and recall of demographic matching on your own data, and a curve over the threshold.
 
     Exit code 2 if a file cannot be read.
@@ -205,7 +168,8 @@ def evaluate_command(*, patients: Path, truth: Path, auto: float, review: float,
     if review > auto:
         raise click.UsageError("--review is above --auto; an automatic match needs the higher probability")
     try:
-        result, curve = evaluate(patients, truth, Thresholds(auto, review))
+        used = WEIGHTS if weights is None else load_weights(weights)
+        result, curve = evaluate(patients, truth, Thresholds(auto, review), used)
         if svg is not None:
             _write(svg, picture({name: [(p.bits, take(p)) for p in curve] for name, take in SERIES.items()}))
     except ConfigError as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import pairwise
 from typing import Any
 
@@ -15,13 +16,20 @@ from psycopg import Connection
 
 from fhir_writeback_dagster.canonical import Identifier, PatientRef
 from fhir_writeback_dagster.decide.matching_demographic import match_demographics
-from fhir_writeback_dagster.decide.matching_mirror import EncounterHit, digests_of, read_encounters, read_hits, read_patients
+from fhir_writeback_dagster.decide.matching_mirror import (
+    EncounterHit,
+    digests_of,
+    read_encounters,
+    read_hits,
+    read_patients,
+    read_stays,
+)
 from fhir_writeback_dagster.decide.matching_model import ChartPatient, EncounterMatch, Match, survivors
 from fhir_writeback_dagster.rules import demographics
 from fhir_writeback_dagster.rules.demographics import Demographics
 from fhir_writeback_dagster.workplace import Workplace
 
-__all__ = ["EncounterMatch", "Match", "decide_encounter", "decide_match", "match_encounters", "match_patients"]
+__all__ = ["EncounterAsk", "EncounterMatch", "Match", "decide_match", "match_encounters", "match_patients"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,28 +115,57 @@ def _other_identifier(ref: PatientRef, hits: Sequence[Hit], patient: ChartPatien
     return any(i.value not in values.get(i.system, (i.value,)) for i in ref.identifiers if i not in known)
 
 
-def match_encounters(
-    connection: Connection[Any], w: Workplace, wanted: Sequence[tuple[tuple[Identifier, ...], str]]
-) -> list[EncounterMatch]:
-    """For each (identifiers, EHR id of the matched patient) the encounter of *that* patient, in one query for the batch."""
-    digests = {i: digests_of(w.identity, i) for identifiers, _ in wanted for i in identifiers}
+@dataclass(frozen=True, slots=True)
+class EncounterAsk:
+    """What a row says of its encounter; ``at`` is the first and last instant that its time can mean, None if it has none."""
+
+    identifiers: tuple[Identifier, ...]
+    patient_id: str
+    at: tuple[datetime, datetime] | None = None
+
+
+def match_encounters(connection: Connection[Any], w: Workplace, wanted: Sequence[EncounterAsk]) -> list[EncounterMatch]:
+    """For each row the encounter of *its* patient, in one query for the batch, or two where the time counts too."""
+    digests = {i: digests_of(w.identity, i) for ask in wanted for i in ask.identifiers}
     hits = read_encounters(connection, w, [digest for tries in digests.values() for digest in tries])
+    timed = [(ask, ask.at) for ask in wanted if ask.at and not ask.identifiers] if w.tenant.matching.encounter_by_time else []
+    stays: dict[str, list[EncounterHit]] = {}
+    if timed:
+        first, last = min(at[0] for _, at in timed), max(at[1] for _, at in timed)
+        stays = read_stays(connection, w, {ask.patient_id for ask, _ in timed}, first, last)
     return [
-        decide_encounter(identifiers, patient, [hit for i in identifiers for d in digests[i] for hit in hits.get(d, ())])
-        for identifiers, patient in wanted
+        decide_encounter(ask, [hit for i in ask.identifiers for d in digests[i] for hit in hits.get(d, ())])
+        if ask.identifiers
+        else decide_stay(ask, stays.get(ask.patient_id, ()))
+        for ask in wanted
     ]
 
 
-def decide_encounter(identifiers: tuple[Identifier, ...], patient_id: str, hits: Sequence[EncounterHit]) -> EncounterMatch:
-    """The rules, without a database. A number that others' encounters bear too is often unique only within a patient."""
-    if not identifiers:
-        return EncounterMatch("none")
+def decide_encounter(ask: EncounterAsk, hits: Sequence[EncounterHit]) -> EncounterMatch:
+    """By identifier, without a database. A number that others' encounters bear too is often unique only within a patient."""
     if not hits:
         return EncounterMatch("waiting", reason="encounter_unknown")
-    own = {hit.encounter_id: hit for hit in hits if patient_id in hit.patients}
+    own = {hit.encounter_id: hit for hit in hits if ask.patient_id in hit.patients}
     if not own:
         return EncounterMatch("review", reason="encounter_of_other_patient")
-    if len(own) > 1:
+    return _only(own)
+
+
+def decide_stay(ask: EncounterAsk, stays: Sequence[EncounterHit]) -> EncounterMatch:
+    """By the row's time, without a database: the patient's only encounter that holds it."""
+    if ask.at is None:
+        return EncounterMatch("none")
+    first, last = ask.at
+    holding = {
+        stay.encounter_id: stay
+        for stay in stays
+        if stay.starts_at is not None and stay.starts_at <= last and (stay.ends_at is None or stay.ends_at >= first)
+    }
+    return _only(holding) if holding else EncounterMatch("none")
+
+
+def _only(found: Mapping[str, EncounterHit]) -> EncounterMatch:
+    if len(found) > 1:
         return EncounterMatch("review", reason="several_encounters")
-    (hit,) = own.values()
+    (hit,) = found.values()
     return EncounterMatch("matched", hit.encounter_id, hit.status, hit.starts_at, hit.ends_at)

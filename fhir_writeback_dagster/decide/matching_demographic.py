@@ -12,10 +12,11 @@ from typing import Any
 from psycopg import Connection
 
 from fhir_writeback_dagster.canonical import PatientRef
+from fhir_writeback_dagster.decide.match_learn import load_weights
 from fhir_writeback_dagster.decide.matching_fields import persons_of
 from fhir_writeback_dagster.decide.matching_mirror import count_patients, read_hits, read_patients
 from fhir_writeback_dagster.decide.matching_model import ChartPatient, Match, survivors
-from fhir_writeback_dagster.decide.matching_probabilistic import Candidate, Model, Thresholds, Verdict, decide
+from fhir_writeback_dagster.decide.matching_probabilistic import WEIGHTS, Candidate, Model, Thresholds, Verdict, decide
 from fhir_writeback_dagster.rules import demographics
 from fhir_writeback_dagster.rules.demographics import Demographics
 from fhir_writeback_dagster.workplace import Workplace
@@ -43,7 +44,9 @@ def match_demographics(connection: Connection[Any], w: Workplace, matches: Mappi
     if not everyone:
         return {}
     patients = read_patients(connection, w, everyone, everyone)
-    model = Model(count_patients(connection, w))
+    named = w.tenant.matching.weights
+    weights = WEIGHTS if named is None else load_weights(w.settings.home / named)
+    model = Model(count_patients(connection, w), weights=weights)
     thresholds = Thresholds(w.tenant.matching.auto, w.tenant.matching.review)
     found: dict[PatientRef, Match] = {}
     for ref, who in rows.items():

@@ -61,6 +61,15 @@ SELECT h.identifier, h.encounter_id, h.status, h.starts_at, h.ends_at,
 FROM hit h
 """
 
+# What may hold an event of these patients: neither planned nor void, and begun before the batch's last event ended.
+_STAYS: Final = """
+SELECT e.patient_id, e.encounter_id, e.status, e.starts_at, e.ends_at
+FROM mirror.encounter e
+WHERE e.tenant = %(tenant)s AND e.target = %(target)s AND e.patient_id = ANY(%(patients)s)
+  AND e.status NOT IN ('planned', 'cancelled', 'entered-in-error') AND e.starts_at <= %(last)s
+  AND (e.ends_at IS NULL OR e.ends_at >= %(first)s)
+"""
+
 _PATIENT_COUNT: Final = "SELECT count(*) FROM mirror.patient WHERE tenant = %(tenant)s AND target = %(target)s"
 
 
@@ -113,6 +122,17 @@ def read_encounters(connection: Connection[Any], w: Workplace, digests: Iterable
         for digest, *rest in connection.execute(_ENCOUNTERS, _scope(w) | {"digests": wanted}):
             hits.setdefault(bytes(digest), []).append(EncounterHit(*rest))
     return hits
+
+
+def read_stays(
+    connection: Connection[Any], w: Workplace, patients: Collection[str], first: datetime, last: datetime
+) -> dict[str, list[EncounterHit]]:
+    """By patient the encounters that touch the time from ``first`` to ``last``."""
+    stays: dict[str, list[EncounterHit]] = {}
+    wanted = _scope(w) | {"patients": list(patients), "first": first, "last": last}
+    for patient, encounter, status, starts, ends in connection.execute(_STAYS, wanted):
+        stays.setdefault(patient, []).append(EncounterHit(encounter, status, starts, ends, [patient]))
+    return stays
 
 
 def _scope(w: Workplace) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """Whose row this could be, by demographics: Fellegi and Sunter's weights, with blocking and two thresholds. Pure.
 
-A level of agreement weighs ``log2(m / u)`` bits: how often it is seen between records of one person (m) and of two (u). The m
-are set by judgement and checked on FEBRL (docs/matching.md); u of an equal value is how frequent that value is in the chart, so
-that two Smiths weigh less than two Zelenkas. The sum, from one chance in the size of the chart on, makes a probability.
+A level of agreement weighs ``log2(m / u)`` bits: how often it is seen between records of one person (m) and of two (u). Both
+are set by judgement and checked on FEBRL (docs/matching.md), or learnt from a hospital's own rows (:mod:`decide.match_learn`); u
+of an equal value is how frequent that value is in the chart, so that two Smiths weigh less than two Zelenkas. The sum, from one
+chance in the size of the chart on, makes a probability.
 
 A probability alone never matches by itself: twins, and a father and a son of one name, agree in nearly everything. An
 automatic match also needs the names and the birth date, or an identifier with no contradiction, and nobody else as near.
@@ -19,8 +20,11 @@ from typing import Literal
 from fhir_writeback_dagster.decide.matching_fields import CLOSE, DIFFERS, PARTIAL, SAME, SWAPPED, Person, compare, is_date
 from fhir_writeback_dagster.rules.phonetic import sound
 
-#: (m, u) of each level; u of SAME is for a value as common as most, where no chart tells.
-WEIGHTS: Mapping[str, Mapping[str, tuple[float, float]]] = {
+#: Field → level → (m, u).
+Weights = Mapping[str, Mapping[str, tuple[float, float]]]
+
+#: As set; u of SAME is for a value as common as most, where no chart tells.
+WEIGHTS: Weights = {
     "given": {SAME: (0.82, 0.01), CLOSE: (0.10, 0.03), SWAPPED: (0.03, 0.001), DIFFERS: (0.05, 0.95)},
     "family": {SAME: (0.84, 0.005), CLOSE: (0.08, 0.01), SWAPPED: (0.03, 0.001), DIFFERS: (0.05, 0.98)},
     "birth_date": {SAME: (0.90, 1 / 25000), CLOSE: (0.06, 0.001), PARTIAL: (0.02, 0.03), DIFFERS: (0.02, 0.97)},
@@ -75,12 +79,13 @@ class Model:
 
     size: int
     frequencies: Mapping[str, Mapping[object, int]] = field(default_factory=dict)
+    weights: Weights = field(default_factory=lambda: WEIGHTS)
 
     def score(self, row: Person, chart: Person, patient_id: str) -> Candidate:
         levels = compare(row, chart)
         bits = -math.log2(max(self.size, 2))
         for name, level in levels.items():
-            m, u = WEIGHTS[name][level]
+            m, u = self.weights[name][level]
             if level == SAME and name in self.frequencies:
                 u = self._frequency(name, getattr(chart, name), u)
             bits += math.log2(m / u)
@@ -92,13 +97,13 @@ class Model:
         return max((seen + _PRIOR * default) / (self.size + _PRIOR), default / 5)
 
 
-def learn(chart: Iterable[Person], size: int) -> Model:
-    """How frequent the values of the chart are."""
+def model_of(chart: Iterable[Person], size: int, weights: Weights = WEIGHTS) -> Model:
+    """``weights`` with how frequent the values of the chart are."""
     counts: dict[str, Counter[object]] = {name: Counter() for name in _BY_FREQUENCY}
     for person in chart:
         for name, counter in counts.items():
             counter[getattr(person, name)] += 1
-    return Model(size, counts)
+    return Model(size, counts, weights)
 
 
 def probability_of(bits: float) -> float:
@@ -147,13 +152,13 @@ def doubt_of(levels: Mapping[str, str]) -> str | None:
 class Index:
     """A chart in memory, blocked: only patients that share a key with a row are compared with it."""
 
-    def __init__(self, chart: Mapping[str, Person]) -> None:
+    def __init__(self, chart: Mapping[str, Person], weights: Weights = WEIGHTS) -> None:
         self._chart = chart
         self._blocks: dict[tuple[str, ...], list[str]] = defaultdict(list)
         for patient_id, person in chart.items():
             for key in block_keys(person):
                 self._blocks[key].append(patient_id)
-        self.model = learn(chart.values(), len(chart))
+        self.model = model_of(chart.values(), len(chart), weights)
 
     def candidates(self, row: Person) -> list[Candidate]:
         ids = {

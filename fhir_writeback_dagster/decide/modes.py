@@ -18,7 +18,7 @@ from psycopg.types.json import Jsonb
 from fhir_writeback_dagster.errors import ConfigError
 from fhir_writeback_dagster.rules.modes import writes
 from fhir_writeback_dagster.store.db import record_event
-from fhir_writeback_dagster.tenants import Mode, Modes
+from fhir_writeback_dagster.tenants import Mode, Modes, load_tenant
 from fhir_writeback_dagster.workplace import Workplace
 
 
@@ -38,11 +38,15 @@ def set_mode(w: Workplace, mode: Mode, resource_type: str | None, by: str, reaso
 
 
 def note(connection: Connection[Any], w: Workplace) -> None:
-    """Audit modes that were changed in the file by hand since they were last told of."""
-    row = connection.execute("SELECT modes FROM decision.mode WHERE tenant = %s", (w.id,)).fetchone()
+    """Audit modes that were changed in the file by hand since they were last told of.
+
+    The file is read under the row's lock: a command that changes both has done either nothing or both by then.
+    """
+    row = connection.execute("SELECT modes FROM decision.mode WHERE tenant = %s FOR UPDATE", (w.id,)).fetchone()
     before = Modes.model_validate(row[0]) if row else Modes()
-    if row is None or before != w.tenant.modes:
-        _tell(connection, w, before, w.tenant.modes, {"by": "tenant_file"})
+    now = load_tenant(w.settings.tenants, w.id).modes
+    if row is None or before != now:
+        _tell(connection, w, before, now, {"by": "tenant_file"})
 
 
 def _tell(connection: Connection[Any], w: Workplace, before: Modes, after: Modes, why: dict[str, str]) -> None:

@@ -22,7 +22,7 @@ from fhir_writeback_dagster.decide.gates import Reason, consent_version, encount
 from fhir_writeback_dagster.decide.identity import ACCEPT, Fact, Incoming, Placement, accept, business_keys, place
 from fhir_writeback_dagster.decide.items import Item, load
 from fhir_writeback_dagster.decide.mapping import Mapping, Refs, load_mapping
-from fhir_writeback_dagster.decide.matching import match_encounters, match_patients
+from fhir_writeback_dagster.decide.matching import EncounterAsk, match_encounters, match_patients
 from fhir_writeback_dagster.decide.modes import note
 from fhir_writeback_dagster.decide.outcome import store
 from fhir_writeback_dagster.decide.validation import validate
@@ -134,7 +134,7 @@ class _Round:
             elif match.outcome == "review":
                 item.end("in_review", match.reason)
         matched = [i for i in items if i.open]
-        wanted = [(i.record.encounter, i.patient_id or "") for i in matched]
+        wanted = [EncounterAsk(i.record.encounter, i.patient_id or "", event_day(i.record)) for i in matched]
         for item, encounter in zip(matched, match_encounters(connection, self.w, wanted), strict=True):
             item.encounter_id, item.encounter_status = encounter.encounter_id, encounter.status
             item.encounter_period = (encounter.starts_at, encounter.ends_at)

@@ -1,16 +1,17 @@
 """Canonical records as the flat rows that suites speak of.
 
 Columns, all kinds: ``record_id``; ``code``, ``system`` (first coding); ``value`` and ``unit`` (UCUM); ``status``; ``year`` and
-``hours_ahead`` (of the record's main time, after the run's clock); ``days_to_end`` (end minus start); ``future_share`` (of the
-batch: the share of rows more than a day ahead, 0 in batches of fewer than 20). Beside these: ``dispenses`` of orders, ``bytes``
-of documents, ``phone``, ``email`` and ``fields_said`` of patients. What is not said is null. A record with components is one
-row for each of them.
+``hours_ahead`` (of the record's main time, after the run's clock); ``days_to_end`` (end minus start); ``age_years`` (of the
+patient at that time, where the row says the birth date); ``encounter_patients`` (how many patients the batch's rows name with
+this row's encounter). Of the batch, the same in each row: ``future_share`` (of rows more than a day ahead, 0 in batches of fewer
+than 20) and ``newest_days_ago``. Beside these: ``dispenses`` of orders, ``bytes`` of documents, ``phone``, ``email`` and
+``fields_said`` of patients. What is not said is null. A record with components is one row for each of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import Any
 
 from fhir_writeback_dagster.canonical import CanonicalRecord, Component, Concept, PatientUpdate, Quantity
@@ -24,12 +25,19 @@ _SMALL = 20
 
 def flatten(records: Sequence[tuple[str, CanonicalRecord]], zone: str, now: datetime) -> list[dict[str, Any]]:
     """Rows of one kind's batch: pairs of record id and record, times without an offset in ``zone``."""
-    rows = [row for record_id, record in records for row in _rows(record_id, record, zone, now)]
-    ahead = sum(row["hours_ahead"] is not None and row["hours_ahead"] > 24 for row in rows)
-    share = ahead / len(rows) if len(rows) >= _SMALL else 0.0
-    for row in rows:
-        row["future_share"] = share
-    return rows
+    bearers: dict[object, set[object]] = {}
+    for _, record in records:
+        if record.encounter:
+            bearers.setdefault(record.encounter, set()).add(record.patient.identifiers)
+    rows = [
+        row | {"encounter_patients": len(bearers.get(record.encounter, ())) or None}
+        for record_id, record in records
+        for row in _rows(record_id, record, zone, now)
+    ]
+    hours = [row["hours_ahead"] for row in rows if row["hours_ahead"] is not None]
+    share = sum(ahead > 24 for ahead in hours) / len(rows) if len(rows) >= _SMALL else 0.0
+    of_batch = {"future_share": share, "newest_days_ago": -max(hours) / 24 if hours else None}
+    return [row | of_batch for row in rows]
 
 
 def _rows(record_id: str, record: CanonicalRecord, zone: str, now: datetime) -> Iterator[dict[str, Any]]:
@@ -39,6 +47,7 @@ def _rows(record_id: str, record: CanonicalRecord, zone: str, now: datetime) -> 
         "status": getattr(record, "clinical_status", None) or getattr(record, "status", None),
         "year": None if start is None else start.year,
         "hours_ahead": None if start is None else (start - now).total_seconds() / 3600,
+        "age_years": _age(record.patient.birth_date, start),
         "days_to_end": None if start is None or end is None else (end - start) / _DAY,
         "dispenses": getattr(record, "dispenses", None),
         "bytes": len(getattr(record, "data", "")) * 3 // 4,
@@ -56,6 +65,14 @@ def _rows(record_id: str, record: CanonicalRecord, zone: str, now: datetime) -> 
 def _first(record: CanonicalRecord, names: Sequence[str], zone: str) -> datetime | None:
     text = next((value for name in names if (value := getattr(record, name, None))), None)
     return None if text is None else instant(text, zone)
+
+
+def _age(born: str | None, at: datetime | None) -> float:
+    """In years of 365.25 days; NaN where it cannot be said, which meets no condition. A coarse birth date is its first day."""
+    if born is None or at is None or len(born) < 4:
+        return float("nan")
+    year, month, day = (int(part) for part in (*born[:10].split("-"), "1", "1")[:3])
+    return (at.date() - date(year, month, day)).days / 365.25
 
 
 def _coded(concept: object) -> dict[str, Any]:

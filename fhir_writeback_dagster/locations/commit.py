@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import dagster as dg
 
-from fhir_writeback_dagster.commit.assets import committed_resources, ehr_mirror
-from fhir_writeback_dagster.commit.sensors import commit_job, commit_sensor, mirror_job, mirror_schedule, mirror_sensor
+from fhir_writeback_dagster.commit.assets import committed_resources, ehr_mirror, target_drift
+from fhir_writeback_dagster.commit.sensors import (
+    commit_job,
+    commit_sensor,
+    drift_job,
+    drift_schedule,
+    mirror_job,
+    mirror_schedule,
+    mirror_sensor,
+)
 
 defs = dg.Definitions(
-    assets=[ehr_mirror, committed_resources],
-    jobs=[mirror_job, commit_job],
+    assets=[ehr_mirror, target_drift, committed_resources],
+    jobs=[mirror_job, drift_job, commit_job],
     sensors=[commit_sensor, mirror_sensor],
-    schedules=[mirror_schedule],
+    schedules=[mirror_schedule, drift_schedule],
     executor=dg.in_process_executor,
 )

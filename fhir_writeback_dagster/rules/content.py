@@ -16,7 +16,7 @@ from fhir_writeback_dagster.rules.fhirtime import same_time
 from fhir_writeback_dagster.rules.patch import difference
 from fhir_writeback_dagster.rules.r4 import definitions, types_of
 
-__all__ = ["as_correction", "difference", "laid_over", "same_content"]
+__all__ = ["as_correction", "difference", "laid_over", "lost", "same_content"]
 
 Resource = Mapping[str, Any]
 
@@ -48,6 +48,28 @@ def same_content(ours: Resource, theirs: Resource) -> bool:
     types = types_of(kind)
     said = (name for name in ours if name not in _HOUSEKEEPING)
     return all(name in theirs and _same(types.get(name, ""), name, ours[name], theirs[name]) for name in said)
+
+
+def lost(ours: Resource, theirs: Resource) -> tuple[str, ...]:
+    """The elements of our payload that the resource which was made of it does not say any more; empty: all is there.
+
+    Who, when and remarks do not count; a security label does: without it the resource is open to more people than it should be.
+    Attachments that the EHR serves from a URL of its own are there.
+    """
+    types = types_of(ours.get("resourceType", ""))
+    missing = {
+        name
+        for name in ours.keys() - _ADDED
+        if not _is_served(name, theirs.get(name))
+        and not (name in theirs and _same(types.get(name, ""), name, ours[name], theirs[name]))
+    }
+    labels = (set(tokens((one.get("meta") or {}).get("security", ()))) for one in (ours, theirs))
+    return tuple(sorted(missing | ({"meta.security"} if next(labels) - next(labels) else set())))
+
+
+def _is_served(name: str, theirs: Any) -> bool:
+    attachments = [one.get("attachment") or {} for one in theirs] if name == "content" and isinstance(theirs, list) else []
+    return bool(attachments) and all("url" in one and "data" not in one for one in attachments)
 
 
 def _same(kind: str, name: str, ours: Any, theirs: Any) -> bool:

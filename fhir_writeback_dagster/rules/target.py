@@ -75,26 +75,28 @@ class Target:
         return listed is None or interaction in listed
 
     def _system_may(self, kind: BundleKind) -> bool:
-        found = _server(self.statement).get("interaction")
+        found = server(self.statement).get("interaction")
         return not isinstance(found, list) or any(isinstance(one, dict) and one.get("code") == kind for one in found)
 
     def _interactions(self, resource_type: str) -> set[str] | None:
         """What the statement lists for the type; None: it tells nothing about any type."""
-        if not _resources(self.statement):
+        if not resources(self.statement):
             return None
         found = self._resource(resource_type).get("interaction")
         return {str(one.get("code")) for one in found if isinstance(one, dict)} if isinstance(found, list) else set()
 
     def _resource(self, resource_type: str) -> Mapping[str, Any]:
-        return next((one for one in _resources(self.statement) if one.get("type") == resource_type), {})
+        return next((one for one in resources(self.statement) if one.get("type") == resource_type), {})
 
 
-def _server(statement: Mapping[str, Any] | None) -> Mapping[str, Any]:
+def server(statement: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """What a CapabilityStatement says of the target as a server; empty where it says nothing."""
     rests = (statement or {}).get("rest")
     servers = [r for r in rests if isinstance(r, dict) and r.get("mode") != "client"] if isinstance(rests, list) else []
     return servers[0] if servers else {}
 
 
-def _resources(statement: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-    listed = _server(statement).get("resource")
+def resources(statement: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """What it says of each resource type."""
+    listed = server(statement).get("resource")
     return [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []

@@ -19,7 +19,7 @@ from fhir_writeback_dagster.errors import TargetError
 
 Resource = dict[str, Any]
 
-_JSON = {"Content-Type": "application/fhir+json", "Accept": "application/fhir+json"}
+_JSON = {"Content-Type": "application/fhir+json", "Accept": "application/fhir+json", "Cache-Control": "no-cache"}
 _BUNDLE = 200  # entries a transaction: one commit of the server each
 
 

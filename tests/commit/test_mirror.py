@@ -6,6 +6,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 import pytest
+from commit.faults import FaultyLine
 from commit.world import MRN, World, consent, encounter, patient
 
 from fhir_writeback_dagster.errors import TargetError
@@ -90,6 +91,14 @@ def test_full_reads_everything_again(world: World) -> None:
     world.refresh()
     report = world.refresh(full=True)
     assert (report.changed["Patient"], report.full) == (1, ("Patient", "Encounter", "Consent"))
+
+
+def test_no_answer_from_a_cache_is_wanted(faulty: World, line: FaultyLine) -> None:
+    faulty.load(patient("a", "a"))
+    faulty.refresh()
+    asked = [seen for seen in line.seen if not seen.path.startswith(".well-known")]
+    assert asked
+    assert {seen.headers["cache-control"] for seen in asked} == {"no-cache"}
 
 
 def test_an_ehr_that_is_down_is_said_and_nothing_is_lost(world: World, make_world: Callable[..., World]) -> None:

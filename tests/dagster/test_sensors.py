@@ -134,3 +134,29 @@ def test_a_tick_without_its_database_fails_with_one_line(
     assert "[database_unreachable]" in caught.value.description
     assert "hunter2" not in caught.value.description
     assert caught.value.__suppress_context__
+
+
+def test_an_approved_target_is_compared_once_a_day(
+    instance: dg.DagsterInstance, database: Database, make_tenant, layer_environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fhir_writeback_dagster.commit.sensors import drift_schedule
+
+    for tenant in ("mercy", "other"):
+        make_tenant(tenant)
+        instance.add_dynamic_partitions("tenant", [tenant])
+    layer_environment("commit")
+
+    def due() -> list[str | None]:
+        with dg.build_schedule_context(instance=instance) as context:
+            asked = drift_schedule(context)
+        return [] if isinstance(asked, dg.SkipReason) else [request.partition_key for request in asked]
+
+    assert due() == [], "what nobody approved is compared with nothing"
+    with psycopg.connect(database.superuser, autocommit=True) as connection:
+        insert = (
+            "INSERT INTO ledger.snapshot (tenant, target, body, findings, approved_by, compared_at) "
+            "VALUES (%s, 'ehr', '{}', '[]', 'somebody', now() - %s * interval '1 hour')"
+        )
+        connection.execute(insert, ("mercy", 21))
+        connection.execute(insert, ("other", 19))
+    assert due() == ["mercy"]

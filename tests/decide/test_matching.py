@@ -13,7 +13,7 @@ import pytest
 from conftest import MakeTenant, OpenLayer
 
 from fhir_writeback_dagster.canonical import Identifier, PatientRef
-from fhir_writeback_dagster.decide.matching import EncounterMatch, Match, match_encounters, match_patients
+from fhir_writeback_dagster.decide.matching import EncounterAsk, EncounterMatch, Match, match_encounters, match_patients
 from fhir_writeback_dagster.tenants import Tenant
 from fhir_writeback_dagster.workplace import Workplace
 
@@ -81,13 +81,20 @@ class Mirror:
                     (w.id, target, w.identity.digest("identifier", i.system, i.value), patient_id),
                 )
 
-    def encounter(self, encounter_id: str, number: str, patient_id: str | None, status: str = "in-progress") -> None:
+    def encounter(
+        self,
+        encounter_id: str,
+        number: str,
+        patient_id: str | None,
+        status: str = "in-progress",
+        period: tuple[datetime, datetime | None] = (NOW, None),
+    ) -> None:
         target = self.tenant.ehr.target
         with self._open("commit", self.tenant) as w, w.store.tenant(w.id) as connection:
             connection.execute(
                 "INSERT INTO mirror.encounter (tenant, target, encounter_id, patient_id, status, starts_at, ends_at, "
-                "fetched_at) VALUES (%s, %s, %s, %s, %s, %s, NULL, %s)",
-                (w.id, target, encounter_id, patient_id, status, NOW, NOW),
+                "fetched_at) VALUES (%s, %s, %s, %s, %s, %s, %s, %s)",
+                (w.id, target, encounter_id, patient_id, status, *period, NOW),
             )
             connection.execute(
                 "INSERT INTO mirror.encounter_identifier VALUES (%s, %s, %s, %s)",
@@ -99,7 +106,10 @@ class Mirror:
             return match_patients(connection, w, refs)
 
     def encounters(self, *wanted: tuple[Sequence[str], str]) -> list[EncounterMatch]:
-        asked = [(tuple(Identifier(system=VISIT, value=n) for n in numbers), patient) for numbers, patient in wanted]
+        asked = [EncounterAsk(tuple(Identifier(system=VISIT, value=n) for n in numbers), patient) for numbers, patient in wanted]
+        return self.ask_encounters(*asked)
+
+    def ask_encounters(self, *asked: EncounterAsk) -> list[EncounterMatch]:
         with self._open("decide", self.tenant) as w, w.store.tenant(w.id) as connection:
             return match_encounters(connection, w, asked)
 
@@ -414,3 +424,49 @@ class TestEncounters:
         mirror.encounter("e1", "1", "p1")
         mirror.encounter("e2", "2", "p1")
         assert mirror.encounters((["1", "2"], "p1"))[0] == EncounterMatch("review", reason="several_encounters")
+
+
+class TestEncounterByTime:
+    """Where a tenant turns it on, and only for a row that names none."""
+
+    DAY = (datetime(2026, 3, 1, tzinfo=UTC), datetime(2026, 3, 2, tzinfo=UTC))
+    AT = (datetime(2026, 3, 1, 9, tzinfo=UTC), datetime(2026, 3, 1, 9, tzinfo=UTC))
+
+    @pytest.fixture
+    def mirror(self, make_tenant: MakeTenant, workplace: OpenLayer) -> Mirror:
+        return Mirror(workplace, make_tenant(None, matching={"encounter_by_time": True}))
+
+    def ask(self, mirror: Mirror, at: tuple[datetime, datetime] | None = AT, patient: str = "p1") -> tuple[str, str | None]:
+        (found,) = mirror.ask_encounters(EncounterAsk((), patient, at))
+        return found.outcome, found.encounter_id or found.reason
+
+    def test_it_is_off_unless_the_tenant_wants_it(self, make_tenant: MakeTenant, workplace: OpenLayer) -> None:
+        mirror = Mirror(workplace, make_tenant())
+        mirror.encounter("e1", "1", "p1", period=self.DAY)
+        assert self.ask(mirror) == ("none", None)
+
+    def test_the_patient_s_only_one_that_holds_the_time(self, mirror: Mirror) -> None:
+        mirror.encounter("e1", "1", "p1", "finished", self.DAY)
+        mirror.encounter("before", "2", "p1", "finished", (datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 9, tzinfo=UTC)))
+        mirror.encounter("void", "3", "p1", "entered-in-error", self.DAY)
+        mirror.encounter("planned", "4", "p1", "planned", self.DAY)
+        mirror.encounter("another's", "5", "p2", "finished", self.DAY)
+        assert self.ask(mirror) == ("matched", "e1")
+        assert self.ask(mirror, self.DAY) == ("matched", "e1"), "a date holds its whole day"
+
+    def test_two_that_hold_it_go_to_a_person(self, mirror: Mirror) -> None:
+        mirror.encounter("e1", "1", "p1", "finished", self.DAY)
+        mirror.encounter("e2", "2", "p1", "in-progress", (self.DAY[0], None))
+        assert self.ask(mirror) == ("review", "several_encounters")
+
+    def test_nothing_is_guessed_where_none_holds_it_or_the_row_has_no_time(self, mirror: Mirror) -> None:
+        mirror.encounter("e1", "1", "p1", "finished", self.DAY)
+        late = datetime(2026, 3, 3, tzinfo=UTC)
+        assert self.ask(mirror, (late, late)) == ("none", None)
+        assert self.ask(mirror, None) == ("none", None)
+        assert self.ask(mirror, patient="p2") == ("none", None)
+
+    def test_a_number_that_the_row_names_decides_alone(self, mirror: Mirror) -> None:
+        mirror.encounter("e1", "1", "p1", "finished", self.DAY)
+        (found,) = mirror.ask_encounters(EncounterAsk((Identifier(system=VISIT, value="9"),), "p1", self.AT))
+        assert found == EncounterMatch("waiting", reason="encounter_unknown")

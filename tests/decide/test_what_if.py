@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +36,9 @@ def stage(make_tenant: MakeTenant, workplace: OpenLayer, home: Path, monkeypatch
 def second(home: Path) -> Path:
     """A second version of the mapping of vital signs, to be changed by the test."""
     (home / "mappings").unlink()
+    shutil.copytree(PROJECT / "mappings", home / "mappings")
     folder = home / "mappings" / "fhir" / "vital_sign"
-    folder.mkdir(parents=True)
-    text = (PROJECT / "mappings" / "fhir" / "vital_sign" / "1.yaml").read_text()
-    (folder / "1.yaml").write_text(text)
-    (folder / "2.yaml").write_text(text.replace("version: 1", "version: 2"))
+    (folder / "2.yaml").write_text((folder / "1.yaml").read_text().replace("version: 1", "version: 2"))
     return folder / "2.yaml"
 
 
@@ -69,6 +68,19 @@ def test_another_identity_is_another_fact(stage: Stage, second: Path) -> None:
     second.write_text(second.read_text().replace("precision: second", "precision: day"))
     told = diff(stage)
     assert (told["identity_changed"], told["same"]) == (3, 3)
+
+
+def test_a_tenant_moves_by_one_line_and_what_says_the_same_makes_no_write(stage: Stage, second: Path, home: Path) -> None:
+    path = home / "tenants" / f"{stage.tenant.tenant}.yaml"
+    path.write_text(path.read_text().replace("vital_sign: 1", "vital_sign: 2"))
+    again = stage.tell(row="row-0", value=70, effective="2026-03-01T08:00:00Z")
+    stage.decide()
+    assert stage.end_of(again) == ("suppressed", "equal_to_latest")
+    second.write_text(second.read_text() + "  bodySite: {text: from a scraper}\n")
+    other = stage.tell(row="row-1", value=71, effective="2026-03-01T08:01:00Z")
+    stage.decide()
+    candidate = stage.candidate(other)
+    assert (candidate["state"], candidate["revision"], candidate["mapping_version"]) == ("approved", 2, 2)
 
 
 @pytest.mark.parametrize("arguments", [["vital_sign", "vital_sign/1"], ["vital_sign/1", "condition/1"], ["vital_sign/x", "y"]])

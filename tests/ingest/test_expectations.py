@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -11,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from support import PROJECT
 
 from fhir_writeback_dagster.canonical import KINDS, CanonicalRecord, from_json
 from fhir_writeback_dagster.errors import ConfigError
+from fhir_writeback_dagster.ingest.data_docs import docs_command, page
 from fhir_writeback_dagster.ingest.expectations import check_names, load_suites, run_suites
 from fhir_writeback_dagster.ingest.flatten import flatten
 
@@ -45,6 +48,79 @@ def test_every_kind_has_a_suite_and_every_check_a_description() -> None:
     assert {check.kind for check in names} == set(KINDS)
     assert len({check.name for check in names}) == len(names)
     assert all(check.description for check in names)
+
+
+def test_every_kind_is_checked_for_what_the_hospital_cares_about() -> None:
+    """Code systems, freshness, volume and encounters of each; units and ranges of what has values, some by age."""
+    checks = {kind: {one.check for one in suite.expectations} for kind, suite in load_suites(SUITES).items()}
+    for kind, names in checks.items():
+        assert "volume" in names
+        assert kind == "patient" or {"code_system_known", "fresh", "encounter_of_one_patient"} <= names
+    for kind in ("vital_sign", "lab_result"):
+        assert any(name.endswith("_unit") for name in checks[kind])
+        assert any(name.endswith(("_adult", "_infant", "_child")) for name in checks[kind])
+
+
+def aged(value: float, loinc: str, unit: str, born: str | None) -> CanonicalRecord:
+    record = vital(value, loinc, unit)
+    return record.model_copy(update={"patient": record.patient.model_copy(update={"birth_date": born})})
+
+
+def test_what_an_infant_can_have_an_adult_cannot_and_the_other_way_round() -> None:
+    found = rows(
+        aged(4, "29463-7", "kg", "2024-02-01"),
+        aged(4, "29463-7", "kg", "1980"),
+        aged(70, "29463-7", "kg", "1980-05"),
+        aged(70, "29463-7", "kg", "2024-02-01"),
+        aged(4, "29463-7", "kg", None),
+    )
+    ages = [round(row["age_years"], 1) for row in found["vital_sign"][:4]]
+    assert ages == [0.1, 44.2, 43.8, 0.1]
+    failed = run_suites(load_suites(SUITES), found).failed
+    assert failed == {"r1": "vital_sign_body_weight_adult", "r3": "vital_sign_body_weight_infant"}
+
+
+def test_a_batch_knows_its_newest_row_and_how_many_patients_share_an_encounter() -> None:
+    visit = ({"system": "urn:visit", "value": "1"},)
+    records = [
+        from_json(
+            {
+                **vital(70, effective=f"2024-12-2{n}T00:00:00Z").model_dump(),
+                "encounter": visit if n < 2 else (),
+                "patient": {"identifiers": ({"system": "urn:mrn", "value": str(n)},)},
+            }
+        )
+        for n in range(3)
+    ]
+    found = rows(*records)["vital_sign"]
+    assert [row["encounter_patients"] for row in found] == [2, 2, None]
+    assert {row["newest_days_ago"] for row in found} == {10.0}
+
+
+def test_an_expectation_in_json_is_a_check_and_keeps_rows_aside(tmp_path: Path) -> None:
+    """What docs/adding-a-source.md promises: no code, one entry in the kind's file."""
+    suite = json.loads((SUITES / "vital_sign.json").read_text())
+    added = {
+        "type": "expect_column_values_to_be_between",
+        "kwargs": {"column": "value", "max_value": 71},
+        "description": "Ours.",
+        "meta": {"check": "our_own_rule"},
+    }
+    (tmp_path / "vital_sign.json").write_text(json.dumps({**suite, "expectations": [*suite["expectations"], added]}))
+    assert "vital_sign_our_own_rule" in {check.name for check in check_names(tmp_path)}
+    verdict = run_suites(load_suites(tmp_path), rows(vital(70), vital(72)))
+    assert verdict.failed == {"r1": "vital_sign_our_own_rule"}
+
+
+def test_the_page_of_expectations_holds_counts_and_loads_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FHIR_WRITEBACK_HOME", str(PROJECT))
+    file = tmp_path / "docs.html"
+    assert CliRunner().invoke(docs_command, [str(file)]).exit_code == 0
+    text = file.read_text()
+    assert all(check.name in text for check in check_names(SUITES))
+    assert not re.search(r"src=|href=|<script", text)
+    counted = page(load_suites(SUITES), {"vital_sign_heart_rate": 3})
+    assert "<td>3</tr>" in counted
 
 
 def test_names_are_read_without_importing_great_expectations_or_pandas() -> None:

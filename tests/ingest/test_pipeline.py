@@ -227,7 +227,7 @@ def test_suites_quarantine_the_failing_record_and_say_so_by_check(
         5: ("quarantined", "gx_vital_sign_systolic_pressure"),
     }
     failed = {check.name: check.failed for check in report.checks if not check.passed}
-    assert failed == {"vital_sign_heart_rate": 1, "vital_sign_systolic_pressure": 1}
+    assert failed == {"vital_sign_heart_rate": 1, "vital_sign_systolic_pressure": 1, "vital_sign_fresh": 0}
     assert {check.evaluated for check in report.checks if check.kind == "lab_result"} == {0}
     assert hospital.ask("SELECT count(*) FROM canonical.outbox WHERE tenant = $tenant") == [(2,)]
     # The canonical object stays with the item: it is one of its five contexts.

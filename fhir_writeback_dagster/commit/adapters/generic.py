@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from fhir_writeback_dagster import canonicaljson
@@ -12,6 +13,7 @@ from fhir_writeback_dagster.commit.adapters.interpret import interpret
 from fhir_writeback_dagster.commit.adapters.search import if_none_exist
 from fhir_writeback_dagster.commit.answer import Answer, dicts
 from fhir_writeback_dagster.commit.client import FHIR_JSON
+from fhir_writeback_dagster.commit.documents import key_of, successor, supersedes
 from fhir_writeback_dagster.commit.merge import in_error, merge
 from fhir_writeback_dagster.commit.model import Item, Link, Resource, Standing
 from fhir_writeback_dagster.commit.plan import ChartFacts, Halt, Locators, Plan, Settled, WirePlan
@@ -67,7 +69,9 @@ class Generic:
             # Patients are never created, and a change of demographics is a person's to make until that way is built.
             return Halt(Event.REVIEW, "changes_patient")
         if item.link is None:
-            return self._create(item, facts)
+            return Halt(Event.SUPERSEDE, "nothing_to_retract") if in_error(item.payload) else self._create(item, facts)
+        if item.link.state != "active" and in_error(item.payload):
+            return Settled("suppressed", f"{item.link.state}_in_ehr", _as_linked(item.link))
         if item.link.state != "active":
             return Halt(Event.REVIEW, f"{item.link.state}_in_ehr")
         if item.link.content_hash == item.content_hash:
@@ -125,6 +129,8 @@ class Generic:
             return Settled("updated" if item.now.unanswered else "suppressed", "chart_has_same", standing)
         if merged.conflicts:
             return Halt(Event.REVIEW, "clinician_edited", {"elements": list(merged.conflicts)})
+        if supersedes(item) and not in_error(item.payload):
+            return self._supersede(item, link)
         form = self._target.update_form(link.resource_type)
         if form == "none":
             return Halt(Event.REVIEW, "target_cannot_update")
@@ -142,6 +148,15 @@ class Generic:
             expected=wanted,
             theirs=merged.theirs,
         )
+
+    def _supersede(self, item: Item, link: Link) -> Plan:
+        """A create of the successor; where nothing guards it against a repeat, a person does it."""
+        if refusal := self._target.refusal(item.resource_type, "create"):
+            return Halt(Event.REFUSE, refusal)
+        plan = self.create_request(replace(item, payload=successor(item, link, self._system), business_key=key_of(item)))
+        if isinstance(plan, Halt) or plan.precondition == "search":
+            return Halt(Event.REVIEW, "supersede_unguarded")
+        return plan
 
     def _as_kept(self, payload: Resource, current: Resource) -> Resource:
         """``payload`` without the identifier that the target drops: laying it over again and again would change nothing."""

@@ -44,9 +44,9 @@ class Drill:
         return self.rules(writes) if callable(self.rules) else self.rules
 
 
-#: A mirror this young has to be read again before each send: what changes in the EHR counts at once.
-_FRESH = {"max_age": "1s"}
-_UNTIL_STALE_S = 1.0
+#: A mirror older than this is read again before anything is sent; longer than a slow server needs to be read.
+_FRESH = {"max_age": "3s"}
+_UNTIL_STALE_S = 3.0
 
 
 def _written(ward: Ward, *, workers: int = 1) -> None:
@@ -91,7 +91,7 @@ def _downtime(ward: Ward) -> None:
 def _kill_worker(ward: Ward) -> None:
     ward.deliver(ward.rows())
     ward.work()
-    for share in (0.2, 0.5, 0.8):
+    for share in (0.3, 0.7):
         ward.until(share)
         ward.kill_worker()
     ward.settle()
@@ -169,7 +169,7 @@ def _partial_transaction(ward: Ward) -> None:
 def _everything(ward: Ward) -> None:
     ward.deliver(ward.rows())
     ward.work(2)
-    ward.settle(ward.killing_workers(every_s=4))
+    ward.settle(ward.killing_workers(every_s=6))
 
 
 DRILLS: tuple[Drill, ...] = (
@@ -256,10 +256,11 @@ DRILLS: tuple[Drill, ...] = (
     ),
     Drill(
         "kill-worker",
-        "the worker is killed (SIGKILL) three times while requests are in flight",
+        "the worker is killed (SIGKILL) twice while requests are in flight",
         "what it may have sent is looked up, what it had not sent is sent",
         _kill_worker,
         [Rule("delayed", f.Delay(0.1), on=WRITES)],
+        ehr={"timeout": "2s"},  # the lease of what may have been sent is ten seconds longer, and is waited for
     ),
     Drill(
         "kill-postgres",
@@ -288,6 +289,7 @@ DRILLS: tuple[Drill, ...] = (
         "no duplicate, nothing lost, nothing unaccounted for",
         _everything,
         lambda writes: storm(0.2, writes),
+        ehr={"bundle_size": 4, "concurrency": 16},  # batches, and single requests for what they leave
         may_ask=0.05,
     ),
 )

@@ -14,6 +14,7 @@ from fhir_writeback_dagster.sandbox.fault_proxy.server import FaultProxy
 from fhir_writeback_dagster.sandbox.hapi import Hapi
 from fhir_writeback_dagster.sandbox.home import SCOPES
 from fhir_writeback_dagster.sandbox.keys import make_client_key
+from fhir_writeback_dagster.sandbox.nodeserver import Medplum
 from fhir_writeback_dagster.sandbox.sekmet import CLIENT_ID, Sekmet
 
 SERVERS = ("sekmet", "hapi", "medplum")
@@ -58,5 +59,9 @@ def open_server(name: str, folder: Path, proxy: FaultProxy) -> Iterator[Server]:
         with Hapi(folder) as hapi:
             proxy.lead_to(hapi.base_url)
             yield Server(name, hapi.chart, "hapi")
+    elif name == "medplum":
+        with Medplum(folder) as medplum, Chart(medplum.base_url) as chart:
+            proxy.lead_to(medplum.base_url)
+            yield Server(name, chart, "medplum")
     else:
         raise ConfigError("unknown_server", f"no server {name}", mend=f"known: {', '.join(SERVERS)}")

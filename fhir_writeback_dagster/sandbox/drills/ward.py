@@ -7,7 +7,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -36,7 +36,7 @@ from fhir_writeback_dagster.workplace import Workplace, open_workplace
 
 STUCK_S = 180.0
 SOURCE = "lab_portal"
-_POLL_S = 0.2
+_POLL_S, _TELL_EVERY = 0.2, 1000
 _MEASURES = [measure for measure in LABS if measure.other is None]
 _STAMP = "%m/%d/%Y %H:%M"
 
@@ -60,7 +60,7 @@ class Ward:
     """Ids of the patients whose charts are looked into."""
     rows_told: int = 0
     written_for_nothing: int = 0
-    """Versions that the EHR stored while nothing was to be written."""
+    """Resources that have another version than before something that was to write nothing."""
     mishaps: Counter[str] = field(default_factory=Counter)
     """What was done to the machines, beside the proxy's faults."""
     began_at: float = 0.0
@@ -131,12 +131,13 @@ class Ward:
     @contextmanager
     def nothing_is_written(self) -> Iterator[None]:
         """What happens in the block may not make the EHR store a single version."""
-        before = self.versions()
+        before = self._versions()
         yield
-        self.written_for_nothing += self.versions() - before
+        self.written_for_nothing += len(self._versions() - before)
 
-    def versions(self) -> int:
-        return self.stage.server.chart.versions("Observation")
+    def _versions(self) -> set[tuple[str, str]]:
+        """What stands in the EHR now; a server need not have a history to tell it."""
+        return {(r["id"], r["meta"]["versionId"]) for r in self.stage.server.chart.search("Observation")}
 
     def trouble(self, name: str) -> None:
         """Something goes wrong now; the time to recover counts from the last such."""
@@ -198,25 +199,25 @@ class Ward:
 
     def _until(self, done: Callable[[TenantReport], bool], meanwhile: Callable[[], None] = lambda: None) -> None:
         """Gives up when nothing has moved for `STUCK_S`; what is open then is counted as unaccounted for."""
-        moved, before = time.monotonic(), None
-        while True:
+        before, still_s = None, 0.0
+        while still_s < STUCK_S:
             self.crew.tend()
             meanwhile()
-            began = time.monotonic()
-            try:
+            began, report = time.monotonic(), before
+            with suppress(ServiceError):  # the database is away for a moment
                 report = self.report()
                 if report.pending.get("decide"):
                     self.decide()
-            except ServiceError:
-                continue  # the database is being started
-            if done(report):
+            if report and done(report):
                 return
-            if report != before:
-                moved, before = time.monotonic(), report
-            elif time.monotonic() - moved > STUCK_S:
-                self.stage.progress(f"nothing has moved for {STUCK_S:.0f} s: giving up")
-                return
-            time.sleep(max(_POLL_S, 2 * (time.monotonic() - began)))
+            pause = max(_POLL_S, 2 * (time.monotonic() - began))
+            # Added up from pauses: a machine that was suspended meanwhile does not stand still.
+            still_s = still_s + pause if report == before else 0.0
+            if report and before and report.created // _TELL_EVERY > before.created // _TELL_EVERY:
+                self.stage.progress(f"{report.created} of {self.writes} are written")
+            before = report
+            time.sleep(pause)
+        self.stage.progress(f"nothing has moved for {STUCK_S:.0f} s: giving up")
 
 
 def corrected(rows: Iterable[Planted], more: str = "0.5") -> list[Planted]:

@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Coroutine, Iterable
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any, Self
 from urllib.parse import urlsplit
 
@@ -218,23 +219,27 @@ def _request(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) 
 
 async def _deliver(incoming: web.BaseRequest, answer: Answer | None) -> web.StreamResponse:
     """Send it as it is to be sent: whole, in drips, cut off, or not at all."""
-    transport = incoming.transport
     if answer is None:
-        if transport is not None:
-            transport.abort()
+        if incoming.transport is not None:
+            incoming.transport.abort()
         return web.Response()
     if answer.cut is None and not answer.drip_s:
         return web.Response(status=answer.status, headers=answer.headers, body=answer.body)
     response = web.StreamResponse(status=answer.status, headers=answer.headers)
     response.content_length = len(answer.body)
+    with suppress(ConnectionError):  # a client that waits no longer
+        await _in_pieces(incoming, response, answer)
+    return response
+
+
+async def _in_pieces(incoming: web.BaseRequest, response: web.StreamResponse, answer: Answer) -> None:
     await response.prepare(incoming)
     if answer.cut is not None:
         await response.write(answer.body[: answer.cut])
-        if transport is not None:
-            transport.abort()
-        return response
+        if incoming.transport is not None:
+            incoming.transport.abort()
+        return
     size = max(1, -(-len(answer.body) // DRIPS))
     for start in range(0, len(answer.body), size):
         await asyncio.sleep(answer.drip_s / DRIPS)
         await response.write(answer.body[start : start + size])
-    return response

@@ -1,0 +1,114 @@
+"""Is the target still what was approved? Where something that we rely on is gone, its writes are held until a person looks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from psycopg import Connection
+from psycopg.types.json import Jsonb
+
+from fhir_writeback_dagster.commit import holds, mirror_store
+from fhir_writeback_dagster.commit.client import Ehr, open_ehr
+from fhir_writeback_dagster.commit.discovery import smart_configuration
+from fhir_writeback_dagster.commit.scopes import written_types
+from fhir_writeback_dagster.commit.snapshot import Difference, Snapshot, differences, take
+from fhir_writeback_dagster.rules.matrix import load_vendor
+from fhir_writeback_dagster.rules.target import Target
+from fhir_writeback_dagster.store.capability import read_target
+from fhir_writeback_dagster.store.db import record_event
+from fhir_writeback_dagster.workplace import Workplace
+
+
+@dataclass(frozen=True, slots=True)
+class DriftReport:
+    """``approved`` False: nobody has approved this target yet, so there is nothing to compare with."""
+
+    approved: bool
+    differences: tuple[Difference, ...] = ()
+
+    @property
+    def breaking(self) -> bool:
+        return any(one.breaking for one in self.differences)
+
+    def metadata(self) -> dict[str, int | float | str]:
+        if not self.approved:
+            return {"approved": "no; see fhir-writeback target probe"}
+        broken = ", ".join(one.where for one in self.differences if one.breaking)
+        return {"differences": len(self.differences), "breaking": broken or "none"}
+
+
+def check(w: Workplace) -> DriftReport:
+    """Compare the target with what was approved; hold its writes where the change is a breaking one.
+
+    :raises TargetError: it does not answer.
+    """
+    with w.store.tenant(w.id) as connection:
+        row = connection.execute(
+            "SELECT body FROM ledger.snapshot WHERE tenant = %s AND target = %s", (w.id, w.tenant.ehr.target)
+        ).fetchone()
+    if row is None:
+        return DriftReport(approved=False)
+
+    async def look() -> tuple[dict[str, Any], Snapshot]:
+        async with open_ehr(w) as ehr:
+            return await read_snapshot(ehr)
+
+    statement, now = asyncio.run(look())
+    target = Target(load_vendor(w.tenant.ehr.vendor), _statement(row[0]))
+    report = DriftReport(
+        approved=True, differences=tuple(differences(row[0], now, target, written_types(w.tenant, w.settings.mappings / "fhir")))
+    )
+    with w.store.tenant(w.id) as connection:
+        mirror_store.write_capability(connection, w, statement)
+        connection.execute(
+            "UPDATE ledger.snapshot SET compared_at = now(), drifted = %s WHERE tenant = %s AND target = %s",
+            (report.breaking, w.id, w.tenant.ehr.target),
+        )
+        if report.differences:
+            told = {"breaking": report.breaking, "where": [one.where for one in report.differences]}
+            record_event(connection, "target.drifted", [w.tenant.ehr.target], [told])
+        if report.breaking:
+            holds.hold(connection, w, "drift", None)
+    return report
+
+
+async def read_snapshot(ehr: Ehr) -> tuple[dict[str, Any], Snapshot]:
+    """The CapabilityStatement as it is, and the snapshot of what the target says of itself.
+
+    :raises TargetError: it does not answer, or is not R4.
+    """
+    statement = await ehr.capability()
+    return statement, take(statement, await smart_configuration(ehr.http))
+
+
+def approve(connection: Connection[Any], w: Workplace, snapshot: Snapshot, findings: Sequence[dict[str, Any]], by: str) -> None:
+    """This is what the target is from now on compared with."""
+    connection.execute(
+        "INSERT INTO ledger.snapshot (tenant, target, body, findings, approved_by) VALUES (%s, %s, %s, %s, %s) "
+        "ON CONFLICT (tenant, target) DO UPDATE SET body = excluded.body, findings = excluded.findings, "
+        "approved_by = excluded.approved_by, approved_at = now(), compared_at = now(), drifted = false",
+        (w.id, w.tenant.ehr.target, Jsonb(snapshot), Jsonb(list(findings)), by),
+    )
+    record_event(connection, "target.approved", [w.tenant.ehr.target], [{"by": by, "cells": len(findings)}])
+
+
+def approved_differences(connection: Connection[Any], w: Workplace, now: Snapshot) -> list[Difference]:
+    """What is not as it was approved last; nothing where it never was."""
+    row = connection.execute(
+        "SELECT body FROM ledger.snapshot WHERE tenant = %s AND target = %s", (w.id, w.tenant.ehr.target)
+    ).fetchone()
+    types = written_types(w.tenant, w.settings.mappings / "fhir")
+    return differences(row[0], now, read_target(connection, w), types) if row else []
+
+
+def _statement(snapshot: Snapshot) -> dict[str, Any]:
+    """So much of the approved CapabilityStatement as decisions are made of."""
+
+    def listed(codes: Sequence[str]) -> list[dict[str, str]]:
+        return [{"code": code} for code in codes]
+
+    types = [{"type": name, **flags, "interaction": listed(flags["interactions"])} for name, flags in snapshot["types"].items()]
+    return {"rest": [{"mode": "server", "interaction": listed(snapshot["system"]), "resource": types}]}
