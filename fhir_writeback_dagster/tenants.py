@@ -107,7 +107,9 @@ class Ehr(_Strict):
         "batch", description="how they share it: a transaction is faster where the EHR is, but one bad entry sends all again"
     )
     mirror_every: Duration = timedelta(minutes=5)
-    pending_ttl: Duration = Field(timedelta(days=7), description="how long a submission may be mediated (202) until a person asks")
+    pending_ttl: Duration = Field(
+        timedelta(days=7), description="how long a submission may be mediated (202) until a person is asked"
+    )
     limits: Limits = Limits()
 
 

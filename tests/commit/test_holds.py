@@ -66,7 +66,8 @@ def test_a_pause_is_seen_before_the_next_marker(faulty: World, line: FaultyLine)
 
 
 def test_a_draining_target_takes_up_nothing_new_and_ends_what_it_has(faulty: World, line: FaultyLine) -> None:
-    faulty.approve(heart_rate("a", AT, 72))
+    faulty.load(patient("a", "a"))
+    faulty.approve_all([heart_rate("a", AT, 72), heart_rate("a", "2024-03-02T09:00:00Z", 73)])  # one after the other
     line.on("POST", "Observation", Say(429, (("Retry-After", "60"),)))
     assert faulty.commit().held == "throttled"
     command(faulty, "drain", "--reason", "upgrade", "--by", "ann")
@@ -74,8 +75,8 @@ def test_a_draining_target_takes_up_nothing_new_and_ends_what_it_has(faulty: Wor
     faulty.change("UPDATE ledger.work SET not_before = now() WHERE tenant = %s")
     assert faulty.owner_rows(PENDING) == [(None,)]
     faulty.change("UPDATE ledger.target SET held_until = now() WHERE tenant = %s")
-    assert faulty.owner_rows(PENDING) == [(1,)]
-    assert faulty.commit().counts["created"] == 1
+    assert faulty.owner_rows(PENDING) == [(2,)]
+    assert faulty.commit().counts["created"] == 2
     assert faulty.owner_rows(PENDING) == [(None,)]
     assert json.loads(command(faulty, "show", "--json"))["wish"] == "draining"
     command(faulty, "resume", "--reason", "done")
