@@ -56,6 +56,7 @@ class Engine:
         self.shipping = Shipping(w, ehr, gate, adapter, self._look, pace)
         self._worker = worker
         settings = w.tenant.ehr
+        self._bundle_size = adapter.capabilities.bundle_size(settings.bundle, settings.bundle_size)
         self._shipments = asyncio.Semaphore(settings.concurrency + (settings.concurrency + 1) // 2)
         most = max(int(pace.requests_in(CLAIM_FOR_S) * settings.bundle_size), 1) if pace.requests_in(1) < math.inf else 2000
         self._share = max(settings.bundle_size, A_PATIENTS_TURN)
@@ -163,7 +164,7 @@ class Engine:
             by_patient[item.patient_id].append(item)
         group: list[Item] = []
         for theirs in by_patient.values():
-            if group and len(group) + len(theirs) > self._w.tenant.ehr.bundle_size:
+            if group and len(group) + len(theirs) > self._bundle_size:
                 yield group
                 group = []
             group = [*group, *theirs]
@@ -191,7 +192,7 @@ class Engine:
         shared: dict[int, list[tuple[Item, Settled | WirePlan]]] = defaultdict(list)
         for item, plan in ready:
             alone = isinstance(plan, WirePlan) and plan.entry is None
-            size = 1 if alone else self.shipping.share.get(item.intent_id, self._w.tenant.ehr.bundle_size)
+            size = 1 if alone else self.shipping.share.get(item.intent_id, self._bundle_size)
             shared[max(size, 1)].append((item, plan))
         for size, some in shared.items():
             for start in range(0, len(some), size):

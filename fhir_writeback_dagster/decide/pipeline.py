@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -18,6 +16,7 @@ from psycopg import Connection
 
 from fhir_writeback_dagster import canonicaljson
 from fhir_writeback_dagster.decide import facts as memory
+from fhir_writeback_dagster.decide.asks import answer_of, consent_ask, consents_of, policy_ask
 from fhir_writeback_dagster.decide.gates import Reason, consent_version, encounter_reasons, event_day, rule, target_reason
 from fhir_writeback_dagster.decide.identity import ACCEPT, Fact, Incoming, Placement, accept, business_keys, place
 from fhir_writeback_dagster.decide.items import Item, load
@@ -28,11 +27,10 @@ from fhir_writeback_dagster.decide.outcome import store
 from fhir_writeback_dagster.decide.validation import validate
 from fhir_writeback_dagster.errors import CandidateProblem
 from fhir_writeback_dagster.ids import new_id
-from fhir_writeback_dagster.rules.consent import ConsentAsk, ConsentDecision, evaluate
 from fhir_writeback_dagster.rules.content import same_content
 from fhir_writeback_dagster.rules.modes import in_sample
 from fhir_writeback_dagster.rules.natural_key import natural_key
-from fhir_writeback_dagster.rules.policy import PolicyAsk, PolicySet, load_policies
+from fhir_writeback_dagster.rules.policy import PolicySet, load_policies
 from fhir_writeback_dagster.store.capability import read_target
 from fhir_writeback_dagster.workplace import Workplace
 
@@ -238,13 +236,13 @@ class _Round:
     def _rule(self, connection: Connection[Any], items: list[Item], facts: dict[str, Fact]) -> None:
         """The verdict of each item. What is denied ends here: a fact is never owned by content that may not be written."""
         now = self.w.now()
-        asks = [self._policy_ask(item, item.business_key in facts, now) for item in items]
+        asks = [policy_ask(self.w.id, item, now, known=item.business_key in facts) for item in items]
         target = read_target(connection, self.w)
-        consents = _consents_of(connection, self.w, sorted({i.patient_id for i in items if i.patient_id}))
+        consents = consents_of(connection, self.w, sorted({i.patient_id for i in items if i.patient_id}))
         for item, ask, policy in zip(items, asks, self.policies.decide(asks), strict=True):
             assert item.mapping is not None
-            consent_ask = self._consent_ask(item, now)
-            consent = self._consent(item, consents, consent_ask)
+            asked = consent_ask(self.w.tenant, item, now)
+            consent = answer_of(self.w.tenant, consents.get(item.patient_id or "", []), asked)
             semantic = encounter_reasons(
                 item.record, item.encounter_status, item.encounter_period, self.w.tenant.closed_encounter
             )
@@ -260,7 +258,7 @@ class _Round:
                 policy,
                 sampled=in_sample(self.w.identity, self.w.tenant.modes, item.business_key or "", item.content_hash or b""),
             )
-            item.context = {"policy": ask.to_json(), "consent": consent_ask.to_json()}
+            item.context = {"policy": ask.to_json(), "consent": asked.to_json()}
             item.versions = {
                 "mapping": f"{item.kind}/{item.mapping.version}",
                 "mapping_sha256": item.mapping.sha256,
@@ -274,43 +272,6 @@ class _Round:
             if item.ruling.outcome == "denied":
                 _settle(item)
 
-    def _policy_ask(self, item: Item, known: bool, now: datetime) -> PolicyAsk:
-        assert item.mapping is not None
-        code = getattr(item.record, "code", None)
-        return PolicyAsk(
-            tenant=self.w.id,
-            source=item.source,
-            actor_type=item.record.actor.type,
-            actor_id=item.record.actor.id,
-            kind=item.kind,
-            resource_type=item.mapping.resource_type,
-            interaction="update" if known or item.mapping.interaction == "update" else "create",
-            confidence=item.record.confidence,
-            basis=item.record.basis,
-            codes=tuple(f"{c.system}|{c.code}" for c in code.codings) if code else (),
-            encounter_status=item.encounter_status,
-            now=now,
-        )
-
-    def _consent_ask(self, item: Item, now: datetime) -> ConsentAsk:
-        assert item.mapping is not None
-        code = getattr(item.record, "code", None)
-        labels = ((item.payload or {}).get("meta") or {}).get("security") or ()
-        return ConsentAsk(
-            purpose=self.w.tenant.consent.purpose,
-            actor=self.w.tenant.consent.actor,
-            resource_type=item.mapping.resource_type,
-            codings=tuple((c.system, c.code) for c in code.codings) if code else (),
-            labels=tuple((label["system"], label["code"]) for label in labels),
-            at=now,
-            event=event_day(item.record),
-        )
-
-    def _consent(self, item: Item, consents: dict[str, list[dict[str, Any]]], ask: ConsentAsk) -> ConsentDecision:
-        if self.w.tenant.consent.source == "organisation":
-            return ConsentDecision("none", reason="organisation")
-        return evaluate(consents.get(item.patient_id or "", []), ask)
-
 
 _STATES = {"automatic": "approved", "review": "in_review", "denied": "denied", "not_written": "not_written"}
 
@@ -321,14 +282,3 @@ def _settle(item: Item) -> None:
     item.verdict_id = new_id()
     automatic = item.ruling.outcome == "automatic"
     item.end(_STATES[item.ruling.outcome], None if automatic else item.ruling.reasons[0].code)
-
-
-def _consents_of(connection: Connection[Any], w: Workplace, patients: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
-    found: dict[str, list[dict[str, Any]]] = {}
-    target = w.tenant.ehr.target
-    for consent_id, patient, body in connection.execute(
-        "SELECT consent_id, patient_id, body FROM mirror.consent WHERE tenant = %s AND target = %s AND patient_id = ANY(%s)",
-        (w.id, target, list(patients)),
-    ):
-        found.setdefault(patient, []).append(w.sealer.open_json("mirror.consent", f"{target}|{consent_id}", body))
-    return found

@@ -14,6 +14,7 @@ from support import Database
 
 from fhir_writeback_dagster.sandbox.chart import Chart
 from fhir_writeback_dagster.sandbox.fault_proxy.server import FaultProxy
+from fhir_writeback_dagster.sandbox.hapi import Hapi
 from fhir_writeback_dagster.sandbox.nodeserver import Medplum
 from fhir_writeback_dagster.sandbox.sekmet import CLIENT_ID, Sekmet
 
@@ -33,9 +34,14 @@ def counterpart(_open: Sekmet, _smart: tuple[Sekmet, str], tmp_path_factory: pyt
             server = or_skip(lambda: stack.enter_context(Medplum(folder, version)))
             return Counterpart(f"medplum-{version}", server.base_url, stack.enter_context(Chart(server.base_url)))
 
+        def hapi() -> Counterpart:
+            server = or_skip(lambda: stack.enter_context(Hapi(tmp_path_factory.mktemp("hapi"))))
+            return Counterpart("hapi", server.base_url, server.chart)
+
         makers: dict[str, Callable[[], Counterpart]] = {
             "sekmet": lambda: Counterpart("sekmet", _open.base_url, _open.chart),
             "sekmet-smart": lambda: Counterpart("sekmet-smart", _smart[0].base_url, _smart[0].chart, SMART, _smart[1]),
+            "hapi": hapi,
             "medplum-5": lambda: medplum(5),
             "medplum-4": lambda: medplum(4),
         }

@@ -21,7 +21,7 @@ from fhir_writeback_dagster.sandbox.vendors import personality_of
 
 AT, LATER, EARLIER = "2024-03-01T10:00:00Z", "2024-03-01T11:00:00Z", "2024-03-01T09:00:00Z"
 
-REAL = [("sekmet", "generic"), ("sekmet-smart", "generic"), ("medplum-5", "medplum"), ("medplum-4", "medplum")]
+REAL = [("sekmet", "generic"), ("sekmet-smart", "generic"), ("medplum-5", "medplum"), ("medplum-4", "medplum"), ("hapi", "hapi")]
 PLAYED = [name for name in vendors() if name not in ("generic", "medplum", "athenahealth")]
 
 
