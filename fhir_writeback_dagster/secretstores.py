@@ -80,6 +80,27 @@ def read_aws(reference: str) -> bytes:
 STORES: dict[str, Callable[[str], bytes]] = {"vault:": read_vault, "aws-sm:": read_aws}
 
 
+REACHED_BY = {
+    "vault:": {"VAULT_ADDR": True, "VAULT_TOKEN": True, "VAULT_CACERT": False},
+    "aws-sm:": dict.fromkeys(
+        (
+            "AWS_ACCESS_KEY_ID",
+            "AWS_SECRET_ACCESS_KEY",
+            "AWS_SESSION_TOKEN",
+            "AWS_PROFILE",
+            "AWS_REGION",
+            "AWS_DEFAULT_REGION",
+            "AWS_ROLE_ARN",
+            "AWS_WEB_IDENTITY_TOKEN_FILE",
+            "AWS_CA_BUNDLE",
+            "AWS_ENDPOINT_URL_SECRETS_MANAGER",
+        ),
+        False,
+    ),
+}
+"""The variables that each scheme reads, and whether it cannot do without (a machine's role needs none of AWS's)."""
+
+
 def _not_installed(reference: str, extra: str) -> SecretError:
     return SecretError(
         "store_not_installed",

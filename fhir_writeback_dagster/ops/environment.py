@@ -12,13 +12,14 @@ ehr.*            no      no      yes     no     no
 ===============  ======  ======  ======  =====  =========================
 
 A secret is found, in this order, as ``FHIR_WRITEBACK_<LAYER>__<NAME>`` in the user's environment or `.env`, in the layer's
-own file ``.fhir-writeback/env/<layer>.env``, or as plain ``NAME`` if a tenant's file names it by ``env:NAME``.
+own file ``.fhir-writeback/env/<layer>.env``, or as plain ``NAME`` if a tenant's file names it by ``env:NAME``. The way to a
+secrets manager (``VAULT_TOKEN``, …) goes to the layers that hold one of the secrets that it keeps.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from dotenv import dotenv_values
@@ -28,6 +29,7 @@ from fhir_writeback_dagster.ops.configuration import LOCATIONS, Configuration
 from fhir_writeback_dagster.ops.folder import StateFolder
 from fhir_writeback_dagster.ops.ports import HOST
 from fhir_writeback_dagster.ops.provision import Dsns
+from fhir_writeback_dagster.secretstores import REACHED_BY
 from fhir_writeback_dagster.settings import DSN, HOME, LAYER, Layer
 from fhir_writeback_dagster.tenants import Tenant
 
@@ -43,23 +45,32 @@ _EHR_HOLDERS: frozenset[Layer] = frozenset({"commit"})
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """A variable that ``tenant`` names as secret, and the layers that may hold it."""
+    """A variable that ``tenant`` names as secret, or that its secrets manager is reached by, and the layers that may hold it."""
 
     tenant: str
     variable: str
     layers: frozenset[Layer]
+    required: bool = True
 
 
 def needs(tenant: Tenant) -> list[Need]:
-    """What the tenant's ``env:`` references ask for. A name used for a key and for the EHR too goes to all of both."""
-    keys = [tenant.keys.sealing, *tenant.keys.identity]
-    ehr = tenant.ehr.auth.references
+    """What the tenant's references ask for. A name used for a key and for the EHR too goes to all of both."""
+    keys = (tenant.keys.sealing, *tenant.keys.identity)
     return [
-        Need(tenant.tenant, reference.removeprefix("env:"), holders)
-        for references, holders in ((keys, _KEY_HOLDERS), (ehr, _EHR_HOLDERS))
+        Need(tenant.tenant, variable, holders, required)
+        for references, holders in ((keys, _KEY_HOLDERS), (tenant.ehr.auth.references, _EHR_HOLDERS))
         for reference in references
-        if reference.startswith("env:")
+        for variable, required in _variables(reference)
     ]
+
+
+def _variables(reference: str) -> Iterator[tuple[str, bool]]:
+    """The variables that resolving a reference reads, and whether it cannot do without."""
+    if reference.startswith("env:"):
+        yield reference.removeprefix("env:"), True
+    for scheme, variables in REACHED_BY.items():
+        if reference.startswith(scheme):
+            yield from variables.items()
 
 
 def storage_environment(state: StateFolder, dsns: Dsns) -> dict[str, str]:
@@ -85,11 +96,11 @@ def layer_environment(
         value = own.get(need.variable) or config.environment.get(need.variable)
         if value:
             own[need.variable] = value
-        else:
+        elif need.required:
             missing.append(
                 SecretError(
                     "secret_missing",
-                    f"env:{need.variable} is not set",
+                    f"{need.variable} is not set",
                     where=f"tenants/{need.tenant}.yaml",
                     mend=f"set it in the environment, in .env or in {state.path / 'env' / (layer + '.env')}",
                 )

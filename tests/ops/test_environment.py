@@ -10,7 +10,7 @@ from support import write_tenant
 
 from fhir_writeback_dagster.errors import ConfigError
 from fhir_writeback_dagster.ops.configuration import ANY_PORT, LOCATIONS, PORTS, load_configuration
-from fhir_writeback_dagster.ops.environment import dagster_environment, layer_environment, write_layer_file
+from fhir_writeback_dagster.ops.environment import dagster_environment, layer_environment, needs, write_layer_file
 from fhir_writeback_dagster.ops.folder import StateFolder
 from fhir_writeback_dagster.ops.provision import Dsns
 from fhir_writeback_dagster.settings import LAYERS, Layer
@@ -89,7 +89,7 @@ def test_a_secret_that_nobody_gave_is_named_with_the_tenant_and_the_mend(home: P
         for layer in LOCATIONS
     }
     assert {layer: len(errors) for layer, errors in missing.items()} == {"ingest": 0, "decide": 0, "commit": 1, "audit": 0}
-    assert "tenants/mercy.yaml: env:EHR_KEY is not set [secret_missing]" in str(missing["commit"][0])
+    assert "tenants/mercy.yaml: EHR_KEY is not set [secret_missing]" in str(missing["commit"][0])
     assert "commit.env" in str(missing["commit"][0])
 
 
@@ -119,3 +119,13 @@ def test_a_bad_tenant_file_stops_no_other_tenant(home: Path, tenant: Tenant) -> 
     good, bad = load_configuration(home, {}).tenants()
     assert [t.tenant for t in good] == ["mercy"]
     assert [error.code for error in bad] == ["bad_yaml"]
+
+
+def test_the_way_to_a_secrets_manager_goes_only_to_the_layers_that_hold_one_of_its_secrets(home: Path) -> None:
+    auth = {"type": "smart_backend", "client_id": "us", "private_key": "vault:kv/mercy/ehr#key"}
+    told = {one.variable: (one.layers, one.required) for one in needs(write_tenant(home, "vaulted", {"ehr": {"auth": auth}}))}
+    assert told == {
+        "VAULT_ADDR": ({"commit"}, True),
+        "VAULT_TOKEN": ({"commit"}, True),
+        "VAULT_CACERT": ({"commit"}, False),
+    }
