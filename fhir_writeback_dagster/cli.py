@@ -55,8 +55,8 @@ def framed() -> Iterator[None]:
         with stoppable():
             yield
         return
-    except (click.ClickException, click.exceptions.Exit, click.Abort):
-        raise  # click's own: it tells of them itself
+    except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+        raise  # click's own to tell of, or, where nobody listens any more, not to
     except WritebackError as error:
         click.echo(f"error: {error}", err=True)
     except Stopped as stopped:

@@ -6,7 +6,6 @@ The files stay where they are and nothing of them is printed: counts and shares 
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -167,14 +166,10 @@ def evaluate_command(
     """
     if review > auto:
         raise click.UsageError("--review is above --auto; an automatic match needs the higher probability")
-    try:
-        used = WEIGHTS if weights is None else load_weights(weights)
-        result, curve = evaluate(patients, truth, Thresholds(auto, review), used)
-        if svg is not None:
-            _write(svg, picture({name: [(p.bits, take(p)) for p in curve] for name, take in SERIES.items()}))
-    except ConfigError as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(2)
+    used = WEIGHTS if weights is None else load_weights(weights)
+    result, curve = evaluate(patients, truth, Thresholds(auto, review), used)
+    if svg is not None:
+        _write(svg, picture({name: [(p.bits, take(p)) for p in curve] for name, take in SERIES.items()}))
     if as_json:
         click.echo(json.dumps({"rows": result.rows, **result.to_json(), "curve": [point.to_json() for point in curve]}))
     else:

@@ -11,7 +11,7 @@ from xml.etree import ElementTree as ET
 import pytest
 from click.testing import CliRunner, Result
 
-from fhir_writeback_dagster.decide.match_evaluate import evaluate_command
+from fhir_writeback_dagster.cli import main
 
 COLUMNS = ["id", "given", "family", "birth_date", "sex", "line", "city", "postal_code", "phone"]
 Columns = dict[str, str]
@@ -65,7 +65,7 @@ def write(path: Path, rows: list[Columns]) -> Path:
 
 
 def run(*arguments: object) -> Result:
-    return CliRunner().invoke(evaluate_command, [*map(str, arguments)])
+    return CliRunner().invoke(main, ["match", "evaluate", *map(str, arguments)])
 
 
 def test_no_wrong_automatic_match_and_hardly_anybody_missed(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ import pytest
 from click.testing import CliRunner, Result
 from decide.test_match_evaluate import corrupted, made_up, write
 
-from fhir_writeback_dagster.decide.match_evaluate import evaluate_command
-from fhir_writeback_dagster.decide.match_learn import learn_command, load_weights
+from fhir_writeback_dagster.cli import main
+from fhir_writeback_dagster.decide.match_learn import load_weights
 from fhir_writeback_dagster.decide.matching_probabilistic import WEIGHTS
 from fhir_writeback_dagster.errors import ConfigError
 
@@ -25,7 +25,8 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def learn(tables: tuple[Path, Path], out: Path) -> Result:
-    return CliRunner().invoke(learn_command, ["--patients", str(tables[0]), "--truth", str(tables[1]), "--out", str(out)])
+    patients, truth = map(str, tables)
+    return CliRunner().invoke(main, ["match", "learn", "--patients", patients, "--truth", truth, "--out", str(out)])
 
 
 def test_what_is_learnt_are_shares_and_matches_no_worse(tables: tuple[Path, Path], tmp_path: Path) -> None:
@@ -36,7 +37,7 @@ def test_what_is_learnt_are_shares_and_matches_no_worse(tables: tuple[Path, Path
     assert weights["given"] != WEIGHTS["given"]
     assert weights["mrn"] == {level: pytest.approx(pair) for level, pair in WEIGHTS["mrn"].items()}, "of what is not there"
     arguments = ["--patients", str(tables[0]), "--truth", str(tables[1]), "--json"]
-    told = json.loads(CliRunner().invoke(evaluate_command, [*arguments, "--weights", str(out)]).stdout)
+    told = json.loads(CliRunner().invoke(main, ["match", "evaluate", *arguments, "--weights", str(out)]).stdout)
     assert told["auto_precision"] == 1.0
     assert told["recall_with_review"] >= 0.95
 

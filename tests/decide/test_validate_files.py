@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from fhir_writeback_dagster.decide.validate_files import validate_command, validate_files
+from fhir_writeback_dagster.cli import main
+from fhir_writeback_dagster.decide.validate_files import validate_files
 
 GOOD = {"resourceType": "Observation", "status": "final", "code": {"text": "x"}}
 BAD = {**GOOD, "status": "Mallory"}
@@ -91,7 +92,7 @@ def test_a_warning_is_told_and_leaves_the_resource_valid(tmp_path: Path) -> None
 
 
 def run(*arguments: str, stdin: str | None = None) -> Result:
-    return CliRunner().invoke(validate_command, list(arguments), input=stdin)
+    return CliRunner().invoke(main, ["validate", *arguments], input=stdin)
 
 
 def test_the_command_prints_one_json_object_a_resource_and_exits_1_if_any_is_invalid() -> None:

@@ -16,8 +16,9 @@ from click.testing import CliRunner
 from support import PROJECT
 
 from fhir_writeback_dagster.canonical import KINDS, CanonicalRecord, from_json
+from fhir_writeback_dagster.cli import main
 from fhir_writeback_dagster.errors import ConfigError
-from fhir_writeback_dagster.ingest.data_docs import docs_command, page
+from fhir_writeback_dagster.ingest.data_docs import page
 from fhir_writeback_dagster.ingest.expectations import check_names, load_suites, run_suites
 from fhir_writeback_dagster.ingest.flatten import flatten
 
@@ -115,7 +116,7 @@ def test_an_expectation_in_json_is_a_check_and_keeps_rows_aside(tmp_path: Path) 
 def test_the_page_of_expectations_holds_counts_and_loads_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FHIR_WRITEBACK_HOME", str(PROJECT))
     file = tmp_path / "docs.html"
-    assert CliRunner().invoke(docs_command, [str(file)]).exit_code == 0
+    assert CliRunner().invoke(main, ["expectations", "docs", str(file)]).exit_code == 0
     text = file.read_text()
     assert all(check.name in text for check in check_names(SUITES))
     assert not re.search(r"src=|href=|<script", text)

@@ -10,7 +10,8 @@ from click.testing import CliRunner, Result
 from conftest import MakeTenant
 
 from fhir_writeback_dagster.canonical import KINDS
-from fhir_writeback_dagster.rules.policy_cases import _RESOURCE_TYPES, policy_test_command
+from fhir_writeback_dagster.cli import main
+from fhir_writeback_dagster.rules.policy_cases import _RESOURCE_TYPES
 
 
 @pytest.fixture(autouse=True)
@@ -19,7 +20,7 @@ def _here(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(*arguments: object) -> Result:
-    return CliRunner().invoke(policy_test_command, [*map(str, arguments)])
+    return CliRunner().invoke(main, ["policy", "test", *map(str, arguments)])
 
 
 def cases(folder: Path, text: str) -> Path:
