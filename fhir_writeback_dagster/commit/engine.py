@@ -26,7 +26,7 @@ from fhir_writeback_dagster.commit.pace import Pace
 from fhir_writeback_dagster.commit.plan import Adapter, Halt, Plan, Settled, WirePlan
 from fhir_writeback_dagster.commit.protocol import Event, State
 from fhir_writeback_dagster.commit.shipment import DEFECTS, Shipping, backoff, tell_defect
-from fhir_writeback_dagster.commit.taxonomy import tries
+from fhir_writeback_dagster.commit.taxonomy import exhausted
 from fhir_writeback_dagster.commit.transport import STOPPED, NoAnswer
 from fhir_writeback_dagster.errors import TargetError
 from fhir_writeback_dagster.workplace import Workplace
@@ -200,10 +200,9 @@ class Engine:
 
     async def _plan(self, item: Item) -> Plan:
         """Read of the chart what the adapter needs to know, then ask it."""
-        most = tries(item.reason)
         if not item.payload:
             return Halt(Event.REFUSE, "payload_gone")
-        if most is not None and item.sends >= most:
+        if exhausted(item.outcomes):
             return Halt(Event.REVIEW, "retries_exhausted", {"last": item.reason, "sends": item.sends})
         try:
             return self._adapter.plan(item, await self._look.facts(item))

@@ -137,11 +137,23 @@ def claim(connection: Connection[Any], w: Workplace, *, worker: str, items: int,
     rows = connection.execute(statement("claim"), {**common, "patients": patients}).fetchall()
     w.sealer.prepare(connection)  # a month may have begun since the run did
     claimed = [item_of(w, row) for row in rows]
+    _recall(connection, w, [item for item in claimed if item.sends])
     for state in sorted({item.now.state for item in claimed}):
         taken = [item for item in claimed if item.now.state is state]
         details = [{"fence": item.now.fence, "worker": worker} for item in taken]
         record_event(connection, f"intent.{state}", [str(item.intent_id) for item in taken], details)
     return claimed
+
+
+def _recall(connection: Connection[Any], w: Workplace, sent: Sequence[Item]) -> None:
+    """What became of their attempts so far."""
+    found = connection.execute(
+        "SELECT intent_id, array_agg(outcome) FROM ledger.attempt WHERE tenant = %s AND intent_id = ANY (%s::uuid[]) GROUP BY 1",
+        (w.id, [item.intent_id for item in sent]),
+    )
+    outcomes = dict(found.fetchall()) if sent else {}
+    for item in sent:
+        item.outcomes = tuple(outcomes.get(item.intent_id, ()))
 
 
 def next_due_s(connection: Connection[Any], w: Workplace) -> float | None:

@@ -57,6 +57,8 @@ class Item:
     payload: Resource
     """Empty where it cannot be opened any more: then the intent goes nowhere."""
     link: Link | None = None
+    outcomes: tuple[str | None, ...] = ()
+    """Classes of its attempts so far; None: nobody ever heard of one again."""
 
 
 @dataclass(frozen=True, slots=True)

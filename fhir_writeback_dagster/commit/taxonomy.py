@@ -11,6 +11,8 @@ Sources: FHIR R4 http.html (create, update, conditional create), RFC 9110, and w
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
@@ -177,9 +179,11 @@ _PATIENT = frozenset({"bundle_refused", "unreachable", "unavailable", "throttled
 MOST_TRIES = 8
 
 
-def tries(code: str | None) -> int | None:
-    """How often an intent whose last class was ``code`` is sent at most before a person looks at it: a 500 may be permanent.
+def exhausted(outcomes: Sequence[str | None]) -> bool:
+    """Was an intent sent so often in vain that a person has to look at it? A 500, for one, may be permanent.
 
-    None: without limit, because the target did not take it up at all (it is down, or asks us to wait).
+    :param outcomes: the classes of its attempts. Those that the target did not take up at all (it is down, or asks us to wait)
+        do not count, nor does anything that went wrong with a read.
     """
-    return None if code is None or code in _PATIENT else _TRIES.get(code, MOST_TRIES)
+    counted = Counter(code for code in outcomes if code not in _PATIENT)
+    return counted.total() >= MOST_TRIES or any(counted[code] >= most for code, most in _TRIES.items())

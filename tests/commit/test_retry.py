@@ -9,11 +9,12 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
 import pytest
-from commit.faults import FaultyLine, Say
+from commit.faults import FaultyLine, Say, Seen
 from commit.world import World, heart_rate, patient
 
 from fhir_writeback_dagster.commit.answer import Answer
 from fhir_writeback_dagster.commit.shipment import backoff
+from fhir_writeback_dagster.commit.taxonomy import exhausted
 from fhir_writeback_dagster.errors import TargetError
 
 AT = "2024-03-01T10:00:00Z"
@@ -139,3 +140,40 @@ def test_an_operation_outcome_is_read_for_its_codes_only(faulty: World, line: Fa
     line.on("POST", "Observation", Say(400, (("Content-Type", "application/fhir+json"),), json.dumps(outcome).encode()))
     assert faulty.commit().counts["created"] == 1
     assert "Case Test" not in str(faulty.owner_rows("SELECT detail FROM audit.event WHERE tenant = %s"))
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "enough"),
+    [
+        ([], False),
+        (["server_error"], False),
+        (["server_error", "server_error"], True),
+        (["throttled"] * 50 + ["unavailable"] * 50 + ["server_error"], False),
+        (["odd_answer", "conflict", "odd_answer", "duplicate", "conflict"], False),
+        (["odd_answer"] * 3, True),
+        (["no_answer", None] * 3, False),
+        (["no_answer", None] * 4, True),
+    ],
+)
+def test_tries_are_counted_by_what_became_of_them(outcomes: list[str | None], enough: bool) -> None:
+    assert exhausted(outcomes) is enough
+
+
+def test_a_read_that_fails_uses_up_no_try_of_the_write(faulty: World, line: FaultyLine) -> None:
+    faulty.load(patient("a", "a"))
+    faulty.approve(heart_rate("a", AT, 72))
+    line.on("POST", "Observation", *[Say(503, (("Retry-After", "0"),))] * 2)
+    seen: list[None] = []
+
+    def third_look(request: Seen) -> Say | None:
+        if not request.path.startswith("Observation/_search"):
+            return None
+        seen.append(None)
+        return Say(500) if len(seen) == 3 else None
+
+    line.rules.append(third_look)
+    faulty.commit()
+    assert faulty.intents() == [("retry_wait", None, "server_error")]
+    faulty.change("UPDATE ledger.work SET not_before = now() WHERE tenant = %s")
+    faulty.commit()
+    assert faulty.intents() == [("committed", "created", None)]

@@ -22,7 +22,8 @@ class Finding:
     :param lost: facts that should stand in the EHR as told last, and do not, and no person was asked about. Read in the EHR.
     :param wrongly_sent: what stands there and should not: for a patient whose consent was withdrawn, in the chart of a merged
         patient, over what a person had changed; and versions stored while nothing was to be written. Read in the EHR.
-    :param unaccounted: rows that are in no end, or open still; and resources that the EHR and the ledger do not both know.
+    :param unaccounted: rows that are in no end, or open still; and resources that the EHR and the ledger do not both know, unless
+        a person is asked about their fact (a write in doubt may arrive when nobody can look any more).
     :param with_people: facts that should stand and were given to a person instead.
     :param reconciled: writes without an answer that were found in the EHR.
     """
@@ -54,15 +55,20 @@ def find(ward: Ward) -> Finding:
     unwanted = sum(len(there) for fact, there in standing.items() if ward.wanted.get(fact) is None)
     report = ward.report()
     astray = abs(ward.rows_told - report.rows) + abs(report.rows - sum(report.ends.values())) + report.ends["waiting"]
-    in_ehr = frozenset(f"{r['resourceType']}/{r['id']}" for there in standing.values() for r in there)
+    in_doubt = {_name(resource) for fact in ledger.with_people & standing.keys() for resource in standing[fact]}
+    in_ehr = {_name(resource) for there in standing.values() for resource in there}
     return Finding(
         duplicates=sum(len(there) - 1 for there in standing.values()),
         lost=len(missed - ledger.with_people),
         wrongly_sent=unwanted + len(overwritten) + ward.written_for_nothing,
-        unaccounted=astray + len(in_ehr ^ ledger.resources),
+        unaccounted=astray + len((in_ehr ^ ledger.resources) - in_doubt),
         with_people=len(missed & ledger.with_people),
         reconciled=ledger.reconciled,
     )
+
+
+def _name(resource: Resource) -> str:
+    return f"{resource['resourceType']}/{resource['id']}"
 
 
 def _standing(ward: Ward) -> dict[FactKey, list[Resource]]:
