@@ -10,6 +10,7 @@ Whose it is: a reference to a Patient or Encounter of the same file brings its e
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from fnmatch import fnmatchcase
@@ -24,6 +25,8 @@ from fhir_writeback_dagster.ingest.rowrules import Rule
 from fhir_writeback_dagster.rules.r4 import definitions, types_of
 
 MAX_COLUMNS = 5_000
+
+_NAME = re.compile(r"_?[A-Za-z][A-Za-z0-9]*")
 
 _REFERENCES = (("@patient", ("subject", "patient")), ("@encounter", ("encounter", "context.encounter.0")))
 _json: msgspec.json.Decoder[Any] = msgspec.json.Decoder(float_hook=Decimal)
@@ -105,7 +108,9 @@ def _row(resource: dict[str, Any], known: Mapping[str, dict[str, Any]]) -> dict[
 
 def _flat(value: Any, path: str) -> Iterator[tuple[str, str]]:
     if isinstance(value, dict):
-        for name, part in value.items():
+        for told, part in value.items():
+            # A name that is no FHIR name (`code.text`, `0`, `@patient`) must not pass for a path that the contract reads.
+            name = told if _NAME.fullmatch(told) else f"?{told}"
             yield from _flat(part, f"{path}{name}." if isinstance(part, dict | list) else f"{path}{name}")
     elif isinstance(value, list):
         for at, part in enumerate(value):

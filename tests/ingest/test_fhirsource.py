@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from fhir_writeback_dagster.canonical import to_json
 from fhir_writeback_dagster.errors import ExtractRefused
@@ -98,6 +100,9 @@ def test_a_sender_s_own_id_is_nobody_we_know(told: Any, text: str) -> None:
         (changed(interpretation=[{"text": "high"}]), ("unknown_element", "interpretation")),
         (changed(onsetDateTime="2020"), ("unknown_element", None)),
         (changed(**{"Test, Case": "72"}), ("unknown_element", None)),
+        (changed(**{"code.text": "forged"}), ("unknown_element", None)),
+        (changed(**{"@patient": {"identifier": {"0": {"system": "urn:mrn", "value": "7"}}}}), ("unknown_element", None)),
+        (changed(code={"coding": {"0": WEIGHT["code"]["coding"][0]}}), ("unknown_element", "code")),
         (changed(meta={"security": [{"code": "R"}]}), ("unknown_element", "meta")),
         (changed(status="entered-in-error"), ("unknown_value", "status")),
         (changed(valueQuantity={"value": 72, "unit": "kg"}), ("no_rule", None)),
@@ -146,6 +151,24 @@ def test_a_bundle_that_deletes_is_refused(told: Any) -> None:
     with pytest.raises(ExtractRefused, match="bad_bundle"):
         told(bundle(WEIGHT, kind="transaction", request={"method": "DELETE", "url": "Observation/1"}))
     assert len(told(bundle(WEIGHT, kind="transaction", request={"method": "POST", "url": "Observation"})).records) == 1
+
+
+_NAMES = st.sampled_from(["code", "coding", "0", "a.b", "@x"])
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5),
+    lambda part: st.lists(part, max_size=3) | st.dictionaries(_NAMES, part, max_size=3),
+    max_leaves=10,
+)
+
+
+@given(st.dictionaries(st.sampled_from(sorted(WEIGHT)), _JSON, max_size=4))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+def test_any_resource_is_read_kept_aside_or_refused(told: Any, parts: dict[str, Any]) -> None:
+    try:
+        made = told(json.dumps([{**WEIGHT, **parts}]))
+    except ExtractRefused:
+        return
+    assert len(made.records) + len(made.others) == 1
 
 
 def test_a_page_of_empty_documents_has_no_rows(told: Any) -> None:
