@@ -167,7 +167,9 @@ class Ehr:
         try:
             answer = await self._request(method, url, headers, body, kind="read" if method == "GET" else "search")
         except NoAnswer as none:
-            raise Unreadable(unanswered_outcome("read", sent=none.sent), what, self.base_url) from None
+            outcome = unanswered_outcome("read", sent=none.sent)
+            outcome = outcome if none.sent else Outcome(none.code, outcome.recovery)
+            raise Unreadable(outcome, what, self.base_url) from None
         outcome, found = classify("read", answer), answer.resource()
         if outcome.recovery is not Recovery.CONFIRM:
             raise Unreadable(outcome, f"{what} ({answer.status})", self.base_url)

@@ -27,7 +27,7 @@ from fhir_writeback_dagster.commit.plan import Adapter, Halt, Plan, Settled, Wir
 from fhir_writeback_dagster.commit.protocol import Event, State
 from fhir_writeback_dagster.commit.shipment import DEFECTS, Shipping, backoff, tell_defect
 from fhir_writeback_dagster.commit.taxonomy import exhausted
-from fhir_writeback_dagster.commit.transport import STOPPED, NoAnswer
+from fhir_writeback_dagster.commit.transport import NO_TURN, NoAnswer
 from fhir_writeback_dagster.errors import TargetError
 from fhir_writeback_dagster.workplace import Workplace
 
@@ -184,7 +184,7 @@ class Engine:
                 if self._goes_on(deadline) and not self._gate.mirror_too_old:
                     self._count(await self.shipping.ship([plan for _, plan in shipment], [item for item, _ in shipment]))
                 else:
-                    self._count(await self._gate.write([change(item, Event.STOP) for item, _ in shipment]))
+                    self._count(await self._gate.write([change(item, Event.STOP, reason=item.reason) for item, _ in shipment]))
         self._chart.forget(item.patient_id for item in items)
 
     def _shipments_of(self, ready: Sequence[tuple[Item, Settled | WirePlan]]) -> Iterable[list[tuple[Item, Settled | WirePlan]]]:
@@ -206,12 +206,11 @@ class Engine:
             return Halt(Event.REVIEW, "retries_exhausted", {"last": item.reason, "sends": item.sends})
         try:
             return self._adapter.plan(item, await self._look.facts(item))
-        except Unreadable as error:
+        except (Unreadable, NoAnswer) as error:
+            if error.code in NO_TURN:
+                return Halt(Event.STOP, item.reason or error.code)
             self.shipping.unreadable(error)
             return Halt(Event.RETRY, error.code)
-        except NoAnswer as error:
-            self.shipping.failed(error.code)
-            return Halt(Event.STOP if error.code == STOPPED else Event.RETRY, error.code)
         except TargetError as error:
             self.shipping.trouble = error
             return Halt(Event.RETRY, error.code)

@@ -146,7 +146,7 @@ def _leave(connection: Connection[Any], w: Workplace, *, trouble: bool, throttle
     """What is left in the queue, and what holds the target back from now on."""
     if trouble:
         holds.found_down(connection, w)
-    elif throttled_s:
+    if throttled_s:
         holds.hold(connection, w, "throttled", throttled_s)
     return ledger.waiting(connection, w), holds.read(connection, w).reason
 

@@ -10,6 +10,7 @@ from typing import Any
 import dagster as dg
 from psycopg import Connection
 
+from fhir_writeback_dagster.commit.holds import blackout_s
 from fhir_writeback_dagster.dispatch import TICK_S, Asked, ask, pending, tick
 from fhir_writeback_dagster.errors import ConfigError
 from fhir_writeback_dagster.lanes import LANE_TAG
@@ -117,7 +118,7 @@ def _ask(instance: dg.DagsterInstance, connection: Connection[Any], settings: Se
             bad.append(f"{name}: {error}")
         else:
             age = ages.get((name, tenant.ehr.target), MirrorAge())
-            if due(age, tenant, now):
+            if due(age, tenant, now) and not blackout_s(tenant.ehr.limits.blackouts, tenant.time_zone, now):
                 wanted[name] = f"{age.refreshed_at.timestamp():.0f}" if age.refreshed_at else "none"
     asked = ask(instance, connection, settings, "mirror", wanted)
     asked.notes.extend(bad)

@@ -22,7 +22,7 @@ from fhir_writeback_dagster.commit.pace import Pace
 from fhir_writeback_dagster.commit.plan import Adapter, Settled, WirePlan
 from fhir_writeback_dagster.commit.protocol import Action, Event
 from fhir_writeback_dagster.commit.taxonomy import Outcome, Recovery, classify, unanswered_outcome
-from fhir_writeback_dagster.commit.transport import STOPPED, NoAnswer
+from fhir_writeback_dagster.commit.transport import HELD, NO_TURN, NoAnswer
 from fhir_writeback_dagster.errors import TargetError, describe
 from fhir_writeback_dagster.ids import new_id
 from fhir_writeback_dagster.rules.content import lost
@@ -31,8 +31,6 @@ from fhir_writeback_dagster.workplace import Workplace
 FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 300.0
 _OUT_OF_ORDER = {401: "token_refused", 403: "forbidden", 502: "no_answer", 503: "unavailable", 504: "no_answer"}
 _REFUSED = "bundle_refused"
-_TO_ALL = frozenset({"throttled", "unavailable"})
-"""What the target says to one request counts for all: it wants to be left alone."""
 _ODD = Outcome("odd_answer", Recovery.RECONCILE)
 
 
@@ -73,7 +71,7 @@ class Shipping:
         """
         writes = sum(isinstance(plan, WirePlan) for plan in wants)
         if writes and not await self.pace.turn("write", writes):
-            return await self.gate.write([change(item, Event.STOP) for item in items])
+            return await self.gate.write([change(item, Event.STOP, reason=item.reason) for item in items])
         single = len(items) == 1
         together = "" if single else str(new_id())
         ready = [
@@ -106,7 +104,7 @@ class Shipping:
         except NoAnswer as none:
             self.failed(none.code)
             outcome = unanswered_outcome(plan.request, sent=none.sent)
-            return outcome if none.sent else Outcome(none.code, outcome.recovery)
+            return outcome if none.sent else Outcome("throttled" if none.code == HELD else none.code, outcome.recovery)
         except TargetError as error:  # no token, or an address that is not allowed: nothing left
             self.trouble = error
             return Outcome(error.code, Recovery.RETRY)
@@ -120,7 +118,7 @@ class Shipping:
         """So many requests in a row came to nothing that it is not they who are at fault: the target is down or shuts us out,
         and every further request would make an unknown of a write, or a quarantine item of a good one.
         """
-        if code == STOPPED:
+        if code in NO_TURN:
             return
         self._failures += 1
         if self._failures > self.w.tenant.ehr.concurrency:
@@ -131,9 +129,9 @@ class Shipping:
                 mend="nothing is lost: what may have arrived is looked up, the rest is sent when the EHR is back",
             )
 
-    def unreadable(self, error: Unreadable) -> None:
+    def unreadable(self, error: Unreadable | NoAnswer) -> None:
         """A read came to nothing; one that is refused is refused to every patient alike."""
-        if error.outcome.recovery in (Recovery.RETRY, Recovery.WAIT):
+        if isinstance(error, NoAnswer) or error.outcome.recovery in (Recovery.RETRY, Recovery.WAIT):
             self.failed(error.code)
         else:
             self.trouble = error
@@ -249,8 +247,8 @@ class Shipping:
         if outcome.recovery is Recovery.RECONCILE:
             return self.w.tenant.ehr.quiet.total_seconds() if outcome.quiet else 0.0
         asked = answer.retry_after(self.w.now()) if answer else None
-        if outcome.code in _TO_ALL:
-            asked = self.pace.throttled_s() if asked is None and outcome.code == "throttled" else asked
+        if outcome.code == "throttled" and asked is None:
+            asked = self.pace.throttled_s()
             self.pace.hold(asked or 0.0)
         return backoff(item.sends) if asked is None else asked + random.uniform(0.0, 0.5)  # noqa: S311 - no secret
 

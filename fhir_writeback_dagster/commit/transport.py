@@ -16,6 +16,7 @@ import logging
 import ssl
 import time
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Self
 
@@ -34,8 +35,9 @@ CONNECT_SECONDS = 10.0
 KEEP_ALIVE_SECONDS = 2.0
 """Shorter than any server's: a POST on a connection that the server is just closing is an unknown write."""
 
-STOPPED = "stopped"
-"""Code of a request that did not get its turn before the run was told to end."""
+STOPPED, HELD = "stopped", "held"
+"""Codes of requests that did not leave: the run was told to end before their turn; the target asked to be left alone after it."""
+NO_TURN = frozenset({STOPPED, HELD})
 
 _KEPT_HEADERS = ("content-type", "etag", "last-modified", "location", "content-location", "retry-after", "www-authenticate")
 
@@ -121,14 +123,20 @@ class Http:
             seconds = self.timeout_s if deadline is None else min(self.timeout_s, deadline - time.monotonic())
             if seconds <= 0:
                 raise NoAnswer("too_late", sent=False)
+            if self.pace and self.pace.held_s:
+                raise NoAnswer(HELD, sent=False)
             self.requests += 1
             try:
                 async with asyncio.timeout(seconds):
-                    return await self._exchange(method, url, headers, content)
+                    answer = await self._exchange(method, url, headers, content)
             except TimeoutError:
                 raise NoAnswer("timeout", sent=True) from None
             except (httpx.HTTPError, aiohttp.ClientError, OSError) as error:
                 raise self._no_answer(error) from None
+        if self.pace and answer.status in (429, 503):
+            # What the target says to one request, a search or a token's included, counts for all.
+            self.pace.hold(answer.retry_after(datetime.now(UTC)) or 0.0)
+        return answer
 
     async def _exchange(self, method: str, url: str, headers: Mapping[str, str], content: bytes) -> Answer:
         if self._transport is None:

@@ -65,9 +65,9 @@ def test_a_pause_is_seen_before_the_next_marker(faulty: World, line: FaultyLine)
     assert line.sent("POST", "Observation") == []
 
 
-def test_a_draining_target_takes_up_nothing_new_and_ends_what_it_has(faulty: World, line: FaultyLine) -> None:
-    faulty.load(patient("a", "a"))
-    faulty.approve_all([heart_rate("a", AT, 72), heart_rate("a", "2024-03-02T09:00:00Z", 73)])  # one after the other
+def test_a_draining_target_takes_up_nothing_new_and_ends_what_it_has(make_world: Callable[..., World], line: FaultyLine) -> None:
+    faulty = make_world(ehr={"base_url": line.base_url, "concurrency": 1})
+    _two(faulty)
     line.on("POST", "Observation", Say(429, (("Retry-After", "60"),)))
     assert faulty.commit().held == "throttled"
     command(faulty, "drain", "--reason", "upgrade", "--by", "ann")
@@ -178,7 +178,21 @@ def test_what_one_is_told_to_wait_counts_for_all(make_world: Callable[..., World
     report = world.commit()
     assert (report.counts["created"], report.held) == (1, "throttled")
     assert len(line.sent("POST", "Observation")) == 2
-    assert report.waiting == {"ready": 6, "retry_wait": 1}
+    assert sum(report.waiting.values()) == 7
+    assert report.waiting.keys() <= {"ready", "retry_wait"}
+
+
+def test_a_search_that_is_throttled_holds_back_all_too(make_world: Callable[..., World], line: FaultyLine) -> None:
+    world = make_world(ehr={"base_url": line.base_url, "concurrency": 1})
+    world.load(*(patient(f"p{n}", f"p{n}") for n in range(8)))
+    world.refresh()
+    world.approve_all([heart_rate(f"p{n}", AT, 72) for n in range(8)])
+    line.always("POST", "Observation/_search", Say(429, (("Retry-After", "120"),)))
+    report = world.commit()
+    assert (report.held, line.sent("POST", "Observation")) == ("throttled", [])
+    assert len(line.sent("POST", "Observation/_search")) == 1
+    assert report.waiting.keys() <= {"ready", "retry_wait"}
+    assert world.commit().held == "throttled"
 
 
 def test_the_kind_with_the_lowest_priority_number_goes_first(make_world: Callable[..., World], line: FaultyLine) -> None:
