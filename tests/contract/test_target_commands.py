@@ -17,6 +17,7 @@ from contract.counterparts import Counterpart
 
 from fhir_writeback_dagster.commit import clientkeys
 from fhir_writeback_dagster.commit.probe_commands import keys_command, probe_command
+from fhir_writeback_dagster.commit.target_commands import show_command
 from fhir_writeback_dagster.commit.validate_command import validate_command
 from fhir_writeback_dagster.errors import TargetError
 
@@ -49,6 +50,15 @@ def test_a_probe_tells_every_cell_and_stores_what_agrees(typed: Typed, smart: Wo
     assert smart.rows("SELECT approved_by, drifted FROM ledger.snapshot WHERE tenant = %s") == [("ada", False)]
     assert smart.events("ehr").count("target.approved") == 1
     assert "since approved" not in typed(probe_command, "--read-only").stdout
+
+
+def test_what_needs_a_look_is_shown(typed: Typed) -> None:
+    before = typed(show_command).stdout
+    assert "never probed" in before
+    typed(probe_command, "--read-only")
+    after = typed(show_command).stdout
+    assert "never probed" not in after
+    assert "granted more than anything here needs: system/*.cruds" in after
 
 
 def test_keys_are_rotated_step_by_step_and_what_is_published_comes_first(typed: Typed, home: Path, smart: World) -> None:
