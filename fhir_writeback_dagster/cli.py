@@ -166,6 +166,7 @@ _OF_LAYERS = {
             "release": "commit.target_commands:release_command",
             "resume": "commit.target_commands:resume_command",
             "show": "commit.target_commands:show_command",
+            "validate": "commit.validate_command:validate_command",
         },
     ),
     "shadow": "commit.preview_commands:shadow_command",

@@ -44,7 +44,8 @@ def prove(tenant: Tenant, home: Path, endpoint: str) -> Proof:
     auth = tenant.ehr.auth
     where = f"tenants/{tenant.tenant}.yaml ehr.auth"
     if auth.type == "mtls":
-        return Proof("certificate", {"client_id": auth.client_id})
+        certificate = resolve(_named(auth.certificate, f"{where}.certificate"), home).reveal()
+        return Proof(hashlib.sha256(certificate).hexdigest(), {"client_id": auth.client_id})
     if auth.type == "client_secret":
         reference = _named(auth.client_secret, f"{where}.client_secret")
         secret = resolve(reference, home).reveal().decode(errors="replace").strip()

@@ -98,7 +98,7 @@ def published(keys: list[dict[str, Any]], algorithm: Algorithm | None = None, no
     parameters = cast("KeyParameters", options)
     made = RSAKey.generate_key(3072, parameters) if wanted == "RS384" else ECKey.generate_key("P-384", parameters)
     standing = [{**one, _STATE: one.get(_STATE, "current")} for one in keys]
-    return [*standing, {**made.as_dict(private=True), _STATE: "next", _SINCE: at}]
+    return [*standing, {**made.as_dict(private=True), _STATE: "next", _SINCE: int(at)}]
 
 
 def switched(keys: list[dict[str, Any]], wait_s: float, now: float | None = None) -> list[dict[str, Any]]:
@@ -109,7 +109,7 @@ def switched(keys: list[dict[str, Any]], wait_s: float, now: float | None = None
     at = time.time() if now is None else now
     _ready(_of(keys, "next"), wait_s, at, "no next key is published", "publish one first")
     after = {"next": "current", "current": "retired"}
-    return [{**one, _STATE: after[one[_STATE]], _SINCE: at} if one[_STATE] in after else one for one in keys]
+    return [{**one, _STATE: after[one[_STATE]], _SINCE: int(at)} if one[_STATE] in after else one for one in keys]
 
 
 def retired(keys: list[dict[str, Any]], wait_s: float, now: float | None = None) -> list[dict[str, Any]]:

@@ -48,3 +48,11 @@ def _note(connection: Connection[Any], w: Workplace, granted: Granted) -> None:
         record_event(connection, "credential.rotated", [target], [{"fingerprint": fingerprint.hex()[:16]}])
     if granted.broader and (before is None or tuple(before[1]) != granted.broader):
         record_event(connection, "credential.too_broad", [target], [{"scopes": list(granted.broader)}])
+
+
+def warnings(connection: Connection[Any], w: Workplace) -> list[str]:
+    """What an operator should mend about the credential, as sentences without a secret."""
+    row = connection.execute(
+        "SELECT broader FROM ledger.credential WHERE tenant = %s AND target = %s", (w.id, w.tenant.ehr.target)
+    ).fetchone()
+    return [f"granted more than anything here needs: {', '.join(row[0])}"] if row and row[0] else []

@@ -104,6 +104,16 @@ def approved_differences(connection: Connection[Any], w: Workplace, now: Snapsho
     return differences(row[0], now, read_target(connection, w), types) if row else []
 
 
+def warnings(connection: Connection[Any], w: Workplace) -> list[str]:
+    """Whether the target was never approved, or is not what was."""
+    row = connection.execute(
+        "SELECT drifted FROM ledger.snapshot WHERE tenant = %s AND target = %s", (w.id, w.tenant.ehr.target)
+    ).fetchone()
+    if row is None:
+        return ["never probed: fhir-writeback target probe says whether it does what its matrix says"]
+    return ["not what was approved any more: probe it again"] if row[0] else []
+
+
 def _statement(snapshot: Snapshot) -> dict[str, Any]:
     """So much of the approved CapabilityStatement as decisions are made of."""
 

@@ -239,6 +239,7 @@ class Engine:
             outcome=finding.outcome,
             standing=finding.standing,
             evidence=finding.evidence,
+            link_state=finding.link_state,
             wait_s=wait,
         )
         self._count(await self._gate.write([step]))

@@ -81,6 +81,7 @@ class Probe:
         await self._try(self._nonsense)
         if not write:
             return
+        await self._try(self._validate)
         try:
             for experiment in (self._create, self._race, self._unknown_condition, self._put, self._patch, self._transaction):
                 await self._try(experiment)
@@ -101,6 +102,12 @@ class Probe:
                 self._say("nonsense matches nothing", expected=True, found=False)
                 return
         self._say("nonsense matches nothing", expected=True, found=True)
+
+    async def _validate(self) -> None:
+        """Has it $validate? Nothing is stored by asking."""
+        answer = await self._send("POST", f"{_TYPE}/$validate", self._observation(_key()), None)
+        there = (answer.resource() or {}).get("resourceType") == "OperationOutcome" and answer.status not in (404, 405, 501)
+        self._cell("reads.validate_operation", self.target.vendor.reads.validate_operation.value, there)
 
     async def _create(self) -> None:
         create, key = self.target.vendor.create, _key()

@@ -222,7 +222,8 @@ class Shipping:
                 item, Event.CONFIRM, outcome=finding.outcome, reason=finding.reason, standing=finding.standing, attempt=told
             )
         if finding.event is Event.REVIEW:
-            return change(item, Event.REVIEW, reason=finding.reason, evidence=finding.evidence, attempt=told)
+            why = {"reason": finding.reason, "evidence": finding.evidence, "link_state": finding.link_state}
+            return change(item, Event.REVIEW, attempt=told, **why)
         if finding.event is Event.ABSENT:
             return change(item, Event.REFUSE, reason=outcome.code, attempt=told)
         return change(item, Event.RETRY, reason=outcome.code, attempt=told, wait_s=backoff(item.sends))

@@ -8,7 +8,7 @@ import math
 
 import click
 
-from fhir_writeback_dagster.commit import holds, ledger
+from fhir_writeback_dagster.commit import credentials, drift, holds, ledger
 from fhir_writeback_dagster.commit.holds import Hold, Wish
 from fhir_writeback_dagster.workplace import Desk
 
@@ -21,18 +21,23 @@ _by_option = click.option("--by", default=getpass.getuser, help="Who. Default: t
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a tenant.")
 @click.pass_obj
 def show_command(desk: Desk, *, tenant: str | None, as_json: bool) -> None:
-    """What holds TENANT's EHR back, or each tenant's, and how many writes wait."""
+    """What holds TENANT's EHR back, or each tenant's, how many writes wait, and what about it needs a person's look."""
     with desk("commit", tenant) as places:
         for w in places:
             with w.store.tenant(w.id) as connection:
                 hold, waiting = holds.standing(connection, w), ledger.waiting(connection, w)
+                warnings = [*credentials.warnings(connection, w), *drift.warnings(connection, w)]
             if as_json:
                 seconds = None if math.isinf(hold.seconds) else round(hold.seconds)
                 told = {"wish": hold.wish, "held": hold.reason, "seconds": seconds, "failures": hold.failures}
-                click.echo(json.dumps({"tenant": w.id, "target": w.tenant.ehr.target, **told, "waiting": waiting}))
+                click.echo(
+                    json.dumps({"tenant": w.id, "target": w.tenant.ehr.target, **told, "waiting": waiting, "warnings": warnings})
+                )
             else:
                 queue = ", ".join(f"{count} {state}" for state, count in sorted(waiting.items())) or "nothing"
                 click.echo(f"{w.id}: {w.tenant.ehr.target} is {_described(hold)}; waiting: {queue}")
+                for warning in warnings:
+                    click.echo(f"  {warning}")
 
 
 @click.command("pause")

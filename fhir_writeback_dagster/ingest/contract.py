@@ -63,7 +63,7 @@ from lxml import etree
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from fhir_writeback_dagster.canonical import KINDS
-from fhir_writeback_dagster.ingest.fields import DateFrom, IdentifierFrom, fields_model
+from fhir_writeback_dagster.ingest.fields import Conditions, DateFrom, IdentifierFrom, fields_model
 from fhir_writeback_dagster.ingest.rowrules import ActorFrom, AnyRule, Column, PatientFrom, Rule, column_role
 from fhir_writeback_dagster.tenants import TimeZone
 
@@ -165,15 +165,17 @@ class Table(_Strict):
         return [name for name, column in self.columns.items() if column.required]
 
 
-def columns_read_by(table: Table, rule: Rule) -> Iterator[str]:
-    """Columns that have a say in a record of ``rule``."""
-    yield from _columns_of_all(table)
-    yield from table.identity
-    yield from table.discriminator
+def columns_read_by(table: Table, rule: Rule) -> dict[str, list[Conditions]]:
+    """Columns that have a say in a record of ``rule``, each with the conditions under which it has; ``{}`` always holds."""
+    always = [*_columns_of_all(table), *table.identity, *table.discriminator, *rule.when]
     if table.as_of:
-        yield from table.as_of.columns()
-    yield from _columns_of(rule)
-    yield from rule.when
+        always += table.as_of.columns()
+    read: dict[str, list[Conditions]] = {column: [{}] for column in always}
+    for alternatives in rule.fields.specs().values():
+        for spec in alternatives:
+            for column in (*spec.columns(), *spec.when):
+                read.setdefault(column, []).append(spec.when)
+    return read
 
 
 def _columns_charted(table: Table) -> Iterator[str]:

@@ -21,7 +21,7 @@ import polars as pl
 
 from fhir_writeback_dagster.errors import ExtractRefused
 from fhir_writeback_dagster.ingest.contract import Table, columns_read_by
-from fhir_writeback_dagster.ingest.rowrules import Rule
+from fhir_writeback_dagster.ingest.rowrules import Rule, holds
 from fhir_writeback_dagster.rules.r4 import definitions, types_of
 
 MAX_COLUMNS = 5_000
@@ -126,15 +126,18 @@ def unread(frame: pl.DataFrame, table: Table, rule: Rule) -> dict[int, str | Non
 
     A name that R4 does not know could be a value, and is not told.
     """
-    let_go = {name for name, column in table.columns.items() if column.role != "chart"}
-    read = set(columns_read_by(table, rule)) | let_go
+    read = columns_read_by(table, rule) | {name: [{}] for name, column in table.columns.items() if column.role != "chart"}
     lost: dict[int, str | None] = {}
     types = frame["resourceType"].to_list()
     for name in frame.columns:
-        if name in read or name.startswith("@") or any(fnmatchcase(name, glob) for glob in table.ignored):
+        conditions = read.get(name, [])
+        if {} in conditions or name.startswith("@") or any(fnmatchcase(name, glob) for glob in table.ignored):
             continue
+        said = frame[name].is_not_null()
+        for condition in conditions:
+            said &= ~frame.select(holds(condition).alias("read")).to_series()
         element = name.split(".")[0]
-        for row in frame[name].is_not_null().arg_true():
+        for row in said.arg_true():
             known = types[row] in definitions().written and element in types_of(types[row])
             lost.setdefault(row, element if known else None)
     return lost

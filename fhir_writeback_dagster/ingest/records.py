@@ -20,8 +20,8 @@ from fhir_writeback_dagster.ingest.conversions import Content, Problem
 from fhir_writeback_dagster.ingest.dates import instant
 from fhir_writeback_dagster.ingest.fhirsource import unread
 from fhir_writeback_dagster.ingest.fields import record_model
-from fhir_writeback_dagster.ingest.rowrules import ActorFrom, Group, NotWritten, Rule
-from fhir_writeback_dagster.ingest.values import Maker, each, holds
+from fhir_writeback_dagster.ingest.rowrules import ActorFrom, Group, NotWritten, Rule, holds
+from fhir_writeback_dagster.ingest.values import Maker, each
 
 _ROW = "\x00row"  # a name that no column has
 _VALUES = ("quantity", "concept", "text", "components")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import Annotated, Literal, Self
 
+import polars as pl
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -130,3 +132,18 @@ def _row_rule(value: object) -> str:
 
 
 AnyRule = Annotated[Annotated[Rule, Tag("rule")] | Annotated[NotWritten, Tag("not_written")], Discriminator(_row_rule)]
+
+
+def holds(when: Conditions) -> pl.Expr:
+    """Whether a row is as the conditions say."""
+    tests = []
+    for column, wanted in when.items():
+        if wanted == "present":
+            tests.append(pl.col(column).is_not_null())
+        elif wanted == "absent":
+            tests.append(pl.col(column).is_null())
+        else:
+            texts = [text for text in wanted if text is not None]
+            test = pl.col(column).is_in(texts).fill_null(value=False)
+            tests.append(test | pl.col(column).is_null() if None in wanted else test)
+    return reduce(lambda a, b: a & b, tests, pl.lit(value=True))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import reduce
 from typing import Any, TypeVar
 
 import polars as pl
@@ -21,7 +20,6 @@ from fhir_writeback_dagster.ingest.fields import (
     LISTS,
     ComponentFrom,
     ConceptFrom,
-    Conditions,
     ContentFrom,
     DateFrom,
     From,
@@ -31,25 +29,10 @@ from fhir_writeback_dagster.ingest.fields import (
     TextFrom,
     word_adapter,
 )
-from fhir_writeback_dagster.ingest.rowrules import PatientFrom
+from fhir_writeback_dagster.ingest.rowrules import PatientFrom, holds
 
 K = TypeVar("K", bound=Hashable)
 Texts = Sequence[str | None]
-
-
-def holds(when: Conditions) -> pl.Expr:
-    """Whether a row is as the conditions say."""
-    tests = []
-    for column, wanted in when.items():
-        if wanted == "present":
-            tests.append(pl.col(column).is_not_null())
-        elif wanted == "absent":
-            tests.append(pl.col(column).is_null())
-        else:
-            texts = [text for text in wanted if text is not None]
-            test = pl.col(column).is_in(texts).fill_null(value=False)
-            tests.append(test | pl.col(column).is_null() if None in wanted else test)
-    return reduce(lambda a, b: a & b, tests, pl.lit(value=True))
 
 
 def each(keys: Sequence[K], make: Callable[[K], Any]) -> list[Any]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import pytest
 from commit.faults import FaultyLine, LoseAnswer, LoseRequest, Say
 from commit.world import World, heart_rate, patient
 
@@ -34,24 +37,38 @@ def test_a_newer_revision_discards_one_that_waits_for_its_retry(faulty: World, l
     assert faulty.intents() == [("discarded", None, "superseded"), ("committed", "created", None)]
 
 
-def test_a_newer_revision_waits_for_one_that_may_have_been_sent(faulty: World, line: FaultyLine) -> None:
-    faulty.load(patient("a", "a"))
+@pytest.fixture
+def patient_world(make_world: Callable[..., World], line: FaultyLine) -> World:
+    """What had no answer rests for an hour here, or until the test lets it."""
+    world = make_world(ehr={"base_url": line.base_url, "quiet": "1h"})
+    world.load(patient("a", "a"))
+    return world
+
+
+def _quiet_is_over(world: World) -> None:
+    world.change("UPDATE ledger.work SET not_before = now() WHERE tenant = %s")
+
+
+def test_a_newer_revision_waits_for_one_that_may_have_been_sent(patient_world: World, line: FaultyLine) -> None:
+    faulty = patient_world
     first = faulty.approve(heart_rate("a", AT, 72))
     line.on("POST", "Observation", LoseAnswer())
-    faulty.commit(deadline_s=1)
+    assert faulty.commit().waiting == {"unknown": 1}
     faulty.approve(heart_rate("a", AT, 80), key=first.business_key, revision=2)
+    _quiet_is_over(faulty)
     faulty.commit()
     assert faulty.intents() == [("committed", "reconciled", "found"), ("committed", "updated", None)]
     (found,) = faulty.in_ehr(first.business_key)
     assert (found["valueQuantity"]["value"], found["meta"]["versionId"]) == (80, "2")
 
 
-def test_one_that_was_never_applied_is_not_sent_again_when_a_newer_waits(faulty: World, line: FaultyLine) -> None:
-    faulty.load(patient("a", "a"))
+def test_one_that_was_never_applied_is_not_sent_again_when_a_newer_waits(patient_world: World, line: FaultyLine) -> None:
+    faulty = patient_world
     first = faulty.approve(heart_rate("a", AT, 72))
     line.on("POST", "Observation", LoseRequest())
-    faulty.commit(deadline_s=1)
+    assert faulty.commit().waiting == {"unknown": 1}
     faulty.approve(heart_rate("a", AT, 80), key=first.business_key, revision=2)
+    _quiet_is_over(faulty)
     faulty.commit()
     assert faulty.intents() == [("discarded", None, "superseded"), ("committed", "created", None)]
     (found,) = faulty.in_ehr(first.business_key)

@@ -72,6 +72,16 @@ class _Hello(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(b"{}")
 
+    def do_POST(self) -> None:
+        """A token for whoever came with a certificate and says who it is."""
+        form = self.rfile.read(int(self.headers["Content-Length"]))
+        known = self.connection.getpeercert() and b"client_id=us" in form and b"secret" not in form and b"assertion" not in form
+        body = b'{"access_token": "by-certificate", "expires_in": 60}' if known else b'{"error": "invalid_client"}'
+        self.send_response(200 if known else 401)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
     def log_message(self, *_: object) -> None:
         pass
 
@@ -145,6 +155,25 @@ def test_an_ehr_that_asks_for_our_certificate_gets_it(
         assert _ends(on(url, auth={"type": "none", "certificate": "file://keys/us.pem"})) == "200"
         assert _ends(on(url)) in ("connection_lost", "tls_failed")
     assert not list(Path("/tmp").glob("*/client.pem")), "OpenSSL's copy of the key is gone"
+
+
+def test_the_certificate_alone_gets_a_token(on: Callable[..., World], authority: Authority, home: Path, tmp_path: Path) -> None:
+    ours = home / "keys" / "us.pem"
+    ours.touch(mode=0o600)
+    ours.write_bytes(authority.issue("us"))
+    with _https(tmp_path, authority.issue("ehr"), clients=authority.pem) as url:
+        auth = {
+            "type": "mtls",
+            "client_id": "us",
+            "certificate": "file://keys/us.pem",
+            "private_key": None,
+            "token_endpoint": f"{url}/token",
+        }
+        world = on(url, auth=auth)
+        assert _ends(world) == "200"
+        ours.write_bytes(authority.issue("us"))
+        assert _ends(world) == "200"
+    assert [name for name in world.events("ehr") if name == "credential.rotated"] == ["credential.rotated"]
 
 
 @pytest.mark.parametrize("content", ["", "hunter2", "-----BEGIN CERTIFICATE-----\nhunter2\n-----END CERTIFICATE-----\n"])

@@ -164,6 +164,30 @@ def test_what_a_person_took_back_after_our_unanswered_update_is_not_sent_again(f
     assert (found["valueQuantity"]["value"], found["status"], len(line.sent("PATCH"))) == (72, "final", 1)
 
 
+@pytest.mark.parametrize(("how", "state"), [("delete", "deleted"), ("retract", "retracted")])
+def test_what_a_person_undid_while_our_update_was_lost_stays_undone(
+    faulty: World, line: FaultyLine, how: str, state: str
+) -> None:
+    faulty.load(patient("a", "a"))
+    first = faulty.approve(heart_rate("a", AT, 72))
+    faulty.commit()
+    (found,) = faulty.in_ehr(first.business_key)
+
+    def undo() -> None:
+        if how == "delete":
+            faulty.ehr.chart.delete("Observation", found["id"])
+        else:
+            faulty.ehr.chart.update({**found, "status": "entered-in-error"})
+
+    faulty.approve(heart_rate("a", AT, 80), key=first.business_key, revision=2)
+    line.on("PATCH", "Observation", LoseRequest())
+    line.rules.append(_once(lambda seen: seen.method == "GET" and bool(line.sent("PATCH")), First(undo)))
+    faulty.commit()
+    assert faulty.intents()[1] == ("in_review", None, f"{state}_in_ehr")
+    assert faulty.rows("SELECT state FROM ledger.link WHERE tenant = %s") == [(state,)]
+    assert len(line.sent("PATCH")) == 1
+
+
 def test_without_a_history_nobody_can_tell_whether_it_was_taken_back(faulty: World, line: FaultyLine) -> None:
     faulty.load(patient("a", "a"))
     first = faulty.approve(heart_rate("a", AT, 72))

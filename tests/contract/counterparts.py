@@ -17,6 +17,10 @@ MISSING = ("runtime_missing", "hapi_missing")
 """Codes of what this machine has not got: Node, npm, Java, Maven, or a way to their packages."""
 
 
+SLOW = pytest.mark.timeout(900)
+"""HAPI is fetched the first time (three minutes) and takes most of a minute to come up, on a busy machine several."""
+
+
 @dataclass
 class Counterpart:
     """``base_url`` is what the engine is given; ``chart`` looks at the server behind. ``auth`` is the tenant's."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from commit.world import Resource, World, heart_rate, patient
-from contract.counterparts import Counterpart, observations
+from contract.counterparts import SLOW, Counterpart, observations
 
 from fhir_writeback_dagster.rules.matrix import load_vendor, vendors
 from fhir_writeback_dagster.rules.target import Target
@@ -21,11 +21,18 @@ from fhir_writeback_dagster.sandbox.vendors import personality_of
 
 AT, LATER, EARLIER = "2024-03-01T10:00:00Z", "2024-03-01T11:00:00Z", "2024-03-01T09:00:00Z"
 
-REAL = [("sekmet", "generic"), ("sekmet-smart", "generic"), ("medplum-5", "medplum"), ("medplum-4", "medplum"), ("hapi", "hapi")]
+REAL = [("sekmet", "generic"), ("sekmet-smart", "generic"), ("medplum-5", "medplum"), ("medplum-4", "medplum")]
 PLAYED = [name for name in vendors() if name not in ("generic", "medplum", "athenahealth")]
 
 
-@pytest.fixture(params=[*REAL, *[("played", name) for name in PLAYED]], ids=lambda one: "-".join(dict.fromkeys(one)))
+EVERY = [
+    *(pytest.param(one, id=one[0]) for one in REAL),
+    pytest.param(("hapi", "hapi"), id="hapi", marks=SLOW),
+    *(pytest.param(("played", name), id=f"played-{name}") for name in PLAYED),
+]
+
+
+@pytest.fixture(params=EVERY)
 def world(
     request: pytest.FixtureRequest, counterpart: Callable[[str], Counterpart], world_on: Callable[..., World], proxy: FaultProxy
 ) -> Iterator[World]:

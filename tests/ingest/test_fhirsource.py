@@ -48,6 +48,13 @@ def changed(**change: Any) -> dict[str, Any]:
     return {**copy.deepcopy(WEIGHT), **change}
 
 
+def component(code: str, value: int, system: str = "http://unitsofmeasure.org") -> dict[str, Any]:
+    return {
+        "code": {"coding": [{"system": "http://loinc.org", "code": code}]},
+        "valueQuantity": {"value": value, "unit": "mmHg", "system": system, "code": "mm[Hg]"},
+    }
+
+
 @pytest.fixture
 def told(shipped: Path) -> Any:
     source = load_source(shipped, "fhir_agent", 1)
@@ -105,10 +112,13 @@ def test_a_sender_s_own_id_is_nobody_we_know(told: Any, text: str) -> None:
         (changed(code={"coding": {"0": WEIGHT["code"]["coding"][0]}}), ("unknown_element", "code")),
         (changed(meta={"security": [{"code": "R"}]}), ("unknown_element", "meta")),
         (changed(status="entered-in-error"), ("unknown_value", "status")),
-        (changed(valueQuantity={"value": 72, "unit": "kg"}), ("no_rule", None)),
+        (changed(valueQuantity={"value": 72, "unit": "kg"}), ("unknown_element", "valueQuantity")),
+        (changed(component=[component("8480-6", 120), component("8462-4", 80, "urn:x")]), ("unknown_element", "component")),
+        (changed(component=[component("8480-6", 120), *[component("8462-4", 80)] * 2]), ("unknown_element", "component")),
         (changed(valueQuantity={**WEIGHT["valueQuantity"], "code": "stone"}), ("unknown_unit", "valueQuantity.code")),
         (changed(code={"coding": [{"system": "urn:local", "code": "W"}]}), ("unknown_code_system", "code.coding.0.system")),
-        ({"resourceType": "MedicationRequest", "id": "m"}, ("no_rule", None)),
+        ({"resourceType": "MedicationRequest", "id": "m"}, ("no_patient", "subject.identifier.value")),
+        ({"resourceType": "DiagnosticReport", "id": "m"}, ("no_rule", None)),
         ({"resourceType": "Nonsense", "id": "m"}, ("no_rule", None)),
     ],
     ids=lambda value: str(value[:2]) if isinstance(value, tuple) else "",
@@ -117,6 +127,63 @@ def test_what_the_contract_does_not_read_is_never_lost(told: Any, resource: dict
     made = told(bundle(resource, WEIGHT))
     assert tuple(made.others[1]) == ("quarantined", *reason)
     assert len(made.records) == 1, "the good ones go on"
+
+
+WHO = {"identifier": {"system": "urn:mrn", "value": "7"}}
+SNOMED = {"coding": [{"system": "http://snomed.info/sct", "code": "1", "display": "One"}], "text": "one"}
+CLINICAL = {"coding": [{"system": "http://terminology.hl7.org/CodeSystem/condition-clinical", "code": "active"}]}
+CONDITION_CATEGORY = "http://terminology.hl7.org/CodeSystem/condition-category"
+NOTE = {"contentType": "text/plain", "data": "YSBub3Rl", "title": "Note"}
+OTHERS: dict[str, dict[str, Any]] = {
+    "vital_sign": {
+        **{name: part for name, part in WEIGHT.items() if name != "valueQuantity"},
+        "code": {"coding": [{"system": "http://loinc.org", "code": "85354-9"}]},
+        "component": [component("8480-6", 120), component("8462-4", 80)],
+        "subject": WHO,
+    },
+    "observation": {
+        "resourceType": "Observation", "status": "final", "subject": WHO, "effectiveDateTime": "2025-03-01",
+        "category": [{"coding": [{"code": "social-history"}]}], "code": SNOMED, "valueCodeableConcept": SNOMED,
+    },
+    "condition": {
+        "resourceType": "Condition", "subject": WHO, "code": SNOMED, "clinicalStatus": CLINICAL, "onsetDateTime": "2024-02",
+        "category": [{"coding": [{"system": CONDITION_CATEGORY, "code": "problem-list-item"}]}],
+    },
+    "medication_request": {
+        "resourceType": "MedicationRequest", "subject": WHO, "status": "active", "intent": "order", "authoredOn": "2025-03-01",
+        "medicationCodeableConcept": {"coding": [{"system": "http://www.nlm.nih.gov/research/umls/rxnorm", "code": "1"}]},
+        "dosageInstruction": [{"text": "1 daily"}],
+    },
+    "allergy": {
+        "resourceType": "AllergyIntolerance", "patient": WHO, "code": SNOMED, "type": "allergy", "category": ["food"],
+        "criticality": "high", "clinicalStatus": CLINICAL,
+    },
+    "immunization": {
+        "resourceType": "Immunization", "patient": WHO, "status": "completed", "occurrenceDateTime": "2025-03-01",
+        "vaccineCode": {"coding": [{"system": "http://hl7.org/fhir/sid/cvx", "code": "140"}]}, "primarySource": True,
+    },
+    "procedure": {
+        "resourceType": "Procedure", "subject": WHO, "status": "completed", "code": SNOMED,
+        "performedPeriod": {"start": "2025-03-01T08:00:00Z", "end": "2025-03-01T09:00:00Z"},
+    },
+    "document": {
+        "resourceType": "DocumentReference", "subject": WHO, "status": "current", "docStatus": "final",
+        "date": "2025-03-01T08:00:00Z", "type": {"coding": [{"system": "http://loinc.org", "code": "11506-3"}]},
+        "content": [{"attachment": NOTE}],
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_every_kind_that_an_agent_may_hand_over(told: Any, kind: str) -> None:
+    made = told(json.dumps({"id": "x1", **OTHERS[kind]}))
+    assert not made.others
+    assert [record.record.kind for record in made.records] == [kind]
+
+
+def test_a_blood_pressure_has_both_components(told: Any) -> None:
+    (record,) = told(json.dumps(OTHERS["vital_sign"])).records
+    assert [str(part.quantity.value) for part in record.record.components] == ["120", "80"]
 
 
 def test_narrative_and_translations_say_nothing_else(told: Any) -> None:

@@ -12,11 +12,12 @@ from fhir_writeback_dagster.errors import ConfigError
 from fhir_writeback_dagster.sandbox.chart import Chart
 from fhir_writeback_dagster.sandbox.fault_proxy.server import FaultProxy
 from fhir_writeback_dagster.sandbox.hapi import Hapi
-from fhir_writeback_dagster.sandbox.home import SCOPES
 from fhir_writeback_dagster.sandbox.keys import make_client_key
 from fhir_writeback_dagster.sandbox.nodeserver import Medplum
 from fhir_writeback_dagster.sandbox.sekmet import CLIENT_ID, Sekmet
 
+#: sekmet lets nobody send a bundle who may not do everything.
+_ANY = "system/*.cruds"
 SERVERS = ("sekmet", "hapi", "medplum")
 
 
@@ -51,9 +52,9 @@ def open_server(name: str, folder: Path, proxy: FaultProxy) -> Iterator[Server]:
     if name == "sekmet":
         private, jwks = make_client_key()
         public = proxy.base_url.removesuffix("/fhir")
-        with Sekmet(folder, client_jwks=jwks, client_scopes="system/*.cruds", public_url=public) as sekmet:
+        with Sekmet(folder, client_jwks=jwks, client_scopes=_ANY, public_url=public) as sekmet:
             proxy.lead_to(sekmet.base_url)
-            auth = {"type": "smart_backend", "client_id": CLIENT_ID, "private_key": "file://keys/client.jwk", "scopes": [*SCOPES]}
+            auth = {"type": "smart_backend", "client_id": CLIENT_ID, "private_key": "file://keys/client.jwk", "scopes": [_ANY]}
             yield Server(name, sekmet.chart, "generic", auth, private, sekmet)
     elif name == "hapi":
         with Hapi(folder) as hapi:
