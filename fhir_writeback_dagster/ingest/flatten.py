@@ -29,15 +29,18 @@ def flatten(records: Sequence[tuple[str, CanonicalRecord]], zone: str, now: date
     for _, record in records:
         if record.encounter:
             bearers.setdefault(record.encounter, set()).add(record.patient.identifiers)
-    rows = [
-        row | {"encounter_patients": len(bearers.get(record.encounter, ())) or None}
-        for record_id, record in records
-        for row in _rows(record_id, record, zone, now)
-    ]
+    rows = []
+    for record_id, record in records:
+        patients = len(bearers.get(record.encounter, ())) or None
+        for row in _rows(record_id, record, zone, now):
+            row["encounter_patients"] = patients
+            rows.append(row)
     hours = [row["hours_ahead"] for row in rows if row["hours_ahead"] is not None]
     share = sum(ahead > 24 for ahead in hours) / len(rows) if len(rows) >= _SMALL else 0.0
     of_batch = {"future_share": share, "newest_days_ago": -max(hours) / 24 if hours else None}
-    return [row | of_batch for row in rows]
+    for row in rows:
+        row.update(of_batch)
+    return rows
 
 
 def _rows(record_id: str, record: CanonicalRecord, zone: str, now: datetime) -> Iterator[dict[str, Any]]:

@@ -7,7 +7,7 @@ A statement that lists no resource types tells nothing.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from fhir_writeback_dagster.rules.matrix import BundleKind, CreatePrecondition, Types, UpdateForm, Vendor
@@ -21,6 +21,12 @@ class Target:
 
     vendor: Vendor
     statement: Mapping[str, Any] | None = None
+    _by_type: Mapping[str, Mapping[str, Any]] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # Asked for each record, and a statement lists 150 types.
+        by_type = {str(one.get("type")): one for one in reversed(resources(self.statement))}
+        object.__setattr__(self, "_by_type", by_type)
 
     def refusal(self, resource_type: str, interaction: Interaction) -> str | None:
         """Why this may not be sent, as a reason code; None: it may."""
@@ -80,13 +86,13 @@ class Target:
 
     def _interactions(self, resource_type: str) -> set[str] | None:
         """What the statement lists for the type; None: it tells nothing about any type."""
-        if not resources(self.statement):
+        if not self._by_type:
             return None
         found = self._resource(resource_type).get("interaction")
         return {str(one.get("code")) for one in found if isinstance(one, dict)} if isinstance(found, list) else set()
 
     def _resource(self, resource_type: str) -> Mapping[str, Any]:
-        return next((one for one in resources(self.statement) if one.get("type") == resource_type), {})
+        return self._by_type.get(resource_type, {})
 
 
 def server(statement: Mapping[str, Any] | None) -> Mapping[str, Any]:

@@ -1,4 +1,4 @@
-"""One process of each counterpart a session; a test uses patients of its own."""
+"""One process of each counterpart, for all tests of this folder; a test uses patients of its own."""
 
 from __future__ import annotations
 
@@ -21,13 +21,22 @@ from fhir_writeback_dagster.sandbox.sekmet import CLIENT_ID, Sekmet
 SMART = {"type": "smart_backend", "client_id": CLIENT_ID, "private_key": "file://keys/client.jwk", "scopes": ["system/*.cruds"]}
 
 ByName = Callable[[str], Counterpart]
+_STANDING: list[ExitStack] = []
+
+
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """The counterparts go with the last test of this folder: HAPI's 870 MB are not kept for the rest of the session."""
+    if nextitem is None or Path(__file__).parent not in nextitem.path.parents:
+        for stack in _STANDING:
+            stack.close()
 
 
 @pytest.fixture(scope="session")
 def counterpart(_open: Sekmet, _smart: tuple[Sekmet, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[ByName]:
-    """``counterpart("medplum-5")``: started when it is first asked for, stopped with the session."""
+    """``counterpart("medplum-5")``: started when it is first asked for."""
     known: dict[str, Counterpart] = {}
     with ExitStack() as stack:
+        _STANDING.append(stack)
 
         def medplum(version: Any) -> Counterpart:
             folder = tmp_path_factory.mktemp(f"medplum-{version}")

@@ -290,7 +290,7 @@ DRILLS: tuple[Drill, ...] = (
         _everything,
         lambda writes: storm(0.2, writes),
         ehr={"bundle_size": 4, "concurrency": 16},  # batches, and single requests for what they leave
-        may_ask=0.05,
+        may_ask=0.02,
     ),
 )
 BY_NAME = {drill.name: drill for drill in DRILLS}
