@@ -18,7 +18,7 @@ import yaml
 
 from fhir_writeback_dagster.commit.mirror import refresh
 from fhir_writeback_dagster.decide.pipeline import decide
-from fhir_writeback_dagster.errors import ServiceError
+from fhir_writeback_dagster.errors import ServiceError, TargetError
 from fhir_writeback_dagster.ingest.landing import land
 from fhir_writeback_dagster.ingest.pipeline import normalise
 from fhir_writeback_dagster.ops.report import TenantReport, read_report
@@ -36,7 +36,7 @@ from fhir_writeback_dagster.workplace import Workplace, open_workplace
 
 STUCK_S = 180.0
 SOURCE = "lab_portal"
-_POLL_S, _TELL_EVERY = 0.2, 1000
+_POLL_S, _TELL_EVERY, _WARMING_UP = 0.2, 1000, 3
 _MEASURES = [measure for measure in LABS if measure.other is None]
 _STAMP = "%m/%d/%Y %H:%M"
 
@@ -105,7 +105,11 @@ class Ward:
         self.run("decide", decide)
 
     def look_around(self) -> None:
-        """Refresh the mirror, past every fault that was scripted until then."""
+        """Refresh the mirror, before anything goes wrong; a server that has just come up may need more than one try."""
+        for _ in range(_WARMING_UP):
+            with suppress(TargetError):
+                self.run("commit", refresh)
+                return
         self.run("commit", refresh)
 
     def run(self, layer: Layer, work: Callable[[Workplace], R]) -> R:
