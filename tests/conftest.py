@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 from support import Database, make_home, open_layer, write_tenant
+from xdist.scheduler import LoadFileScheduling
 
 from fhir_writeback_dagster.ops.folder import StateFolder
 from fhir_writeback_dagster.ops.postgres import Postgres
@@ -24,6 +25,9 @@ from fhir_writeback_dagster.ops.provision import provision
 from fhir_writeback_dagster.settings import Layer
 from fhir_writeback_dagster.tenants import Tenant
 from fhir_writeback_dagster.workplace import Workplace, utc_now
+
+if TYPE_CHECKING:
+    from xdist.remote import Producer
 
 pytest_plugins = ["sandbox_fixtures"]
 
@@ -38,6 +42,18 @@ class OpenLayer(Protocol):
     def __call__(
         self, layer: Layer, tenant: Tenant | str, now: Callable[[], datetime] = utc_now, run_id: str = "test-run"
     ) -> AbstractContextManager[Workplace]: ...
+
+
+class _ByFileOrCounterparts(LoadFileScheduling):
+    """The tests of one file go to one process, and all that need the contract tests' servers: those are started once."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        return "tests/contract" if file.startswith("tests/contract/") else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling:
+    return _ByFileOrCounterparts(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,10 @@ Dagster (1.13) starts a new interpreter for each run. That is one to six seconds
 fraction of one, and more than half of all the processor time that a delivery of a few hundred rows costs (issue 3). Here the
 process of a run comes from :mod:`multiprocessing`'s *fork server*: a process of this location, with this location's environment,
 that has imported what its runs need, opened nothing, and has no second thread; each run is a fork of it that lives as long
-as the run, as before. Nothing else of Dagster's server is changed; where its inside has moved, runs start from nothing again.
+as the run, as before. Where the inside of Dagster's server has moved, runs start from nothing again.
+
+A location that is told to end tells its runs. Dagster's waits for them without a word, and a run of commit that waits for a
+database which ended at the same moment does so for minutes.
 
 What must not be shared after a fork is not made before: keys, nonces and ids come from ``os.urandom`` at each use.
 """
@@ -15,6 +18,7 @@ import multiprocessing
 import os
 import sys
 from multiprocessing import forkserver
+from multiprocessing.context import BaseContext
 from typing import Any
 
 from fhir_writeback_dagster.settings import Layer
@@ -40,23 +44,33 @@ def main(layer: Layer, port: str) -> None:
 
     from fhir_writeback_dagster.ops.ports import HOST
 
-    if sys.platform == "linux":  # elsewhere the system's own libraries are not safe to fork
-        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy would start a thread for each core
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(preloaded(layer))
-        forkserver.ensure_running()
+    context = _forking(layer) if sys.platform == "linux" else None  # elsewhere the system's own libraries are not safe to fork
 
-        class Server(server.DagsterApiServer):
-            def __init__(self, *args: Any, **options: Any) -> None:
-                super().__init__(*args, **options)
+    class Server(server.DagsterApiServer):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            if context:
                 self._mp_ctx: Any = context
 
-        server.DagsterApiServer = Server  # type: ignore[misc]
+        def cleanup(self) -> None:
+            for run in multiprocessing.active_children():
+                run.terminate()
+            super().cleanup()
 
+    server.DagsterApiServer = Server  # type: ignore[misc]
     module = f"{_PACKAGE}.locations.{layer}"
     sys.argv = ["dagster", "api", "grpc", "-m", module, "--host", HOST, "--port", port]
     sys.argv += ["--location-name", layer, "--log-level", "warning"]
     dagster_command()  # type: ignore[no-untyped-call]
+
+
+def _forking(layer: Layer) -> BaseContext:
+    """What runs are started by, and the template that they are forked from."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy would start a thread for each core
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(preloaded(layer))
+    forkserver.ensure_running()
+    return context
 
 
 if __name__ == "__main__":

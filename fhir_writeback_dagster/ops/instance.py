@@ -19,9 +19,8 @@ import psycopg2  # type: ignore[import-untyped]
 from dagster._config import Field
 from dagster._core.instance.ref import InstanceRef
 from dagster._serdes import ConfigurableClassData
-from sqlalchemy import event
+from sqlalchemy import Engine, event
 from sqlalchemy.exc import DisconnectionError
-from sqlalchemy.pool import Pool
 
 _PLACES = [f"FHIR_WRITEBACK_{what}_{layer}" for layer in ("INGEST", "DECIDE", "COMMIT", "AUDIT") for what in ("HOST", "PORT")]
 VARIABLES = ("FHIR_WRITEBACK_DSN_DAGSTER", *_PLACES)
@@ -36,6 +35,9 @@ class Instance(dg.DagsterInstance):
         super().__init__(*args, **options)
         if self.is_persistent:
             self.optimize_for_webserver(_STATEMENT_MS, _RECYCLE_S, _MOST_CONNECTIONS)
+            for storage in (self.run_storage, self.event_log_storage, self.schedule_storage):
+                if isinstance(engine := getattr(storage, "_engine", None), Engine):
+                    event.listen(engine, "checkout", _still_there)
 
     @classmethod
     def config_schema(cls) -> Mapping[str, Field]:
@@ -58,7 +60,6 @@ class Instance(dg.DagsterInstance):
         return InstanceRef.config_defaults(base_dir)
 
 
-@event.listens_for(Pool, "checkout")
 def _still_there(connection: Any, _record: object, _proxy: object) -> None:
     """Before a kept connection is used: PostgreSQL may have been restarted since. SQLAlchemy then opens another one."""
     try:

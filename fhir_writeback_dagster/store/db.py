@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Self
 
 import psycopg
@@ -116,7 +116,11 @@ def lane(dsn: str, lane_name: str, tenant: str, holder: str) -> Iterator[None]:
         held = connection.execute("SELECT pg_try_advisory_lock(%s)", (_lane_number(lane_name, tenant),)).fetchone()
         if held != (True,):
             raise LaneHeld(lane_name, tenant, lane_holder(connection, lane_name, tenant) or "another session")
-        yield
+        try:
+            yield
+        finally:  # before the connection closes: the server may take a moment to see that, and the next run comes at once
+            with suppress(psycopg.Error):
+                connection.execute("SELECT pg_advisory_unlock(%s)", (_lane_number(lane_name, tenant),))
 
 
 def copy_rows(

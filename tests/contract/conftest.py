@@ -21,46 +21,44 @@ from fhir_writeback_dagster.sandbox.sekmet import CLIENT_ID, Sekmet
 SMART = {"type": "smart_backend", "client_id": CLIENT_ID, "private_key": "file://keys/client.jwk", "scopes": ["system/*.cruds"]}
 
 ByName = Callable[[str], Counterpart]
-_STANDING: list[ExitStack] = []
+_STANDING = ExitStack()
+_KNOWN: dict[str, Counterpart] = {}
 
 
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
     """The counterparts go with the last test of this folder: HAPI's 870 MB are not kept for the rest of the session."""
     if nextitem is None or Path(__file__).parent not in nextitem.path.parents:
-        for stack in _STANDING:
-            stack.close()
+        _KNOWN.clear()
+        _STANDING.close()
 
 
 @pytest.fixture(scope="session")
-def counterpart(_open: Sekmet, _smart: tuple[Sekmet, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[ByName]:
+def counterpart(_open: Sekmet, _smart: tuple[Sekmet, str], tmp_path_factory: pytest.TempPathFactory) -> ByName:
     """``counterpart("medplum-5")``: started when it is first asked for."""
-    known: dict[str, Counterpart] = {}
-    with ExitStack() as stack:
-        _STANDING.append(stack)
 
-        def medplum(version: Any) -> Counterpart:
-            folder = tmp_path_factory.mktemp(f"medplum-{version}")
-            server = or_skip(lambda: stack.enter_context(Medplum(folder, version)))
-            return Counterpart(f"medplum-{version}", server.base_url, stack.enter_context(Chart(server.base_url)))
+    def medplum(version: Any) -> Counterpart:
+        folder = tmp_path_factory.mktemp(f"medplum-{version}")
+        server = or_skip(lambda: _STANDING.enter_context(Medplum(folder, version)))
+        return Counterpart(f"medplum-{version}", server.base_url, _STANDING.enter_context(Chart(server.base_url)))
 
-        def hapi() -> Counterpart:
-            server = or_skip(lambda: stack.enter_context(Hapi(tmp_path_factory.mktemp("hapi"))))
-            return Counterpart("hapi", server.base_url, server.chart)
+    def hapi() -> Counterpart:
+        server = or_skip(lambda: _STANDING.enter_context(Hapi(tmp_path_factory.mktemp("hapi"))))
+        return Counterpart("hapi", server.base_url, server.chart)
 
-        makers: dict[str, Callable[[], Counterpart]] = {
-            "sekmet": lambda: Counterpart("sekmet", _open.base_url, _open.chart),
-            "sekmet-smart": lambda: Counterpart("sekmet-smart", _smart[0].base_url, _smart[0].chart, SMART, _smart[1]),
-            "hapi": hapi,
-            "medplum-5": lambda: medplum(5),
-            "medplum-4": lambda: medplum(4),
-        }
+    makers: dict[str, Callable[[], Counterpart]] = {
+        "sekmet": lambda: Counterpart("sekmet", _open.base_url, _open.chart),
+        "sekmet-smart": lambda: Counterpart("sekmet-smart", _smart[0].base_url, _smart[0].chart, SMART, _smart[1]),
+        "hapi": hapi,
+        "medplum-5": lambda: medplum(5),
+        "medplum-4": lambda: medplum(4),
+    }
 
-        def get(name: str) -> Counterpart:
-            if name not in known:
-                known[name] = makers[name]()
-            return known[name]
+    def get(name: str) -> Counterpart:
+        if name not in _KNOWN:
+            _KNOWN[name] = makers[name]()
+        return _KNOWN[name]
 
-        yield get
+    return get
 
 
 @pytest.fixture(scope="session")

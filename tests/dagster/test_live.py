@@ -234,7 +234,7 @@ def test_a_new_tenant_is_a_partition_everywhere_and_is_worked_on_without_a_resta
         keys = {
             (node["repository"]["location"]["name"], *node["assetKey"]["path"]): node["partitionKeys"] for node in _nodes(world)
         }
-        assert len(keys) == 6
+        assert len(keys) == 7
         return all("newcomer" in found for found in keys.values())
 
     world.wait("the partition of a new tenant in every location", everywhere, 60)
@@ -310,3 +310,18 @@ def test_a_run_is_a_fork_of_a_process_that_has_one_thread(world: World, lane: st
     assert template.num_threads() == 1, "a fork could stop in a lock of another thread"
     world.let_go(lane, "other")
     assert world.finished(run).status.value == "SUCCESS"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the location as the parent of the template that runs are forked from")
+def test_a_location_that_ends_ends_its_runs(world: World) -> None:  # the last: it is not started again
+    world.hold("ingest", "other")
+    run = launch_from_the_ui(world, "ingest", "canonical_records", "other")
+    entry = world.wait("its entry", lambda: next((line for line in world.journal("ingest", "other") if line["run"] == run), None))
+    process = psutil.Process(entry["pid"])
+    template = process.parent()
+    location = template.parent() if template else None
+    assert location
+    location.terminate()
+    psutil.wait_procs([process, location], timeout=30)
+    assert not process.is_running()
+    assert not location.is_running()

@@ -182,7 +182,7 @@ def test_a_bad_skeleton_is_refused_at_load_with_its_line(load: Load, skeleton: s
         ("resource: Observation", "resource: Encounter", 4, "expected one of AllergyIntolerance"),
         ("must_keep: [status]", "must_keep: [status, valeu]", 8, "R4 has no element 'valeu'"),
         ("risk: low", "risk: none", 6, "risk: Input should be 'low', 'medium' or 'high'"),
-        ("risk: low", "risk: low\nowner: me", 7, "owner: Extra inputs are not permitted"),
+        ("risk: low", "risk: low\nowner: me", 7, "owner: unknown key"),
         ("{{ code | code_key }}", "code", 7, "expected an expression in {{ }}"),
         ("{{ code | code_key }}", "{{ refs.business_key }}", 7, "unknown field 'refs'"),
         ("about: a test", "about: [a", 4, "expected"),
