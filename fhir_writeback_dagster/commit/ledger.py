@@ -169,7 +169,7 @@ def next_due_s(connection: Connection[Any], w: Workplace) -> float | None:
 def item_of(w: Workplace, row: Row) -> Item:
     """An intent as `claim.sql` tells of it."""
     intent, state, fence, unanswered, accepted, key, revision, candidate, verdict, record, source, kind, resource_type = row[:13]
-    patient, encounter, content_hash, reason, sends, sent_at, payload = row[13:20]
+    patient, encounter, content_hash, reason, sends, sent_at, payload, must_keep = row[13:21]
     return Item(
         intent_id=intent,
         now=IntentState(State(state), fence, unanswered, accepted),
@@ -188,7 +188,8 @@ def item_of(w: Workplace, row: Row) -> Item:
         sends=sends,
         sent_at=sent_at,
         payload=_payload(w, candidate, payload),
-        link=_link(w, key, row[20:]),
+        must_keep=None if must_keep is None else frozenset(must_keep),
+        link=_link(w, key, row[21:]),
     )
 
 

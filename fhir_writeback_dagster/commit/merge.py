@@ -13,16 +13,13 @@ from typing import Any
 
 from fhir_writeback_dagster.commit.answer import dicts
 from fhir_writeback_dagster.commit.model import Link, Resource
-from fhir_writeback_dagster.rules.content import as_correction, laid_over
+from fhir_writeback_dagster.rules.content import MEANING, as_correction, laid_over
 from fhir_writeback_dagster.rules.natural_key import natural_key
 
 UNKNOWN = "*"
 """In place of the elements that others changed: our base is shredded, so nobody can tell."""
 
 _FINISHED = frozenset({"final", "amended", "corrected"})
-_SUBJECT = frozenset(
-    "status clinicalStatus verificationStatus docStatus intent subject patient modifierExtension implicitRules".split()
-)
 _VALUE = ("value", "component", "dataAbsentReason")
 _BOOKKEEPING = frozenset({"meta", "text"})
 
@@ -72,7 +69,7 @@ def _changed(base: Resource | None, current: Resource) -> frozenset[str]:
 
 def _conflicts(base: Resource | None, current: Resource, ours: set[str], theirs: frozenset[str]) -> tuple[str, ...]:
     another_fact = base is not None and natural_key(base) != natural_key(current)
-    if another_fact or UNKNOWN in theirs or theirs & _SUBJECT:
+    if another_fact or UNKNOWN in theirs or theirs & MEANING:
         return tuple(sorted(theirs)) if ours else ()
     touched = {_group(name) for name in ours}
     return tuple(sorted(name for name in theirs if _group(name) in touched))

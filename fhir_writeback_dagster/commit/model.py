@@ -56,6 +56,8 @@ class Item:
     """When it was sent last."""
     payload: Resource
     """Empty where it cannot be opened any more: then the intent goes nowhere."""
+    must_keep: frozenset[str] | None = None
+    """The elements that its mapping wants to survive the EHR; None: all of them."""
     link: Link | None = None
     outcomes: tuple[str | None, ...] = ()
     """Classes of its attempts so far; None: nobody ever heard of one again."""

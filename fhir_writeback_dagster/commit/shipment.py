@@ -190,13 +190,14 @@ class Shipping:
             if seen is None:
                 return self._failed(item, Outcome("read_back_failed", Recovery.RECONCILE), told, None)
             standing = seen
-        if missing := lost(plan.expected, standing.resource):
+        loss = lost(plan.expected, standing.resource, item.must_keep)
+        if loss.grave:
             kept = replace(told, outcome="field_loss", answer=canonicaljson.encode(standing.resource))
-            return change(
-                item, Event.REFUSE, reason="field_loss", standing=standing, attempt=kept, evidence={"elements": list(missing)}
-            )
+            why = {"elements": list(loss.grave)}
+            return change(item, Event.REFUSE, reason="field_loss", standing=standing, attempt=kept, evidence=why)
         written = "created" if item.link is None else "updated"
-        return change(item, Event.CONFIRM, outcome=written, standing=standing, attempt=told)
+        why = {"elements": list(loss.light)}
+        return change(item, Event.CONFIRM, outcome=written, standing=standing, attempt=told, evidence=why)
 
     async def _existed(self, item: Item, plan: WirePlan, standing: Standing, told: Attempt) -> Change | None:
         """The server found our identifier: only content that is ours makes it ours."""

@@ -17,7 +17,7 @@ from fhir_writeback_dagster.workplace import Workplace
 _CANDIDATE = (
     "tenant candidate_id record_id target source kind resource_type mapping_version as_of input_hash patient_id matched_by "
     "encounter_id person_id business_key natural_key revision content_hash payload context state reason verdict_id decided_at "
-    "give_up_at"
+    "give_up_at must_keep"
 ).split()
 
 
@@ -84,6 +84,7 @@ def _candidates(connection: Connection[Any], w: Workplace, items: Sequence[Item]
                 i.verdict_id,
                 now,
                 i.give_up_at if i.state == "waiting" else None,
+                list(i.mapping.must_keep) if i.mapping else None,
             )
             for i in items
         ),

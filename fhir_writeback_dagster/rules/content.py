@@ -7,6 +7,7 @@ way; none of that is a difference. A status, a value, a unit, a code, a time, or
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from decimal import Decimal
 from functools import cache
 from typing import Any
@@ -16,7 +17,7 @@ from fhir_writeback_dagster.rules.fhirtime import same_time
 from fhir_writeback_dagster.rules.patch import difference
 from fhir_writeback_dagster.rules.r4 import definitions, types_of
 
-__all__ = ["as_correction", "difference", "laid_over", "lost", "same_content"]
+__all__ = ["MEANING", "Loss", "as_correction", "difference", "laid_over", "lost", "same_content"]
 
 Resource = Mapping[str, Any]
 
@@ -34,6 +35,11 @@ _ADDED_INSIDE = frozenset(
 )
 #: Lists that others may add to.
 _OPEN_LISTS = frozenset({"category", "interpretation", "note", "performer"})
+MEANING = frozenset(
+    """clinicalStatus docStatus doNotPerform implicitRules intent isSubpotent modifierExtension patient status subject
+    verificationStatus""".split()
+)
+"""Without them, or with others, the rest tells of something else: the modifier elements of the written kinds, and the patient."""
 _FINISHED = frozenset({"final", "amended", "corrected"})
 
 
@@ -50,21 +56,36 @@ def same_content(ours: Resource, theirs: Resource) -> bool:
     return all(name in theirs and _same(types.get(name, ""), name, ours[name], theirs[name]) for name in said)
 
 
-def lost(ours: Resource, theirs: Resource) -> tuple[str, ...]:
-    """The elements of our payload that the resource which was made of it does not say any more; empty: all is there.
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """Names of elements. ``grave``: they say another thing than we sent, or must be there and are not; ``light``: the EHR keeps
+    no such thing, and nobody asked it to.
+    """
 
-    Who, when and remarks do not count; a security label does: without it the resource is open to more people than it should be.
-    Attachments that the EHR serves from a URL of its own are there.
+    grave: tuple[str, ...] = ()
+    light: tuple[str, ...] = ()
+
+
+def lost(ours: Resource, theirs: Resource, must_keep: frozenset[str] | None = None) -> Loss:
+    """The elements of our payload that the resource which was made of it does not say any more.
+
+    Who, when and remarks do not count unless they must be kept; a security label always does: without it the resource is open
+    to more people than it should be. Attachments that the EHR serves from a URL of its own are there.
+
+    :param must_keep: elements whose absence is grave, beside :data:`MEANING`; None: all of them.
     """
     types = types_of(ours.get("resourceType", ""))
+    needed = must_keep or frozenset()
     missing = {
         name
-        for name in ours.keys() - _ADDED
+        for name in ours.keys() - (_ADDED - needed)
         if not _is_served(name, theirs.get(name))
         and not (name in theirs and _same(types.get(name, ""), name, ours[name], theirs[name]))
     }
+    light = {name for name in missing if must_keep is not None and name not in theirs and name not in must_keep | MEANING}
     labels = (set(tokens((one.get("meta") or {}).get("security", ()))) for one in (ours, theirs))
-    return tuple(sorted(missing | ({"meta.security"} if next(labels) - next(labels) else set())))
+    grave = missing - light | ({"meta.security"} if next(labels) - next(labels) else set())
+    return Loss(tuple(sorted(grave)), tuple(sorted(light)))
 
 
 def _is_served(name: str, theirs: Any) -> bool:

@@ -10,7 +10,7 @@ import pytest
 from commit.faults import FaultyLine, Say, Twist
 from commit.world import World, heart_rate, patient
 
-from fhir_writeback_dagster.rules.content import lost
+from fhir_writeback_dagster.rules.content import Loss, lost
 
 AT = "2024-03-01T10:00:00Z"
 SENT = heart_rate("a", AT, 72)
@@ -50,6 +50,22 @@ def test_a_lost_remark_loses_nothing(faulty: World, line: FaultyLine) -> None:
     assert faulty.commit().counts["created"] == 1
 
 
+@pytest.mark.parametrize(("must_keep", "end"), [(["code"], "committed"), (["code", "method"], "quarantined")])
+def test_what_the_ehr_has_no_place_for_is_told_and_quarantined_only_where_the_mapping_needs_it(
+    faulty: World, line: FaultyLine, must_keep: list[str], end: str
+) -> None:
+    faulty.load(patient("a", "a"))
+    faulty.approve(heart_rate("a", AT, 72, method={"text": "cuff"}))
+    query = "UPDATE decision.candidate SET must_keep = x.names FROM (SELECT %s AS t, %s::text[] AS names) x WHERE tenant = x.t"
+    faulty.change(query, must_keep)
+    line.on("POST", "Observation", _without("method"))
+    faulty.commit()
+    ((state, _, _),) = faulty.intents()
+    assert state == end
+    [(detail,)] = faulty.owner_rows("SELECT detail FROM audit.event WHERE tenant = %s AND type = %s", f"intent.{end}")
+    assert detail["elements"] == ["method"]
+
+
 def test_where_the_matrix_asks_for_it_what_stands_there_is_read(make_world: Callable[..., World], line: FaultyLine) -> None:
     """Epic's matrix: a 201 is no proof."""
     world = make_world(ehr={"base_url": line.base_url, "vendor": "epic"})
@@ -72,12 +88,33 @@ def test_where_the_matrix_asks_for_it_what_stands_there_is_read(make_world: Call
 )
 def test_what_counts_as_lost(theirs: dict[str, Any], missing: tuple[str, ...]) -> None:
     ours = {k: v for k, v in SENT.items() if k != "category"}
-    assert lost(ours, theirs) == missing
+    assert lost(ours, theirs).grave == missing
+
+
+@pytest.mark.parametrize(
+    ("gone", "loss"),
+    [
+        ("method", Loss(light=("method",))),  # the EHR has no place for it, and the mapping does not ask for it
+        ("valueQuantity", Loss(grave=("valueQuantity",))),
+        ("performer", Loss(grave=("performer",))),  # it would not count, had the mapping not named it
+        ("status", Loss(grave=("status",))),
+    ],
+)
+def test_the_mapping_says_what_must_survive(gone: str, loss: Loss) -> None:
+    ours = {**SENT, "method": {"text": "cuff"}, "performer": [{"display": "a ward"}]}
+    theirs = {name: value for name, value in ours.items() if name != gone}
+    assert lost(ours, theirs, frozenset({"code", "valueQuantity", "performer"})) == loss
+    assert lost(ours, theirs).light == ()
+
+
+def test_what_says_another_thing_than_was_sent_is_lost_whatever_the_mapping_asks_for() -> None:
+    theirs = {**SENT, "method": {"text": "palpation"}}
+    assert lost({**SENT, "method": {"text": "cuff"}}, theirs, frozenset({"code"})).grave == ("method",)
 
 
 def test_a_lost_security_label_is_lost() -> None:
     label = {"system": "http://terminology.hl7.org/CodeSystem/v3-ActReason", "code": "PATAST"}
-    assert lost({**SENT, "meta": {"security": [label]}}, SENT) == ("meta.security",)
+    assert lost({**SENT, "meta": {"security": [label]}}, SENT, frozenset()).grave == ("meta.security",)
 
 
 def test_a_document_that_is_served_from_a_url_is_there() -> None:
@@ -85,8 +122,8 @@ def test_a_document_that_is_served_from_a_url_is_there() -> None:
         return {"resourceType": "DocumentReference", "status": "current", "content": [{"attachment": attachment}]}
 
     ours = note(contentType="text/plain", data="aGk=")
-    assert lost(ours, note(contentType="text/plain", url="https://ehr.example/Binary/1")) == ()
-    assert lost(ours, note(contentType="text/plain", data="aG8=")) == ("content",)
+    assert lost(ours, note(contentType="text/plain", url="https://ehr.example/Binary/1")) == Loss()
+    assert lost(ours, note(contentType="text/plain", data="aG8=")).grave == ("content",)
 
 
 def test_a_mediated_submission_is_asked_about_until_it_is_there_and_never_sent_again(faulty: World, line: FaultyLine) -> None:

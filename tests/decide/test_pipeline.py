@@ -51,6 +51,7 @@ def test_a_record_of_a_known_patient_is_approved_with_key_payload_and_verdict(st
     candidate = stage.candidate(record)
     assert report.states == {"approved": 1}
     assert (candidate["state"], candidate["patient_id"], candidate["revision"]) == ("approved", "p1", 1)
+    assert {"code", "valueQuantity"} <= set(candidate["must_keep"])
     (verdict,) = stage.rows("SELECT * FROM decision.verdict")
     assert verdict["outcome"] == "automatic"
     assert {"mapping", "mapping_sha256", "source", "policy", "policy_ids", "consent", "match"} <= set(verdict["versions"])

@@ -40,7 +40,7 @@ WITH due AS MATERIALIZED (
   RETURNING i.*, t.sends, t.priority, t.sent_at
 )
 SELECT t.intent_id, t.state, t.fence, t.unanswered, t.accepted, t.business_key, t.revision, t.candidate_id, t.verdict_id,
-  t.record_id, t.source, t.kind, t.resource_type, t.patient_id, t.encounter_id, t.content_hash, t.reason, t.sends, t.sent_at, c.payload,
+  t.record_id, t.source, t.kind, t.resource_type, t.patient_id, t.encounter_id, t.content_hash, t.reason, t.sends, t.sent_at, c.payload, c.must_keep,
   l.resource_type, l.resource_id, l.version_id, l.etag, l.origin, l.owner_source, l.revision, l.content_hash, l.state, l.base,
   p.candidate_id, p.payload
 FROM told t
