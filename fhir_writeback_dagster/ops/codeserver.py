@@ -6,8 +6,8 @@ process of a run comes from :mod:`multiprocessing`'s *fork server*: a process of
 that has imported what its runs need, opened nothing, and has no second thread; each run is a fork of it that lives as long
 as the run, as before. Where the inside of Dagster's server has moved, runs start from nothing again.
 
-A location that is told to end tells its runs. Dagster's waits for them without a word, and a run of commit that waits for a
-database which ended at the same moment does so for minutes.
+A location that is told to end tells its runs, and waits for them no longer than :data:`GRACE_S`. Dagster's waits without a
+word, and a run that waits for a database which ended at the same moment does so for minutes.
 
 What must not be shared after a fork is not made before: keys, nonces and ids come from ``os.urandom`` at each use.
 """
@@ -17,11 +17,17 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
+import time
+from collections.abc import Sequence
 from multiprocessing import forkserver
 from multiprocessing.context import BaseContext
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 from fhir_writeback_dagster.settings import Layer
+
+GRACE_S = 40
+"""A run of commit finishes what is in flight (`ehr.timeout`, usually 30 s); killed, it leaves what the next one looks into."""
 
 _PACKAGE = "fhir_writeback_dagster"
 _OF_RUNS: dict[Layer, tuple[str, ...]] = {
@@ -52,9 +58,9 @@ def main(layer: Layer, port: str) -> None:
             if context:
                 self._mp_ctx: Any = context
 
-        def cleanup(self) -> None:
-            for run in multiprocessing.active_children():
-                run.terminate()
+        def cleanup(self) -> None:  # called when the location is told to end
+            _end(multiprocessing.active_children())
+            self._server_termination_event.set()  # what would set it asks a database that may have ended first
             super().cleanup()
 
     server.DagsterApiServer = Server  # type: ignore[misc]
@@ -62,6 +68,15 @@ def main(layer: Layer, port: str) -> None:
     sys.argv = ["dagster", "api", "grpc", "-m", module, "--host", HOST, "--port", port]
     sys.argv += ["--location-name", layer, "--log-level", "warning"]
     dagster_command()  # type: ignore[no-untyped-call]
+
+
+def _end(runs: Sequence[BaseProcess]) -> None:
+    for run in runs:
+        run.terminate()
+    end = time.monotonic() + GRACE_S
+    for run in runs:
+        run.join(max(0.0, end - time.monotonic()))
+        run.kill()
 
 
 def _forking(layer: Layer) -> BaseContext:
