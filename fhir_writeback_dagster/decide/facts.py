@@ -14,21 +14,40 @@ from fhir_writeback_dagster.decide.identity import Fact, Revision, person_id
 from fhir_writeback_dagster.store.db import copy_rows
 from fhir_writeback_dagster.workplace import Workplace
 
+# UNION drops what was found already, so that a circle ends.
+_MERGED = """
+WITH RECURSIVE merged (survivor, gone) AS (
+  SELECT replaced_by, patient_id FROM mirror.patient
+  WHERE tenant = %(tenant)s AND target = %(target)s AND replaced_by = ANY (%(patients)s)
+  UNION
+  SELECT m.survivor, p.patient_id FROM merged m
+  JOIN mirror.patient p ON p.tenant = %(tenant)s AND p.target = %(target)s AND p.replaced_by = m.gone
+)
+SELECT survivor, gone FROM merged WHERE gone <> survivor
+"""
+
+_SAME = """
+WITH RECURSIVE same (person, other) AS (
+  SELECT person_id, same_as FROM decision.person_alias WHERE tenant = %(tenant)s AND person_id = ANY (%(persons)s)
+  UNION
+  SELECT s.person, a.same_as FROM same s
+  JOIN decision.person_alias a ON a.tenant = %(tenant)s AND a.person_id = s.other
+)
+SELECT person, other FROM same WHERE other <> person
+"""
+
 
 def persons_of(connection: Connection[Any], w: Workplace, patients: Iterable[str]) -> dict[str, list[str]]:
     """EHR patient id → our person and then their aliases; a patient seen for the first time gets a person here.
 
-    A patient into whom others were merged takes over their person; where both sides have one already, the two become
-    aliases of each other, so that a fact known under either is found and no key is minted anew.
+    A patient into whom others were merged, one after the other too, takes over their person; where both sides have one already,
+    the two become aliases of each other, so that a fact known under either is found and no key is minted anew.
     """
     ids, target = sorted(set(patients)), w.tenant.ehr.target
     if not ids:
         return {}
     merged: dict[str, list[str]] = defaultdict(list)
-    for survivor, gone in connection.execute(
-        "SELECT replaced_by, patient_id FROM mirror.patient WHERE tenant = %s AND target = %s AND replaced_by = ANY(%s)",
-        (w.id, target, ids),
-    ):
+    for survivor, gone in connection.execute(_MERGED, {"tenant": w.id, "target": target, "patients": ids}):
         merged[survivor].append(gone)
     known: dict[str, str] = dict(
         connection.execute(
@@ -48,10 +67,8 @@ def persons_of(connection: Connection[Any], w: Workplace, patients: Iterable[str
     copy_rows(connection, "decision.person", ["tenant", "target", "patient_id", "person_id"], fresh)
     copy_rows(connection, "decision.person_alias", ["tenant", "person_id", "same_as"], aliases)
     same: dict[str, list[str]] = defaultdict(list)
-    for person, other in connection.execute(
-        "SELECT person_id, same_as FROM decision.person_alias WHERE tenant = %s AND person_id = ANY(%s) ORDER BY since",
-        (w.id, list({known[patient] for patient in ids})),
-    ):
+    mine = list({known[patient] for patient in ids})
+    for person, other in connection.execute(_SAME, {"tenant": w.id, "persons": mine}):
         same[person].append(other)
     return {patient: [known[patient], *same[known[patient]]] for patient in ids}
 
@@ -75,20 +92,27 @@ def facts_of(connection: Connection[Any], w: Workplace, keys: Sequence[str]) -> 
     }
 
 
-def payload_of(connection: Connection[Any], w: Workplace, fact: Fact) -> dict[str, Any] | None:
-    """The payload of the fact's latest revision; None where it is shredded or gone."""
-    if fact.latest is None:
-        return None
-    row = connection.execute(
-        "SELECT c.candidate_id, c.payload FROM decision.revision r "
-        "JOIN decision.candidate c ON c.tenant = r.tenant AND c.candidate_id = r.candidate_id "
-        "WHERE r.tenant = %s AND r.target = %s AND r.business_key = %s AND r.revision = %s AND c.payload IS NOT NULL",
-        (w.id, w.tenant.ehr.target, fact.business_key, fact.latest.number),
-    ).fetchone()
-    if row is None:
-        return None
-    payload: dict[str, Any] = canonicaljson.decode(w.sealer.open("decision.candidate.payload", row[0], row[1]))
-    return payload
+def payloads_of(connection: Connection[Any], w: Workplace, facts: Iterable[Fact]) -> dict[str, dict[str, Any]]:
+    """Business key → payload of the fact's latest revision, where it is not shredded or gone."""
+    latest = {(fact.business_key, fact.latest.number) for fact in facts if fact.latest}
+    if not latest:
+        return {}
+    made = connection.execute(
+        "SELECT r.candidate_id, r.business_key FROM decision.revision r "
+        "JOIN unnest(%s::text[], %s::int[]) AS x (key, number) ON r.business_key = x.key AND r.revision = x.number "
+        "WHERE r.tenant = %s AND r.target = %s",
+        ([key for key, _ in latest], [number for _, number in latest], w.id, w.tenant.ehr.target),
+    )
+    keys = dict(made.fetchall())
+    sealed = connection.execute(
+        "SELECT candidate_id, payload FROM decision.candidate "
+        "WHERE tenant = %s AND candidate_id = ANY (%s) AND payload IS NOT NULL",
+        (w.id, list(keys)),
+    )
+    return {
+        keys[candidate]: canonicaljson.decode(w.sealer.open("decision.candidate.payload", candidate, payload))
+        for candidate, payload in sealed
+    }
 
 
 def source_records_of(

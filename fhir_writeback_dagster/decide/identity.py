@@ -91,10 +91,10 @@ def place(fact: Fact | None, incoming: Incoming, says_the_same: Callable[[], boo
     latest = fact.latest if fact else None
     if fact is None or latest is None:
         return ACCEPT
-    if incoming.content_hash == latest.content_hash:
+    if incoming.content_hash == latest.content_hash and incoming.source == fact.owner:
         return Placement("suppressed", "equal_to_latest")
     if incoming.source != fact.owner:
-        if says_the_same():
+        if incoming.content_hash == latest.content_hash or says_the_same():
             return Placement("suppressed", "equal_from_other_source")
         return Placement("review", "owned_by_other_source")
     if incoming.as_of is not None and latest.as_of is not None:

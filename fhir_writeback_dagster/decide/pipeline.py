@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
+from uuid import UUID
 
 from psycopg import Connection
 
 from fhir_writeback_dagster import canonicaljson
 from fhir_writeback_dagster.decide import facts as memory
 from fhir_writeback_dagster.decide.asks import answer_of, consent_ask, consents_of, policy_ask
+from fhir_writeback_dagster.decide.corrections import bring_up
 from fhir_writeback_dagster.decide.gates import Reason, consent_version, encounter_reasons, event_day, rule, target_reason
 from fhir_writeback_dagster.decide.identity import ACCEPT, Fact, Incoming, Placement, accept, business_keys, place
 from fhir_writeback_dagster.decide.items import Item, load
@@ -71,12 +74,12 @@ def decide(w: Workplace, deadline_s: float = 60) -> DecideReport:
     while True:
         with w.store.tenant(w.id) as connection:
             items = load(connection, w, BATCH)
-            if items:
-                round_.run(connection, items)
-                store(connection, w, items, round_.accepted)
-        states.update(item.state for item in items)
-        reasons.update(f"{item.state}.{item.reason}" for item in items if item.reason)
-        if len(items) < BATCH or time.monotonic() > end:
+            done = round_.run(connection, items) if items else []
+            if done:
+                store(connection, w, done, round_.accepted)
+        states.update(item.state for item in done)
+        reasons.update(f"{item.state}.{item.reason}" for item in done if item.reason)
+        if (len(items) < BATCH and len(done) == len(items)) or time.monotonic() > end:
             break
     mappings = tuple(f"{m.kind}/{m.version}@{m.sha256[:12]}" for m in round_.mappings.values())
     return DecideReport(states.total(), dict(states), dict(reasons), mappings, round_.policies.version[:12])
@@ -93,8 +96,10 @@ class _Round:
         self.policies: PolicySet = load_policies(w.settings.policies, w.tenant.policies)
         self.accepted: dict[str, Fact] = {}
 
-    def run(self, connection: Connection[Any], items: list[Item]) -> None:
+    def run(self, connection: Connection[Any], items: list[Item]) -> list[Item]:
+        """Settle ``items``; returns those that are, the others are for the next round."""
         self.accepted = {}
+        told = memory.source_records_of(connection, self.w, [(i.source, i.source_record) for i in items])
         for item in items:
             item.mapping = self.mappings.get(item.kind)
             if item.mapping is None:
@@ -103,10 +108,13 @@ class _Round:
         self._match(connection, [i for i in items if i.open])
         facts = self._map(connection, [i for i in items if i.open])
         self._rule(connection, [i for i in items if i.open], facts)
-        self._place(connection, [i for i in items if i.open], facts)
-        for item in items:
+        later = self._place(connection, [i for i in items if i.open], facts, told)
+        settled = [item for item in items if item.record_id not in later]
+        bring_up(connection, self.w, settled, told)
+        for item in settled:
             if item.open:
                 _settle(item)
+        return settled
 
     def _skip_open(self, connection: Connection[Any], items: list[Item]) -> None:
         """The same row again, while its first telling waits or is in review, makes no second task."""
@@ -183,10 +191,15 @@ class _Round:
             item.evidence["issues"] = [{"layer": e.layer, "code": e.code, "path": e.path} for e in errors[:20]]
             item.end("quarantined", f"invalid_{errors[0].code}", errors[0].path)
 
-    def _place(self, connection: Connection[Any], items: list[Item], facts: dict[str, Fact]) -> None:
-        """Find who is the next revision of its fact; a batch's newest as-of goes first, so that the older are stale at once."""
-        told = memory.source_records_of(connection, self.w, [(i.source, i.source_record) for i in items])
-        payloads: dict[str, dict[str, Any]] = {}
+    def _place(
+        self, connection: Connection[Any], items: list[Item], facts: dict[str, Fact], told: dict[tuple[str, bytes], str]
+    ) -> set[UUID]:
+        """Find who is the next revision of its fact; a batch's newest as-of goes first, so that the older are stale at once.
+
+        Returns the records for the next round: what changes a fact that is new in this one was asked of policy as if it made it.
+        """
+        later: set[UUID] = set()
+        payloads = memory.payloads_of(connection, self.w, _of_others(items, facts))
         for item in sorted(items, key=lambda i: -i.as_of.timestamp() if i.as_of else 0.0):
             assert item.business_key is not None
             assert item.content_hash is not None
@@ -202,8 +215,10 @@ class _Round:
             incoming = Incoming(item.source, item.content_hash, item.as_of, item.mapping.version, item.extract_id)
             placement = self._held(item, fact)
             if placement is None:
-                same = partial(self._same, connection, payloads, fact, item)
-                placement = place(fact, incoming, same)
+                placement = place(fact, incoming, partial(_same, payloads.get(key), item))
+                if placement.verdict in ("accept", "review") and key in self.accepted and key not in facts:
+                    later.add(item.record_id)
+                    continue
                 if placement.verdict == "accept":
                     self.accepted[key] = fact = accept(fact, key, incoming)
                     item.accepted = True
@@ -213,6 +228,7 @@ class _Round:
                 told[item.source, item.source_record] = key
             else:
                 item.end("in_review" if placement.verdict == "review" else placement.verdict, placement.reason)
+        return later
 
     def _held(self, item: Item, fact: Fact | None) -> Placement | None:
         """An item that commit gave back holds its revision still, unless a newer one came. It was not sent, so that its content
@@ -226,12 +242,6 @@ class _Round:
         if fact.latest is not None and fact.latest.number > mine.number:
             return Placement("stale", "superseded")
         return ACCEPT
-
-    def _same(self, connection: Connection[Any], payloads: dict[str, dict[str, Any]], fact: Fact | None, item: Item) -> bool:
-        if fact is None or item.payload is None:
-            return False
-        theirs = payloads.get(fact.business_key) or memory.payload_of(connection, self.w, fact)
-        return theirs is not None and same_content(item.payload, theirs)
 
     def _rule(self, connection: Connection[Any], items: list[Item], facts: dict[str, Fact]) -> None:
         """The verdict of each item. What is denied ends here: a fact is never owned by content that may not be written."""
@@ -282,3 +292,13 @@ def _settle(item: Item) -> None:
     item.verdict_id = new_id()
     automatic = item.ruling.outcome == "automatic"
     item.end(_STATES[item.ruling.outcome], None if automatic else item.ruling.reasons[0].code)
+
+
+def _of_others(items: Sequence[Item], facts: dict[str, Fact]) -> list[Fact]:
+    """The facts of another source that some of ``items`` tell in other words."""
+    told = [(facts.get(i.business_key or ""), i) for i in items]
+    return [f for f, i in told if f and f.latest and i.source != f.owner and i.content_hash != f.latest.content_hash]
+
+
+def _same(theirs: dict[str, Any] | None, item: Item) -> bool:
+    return theirs is not None and item.payload is not None and same_content(item.payload, theirs)

@@ -130,6 +130,13 @@ class Stage:
         row = self.candidate(record_id)
         return row["state"], row["reason"]
 
+    def context(self, record_id: UUID) -> dict[str, Any]:
+        """What policy and consent were asked about the record."""
+        row = self.candidate(record_id)
+        with self._workplace("decide") as w:
+            context: dict[str, Any] = w.sealer.open_json("decision.candidate.context", row["candidate_id"], row["context"])
+        return context
+
     def rows(self, statement: str, *parameters: Any) -> list[dict[str, Any]]:
         with self._workplace("decide") as w, w.store.tenant(w.id) as c:
             cursor = c.execute(statement, parameters)

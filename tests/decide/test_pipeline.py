@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -349,3 +349,97 @@ def test_no_plain_column_holds_a_value_of_a_patient(stage: Stage, database: Any)
     for marker in ("MARKER", "61.73", "06:31:47", "1970-01-01"):
         assert marker not in dump
         assert marker.encode().hex() not in dump
+
+
+def test_merges_one_after_the_other_mint_no_key_anew(stage: Stage) -> None:
+    before = stage.tell(mrn="100")
+    stage.decide()
+    stage.mirror(  # the one in the middle was never seen with a fact
+        {"id": "p9", "mrn": "900"},
+        {"id": "p8", "mrn": "800", "replaced_by": "p9"},
+        {"id": "p1", "mrn": "100", "replaced_by": "p8"},
+    )
+    again = stage.tell(mrn="100")
+    stage.decide()
+    assert stage.candidate(again)["patient_id"] == "p9"
+    assert stage.candidate(again)["business_key"] == stage.candidate(before)["business_key"]
+
+
+def test_an_alias_of_an_alias_is_the_same_person(stage: Stage) -> None:
+    stage.mirror({"id": "p3", "mrn": "300"})
+    before = stage.tell(mrn="100")
+    stage.tell(mrn="200", row="row-2", effective="2026-03-01T09:00:00Z")
+    stage.tell(mrn="300", row="row-3", effective="2026-03-01T10:00:00Z")
+    stage.decide()
+    stage.mirror({"id": "p1", "mrn": "100", "replaced_by": "p2"})
+    stage.tell(mrn="100", row="row-4", effective="2026-03-01T11:00:00Z")
+    stage.decide()
+    with stage.open("commit", stage.tenant.tenant) as w, w.store.tenant(w.id) as c:  # the EHR forgot the first of them meanwhile
+        c.execute("DELETE FROM mirror.patient WHERE tenant = %s AND patient_id = 'p1'", (w.id,))
+    stage.mirror({"id": "p2", "mrn": "200", "replaced_by": "p3"})
+    again = stage.tell(mrn="200", row="row-1")
+    stage.decide()
+    assert stage.candidate(again)["patient_id"] == "p3"
+    assert stage.candidate(again)["business_key"] == stage.candidate(before)["business_key"]
+
+
+def test_a_row_that_is_missing_from_a_later_extract_retracts_nothing(stage: Stage) -> None:
+    stage.tell()
+    gone = stage.tell(row="row-2", effective="2026-03-01T09:00:00Z")
+    stage.decide()
+    stage.tell()
+    stage.decide()
+    assert stage.end_of(gone) == ("approved", None)
+    assert stage.rows("SELECT * FROM review.task") == []
+    assert outbox(stage) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "instead"),
+    [
+        ({"mrn": "300"}, "waiting.patient_unknown"),
+        ({"mrn": "200"}, "denied.consent_deny"),
+    ],
+)
+def test_a_corrected_patient_brings_the_old_resource_to_a_person_whatever_becomes_of_the_new(
+    stage: Stage, change: dict[str, Any], instead: str
+) -> None:
+    first = stage.tell()
+    stage.decide()
+    stage.mirror(consents=(DENY | {"patient": {"reference": "Patient/p2"}},))
+    corrected = stage.tell(**change)
+    stage.decide()
+    assert stage.end_of(corrected) == ("in_review", "identity_changed")
+    (task,) = stage.rows("SELECT * FROM review.task")
+    assert task["evidence"]["retract"] == stage.candidate(first)["business_key"]
+    assert task["evidence"]["instead"] == instead
+    assert outbox(stage) == 1
+
+
+def test_a_row_whose_patient_left_the_mirror_waits_as_ever(stage: Stage) -> None:
+    stage.tell()
+    stage.decide()
+    with stage.open("commit", stage.tenant.tenant) as w, w.store.tenant(w.id) as c:
+        c.execute("DELETE FROM mirror.patient WHERE tenant = %s AND patient_id = 'p1'", (w.id,))
+        c.execute("DELETE FROM mirror.patient_identifier WHERE tenant = %s AND patient_id = 'p1'", (w.id,))
+    corrected = stage.tell(value=75)
+    stage.decide()
+    assert stage.end_of(corrected) == ("waiting", "patient_unknown")
+
+
+def test_only_the_owner_moves_the_time_up_to_which_a_fact_is_told(stage: Stage) -> None:
+    stage.tell(source="bedside", as_of=datetime(2026, 3, 1, tzinfo=UTC))
+    stage.decide()
+    stage.tell(source="portal", as_of=datetime(2026, 3, 9, tzinfo=UTC))
+    stage.decide()
+    corrected = stage.tell(source="bedside", value=75, as_of=datetime(2026, 3, 5, tzinfo=UTC))
+    stage.decide()
+    assert stage.end_of(corrected) == ("approved", None)
+
+
+def test_original_and_correction_of_one_batch_are_asked_as_create_and_update(stage: Stage) -> None:
+    first, second = stage.tell(value=72), stage.tell(value=75)
+    report = stage.decide()
+    assert report.states == {"approved": 2}
+    asked = [stage.context(one)["policy"]["interaction"] for one in (first, second)]
+    assert asked == ["create", "update"]
