@@ -116,16 +116,24 @@ def payloads_of(connection: Connection[Any], w: Workplace, facts: Iterable[Fact]
 
 
 def source_records_of(
-    connection: Connection[Any], w: Workplace, wanted: Sequence[tuple[str, bytes]]
+    connection: Connection[Any], w: Workplace, wanted: Iterable[tuple[str, bytes, Sequence[bytes]]]
 ) -> dict[tuple[str, bytes], str]:
-    """(source, source record) → the business key that it told last time."""
-    asked = set(wanted)
-    found = connection.execute(
+    """(source, source record) → the business key that it told last time.
+
+    :param wanted: source, source record, and the same under older generations of the identity key, newest first.
+    """
+    asked = {(source, record): (record, *former) for source, record, former in wanted}
+    rows = connection.execute(
         "SELECT source, source_record, business_key FROM decision.source_record "
         "WHERE tenant = %s AND target = %s AND source = ANY (%s) AND source_record = ANY (%s)",
-        (w.id, w.tenant.ehr.target, sorted({source for source, _ in asked}), [record for _, record in asked]),
+        (w.id, w.tenant.ehr.target, sorted({source for source, _ in asked}), [one for all_ in asked.values() for one in all_]),
     )
-    return {pair: key for source, record, key in found if (pair := (source, bytes(record))) in asked}
+    found = {(source, bytes(record)): key for source, record, key in rows}
+    return {
+        (source, record): key
+        for (source, record), digests in asked.items()
+        if (key := next((found[source, one] for one in digests if (source, one) in found), None))
+    }
 
 
 def open_inputs(connection: Connection[Any], w: Workplace, inputs: Sequence[bytes], but: Sequence[UUID]) -> dict[bytes, str]:

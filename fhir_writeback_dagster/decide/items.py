@@ -29,6 +29,8 @@ class Item:
     suite: str | None
     kind: str
     source_record: bytes
+    former_records: tuple[bytes, ...]
+    """The same under older generations of the identity key, newest first."""
     as_of: datetime | None
     record: CanonicalRecord
     data: dict[str, Any]
@@ -92,7 +94,8 @@ LIMIT %(limit)s
 """
 
 _RECORDS = """
-SELECT record_id, extract_id, source, source_version, suite_sha256, kind, source_record, as_of, body
+SELECT record_id, extract_id, source, source_version, suite_sha256, kind, source_record, as_of, body,
+  former_records
 FROM canonical.record WHERE tenant = %(tenant)s AND record_id = ANY (%(records)s)
 ORDER BY created_at, extract_id, position
 """
@@ -115,7 +118,7 @@ def load(connection: Connection[Any], w: Workplace, limit: int) -> list[Item]:
     give_up = w.now() + w.tenant.waiting_ttl
     items = []
     for row in connection.execute(_RECORDS, wanted):
-        record_id, extract_id, source, version, suite, kind, source_record, as_of, body = row
+        record_id, extract_id, source, version, suite, kind, source_record, as_of, body, former = row
         candidate, key, revision, until = held.get(record_id, (None, None, None, None))
         plain = w.sealer.open("canonical.record", record_id, body)
         record = from_json(canonicaljson.decode(plain))
@@ -129,6 +132,7 @@ def load(connection: Connection[Any], w: Workplace, limit: int) -> list[Item]:
                 suite=suite.hex() if suite else None,
                 kind=kind,
                 source_record=bytes(source_record),
+                former_records=tuple(map(bytes, former or ())),
                 as_of=as_of,
                 record=record,
                 data=record.model_dump(mode="python", exclude_none=True),

@@ -99,7 +99,7 @@ class _Round:
     def run(self, connection: Connection[Any], items: list[Item]) -> list[Item]:
         """Settle ``items``; returns those that are, the others are for the next round."""
         self.accepted = {}
-        told = memory.source_records_of(connection, self.w, [(i.source, i.source_record) for i in items])
+        told = memory.source_records_of(connection, self.w, ((i.source, i.source_record, i.former_records) for i in items))
         for item in items:
             item.mapping = self.mappings.get(item.kind)
             if item.mapping is None:

@@ -7,12 +7,12 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from fhir_writeback_dagster.canonical import CanonicalRecord
 from fhir_writeback_dagster.errors import ConfigError, ExtractRefused
 from fhir_writeback_dagster.ids import new_id
-from fhir_writeback_dagster.ingest import readers, records, storing
+from fhir_writeback_dagster.ingest import readers, records, siblings, storing
 from fhir_writeback_dagster.ingest.expectations import CheckResult, Suite, load_suites, none_evaluated, run_suites
 from fhir_writeback_dagster.ingest.flatten import flatten
 from fhir_writeback_dagster.ingest.landing import LandReport, land
@@ -109,6 +109,8 @@ class _Run:
         with _uncollected():
             outcome = self._outcome(extract, self.w.tenant.sources[extract.source], source)
             with self.w.store.tenant(self.w.id) as connection:
+                known, unclear = siblings.settle(connection, self.w, extract.source, outcome.records)
+                outcome = replace(outcome, records=known, failed=unclear | dict(outcome.failed))
                 self.counts.update(storing.store(connection, self.w, extract, outcome))
         self._tally(extract, outcome)
 

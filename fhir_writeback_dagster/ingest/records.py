@@ -36,6 +36,9 @@ class Record:
     identity: tuple[str, ...]
     as_of: datetime | None
     rows: list[int]
+    family: tuple[str, ...] = ()
+    """The identity without what tells apart the rows that agree in it; empty where the contract names no discriminator."""
+    told_apart_by: tuple[str | None, ...] = ()
 
 
 class NotARecord(NamedTuple):
@@ -118,7 +121,11 @@ class _Rule:
             self._group(self.rule.group, rows, said, orders)
             return
         keys = [tuple(text or "" for text in key) for key in self.frame.select(self.table.identity).iter_rows()]
-        for row, fields, as_of, key, mark in zip(rows, said, orders, keys, self._marks(keys), strict=True):
+        apart: list[tuple[str | None, ...]] = [()] * len(keys)
+        if self.table.discriminator:
+            apart = list(self.frame.select(self.table.discriminator).iter_rows())
+        marks = self._marks(keys, apart)
+        for row, fields, as_of, key, text, mark in zip(rows, said, orders, keys, apart, marks, strict=True):
             if mark:
                 fields["discriminator"] = mark
             problem = _first_problem((*fields.values(), as_of)) or self._missing(fields)
@@ -129,7 +136,8 @@ class _Rule:
                 self._quarantine(row, record)
             else:
                 identity = (self.name, *key, *([mark] if mark else ()))
-                self.made.records.append(Record(record, identity, as_of, [row]))
+                family = (self.name, *key) if self.table.discriminator else ()
+                self.made.records.append(Record(record, identity, as_of, [row], family, text))
 
     def _said(self, actor: ActorFrom, maker: Maker) -> Iterator[dict[str, Any]]:
         """Field → value of each row; a value may be a :class:`Problem`."""
@@ -166,7 +174,7 @@ class _Rule:
         zone = spec.time_zone or maker.zone
         return each(maker.dates(spec, self.frame), lambda text: instant(text, zone) if isinstance(text, str) else text)
 
-    def _marks(self, keys: list[tuple[str, ...]]) -> list[str | None]:
+    def _marks(self, keys: list[tuple[str, ...]], texts: list[tuple[str | None, ...]]) -> list[str | None]:
         """What tells apart rows that agree in identity: None for the first in order of the discriminator, then 2, 3, …
 
         The number and not the text, so that a row whose discriminator fills up later (a STOP) stays the same fact as long
@@ -174,7 +182,6 @@ class _Rule:
         """
         if not self.table.discriminator:
             return [None] * len(keys)
-        texts = list(self.frame.select(self.table.discriminator).iter_rows())
         found: dict[tuple[str, ...], set[tuple[str | None, ...]]] = {}
         for key, text in zip(keys, texts, strict=True):
             found.setdefault(key, set()).add(text)

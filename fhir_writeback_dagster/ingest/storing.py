@@ -23,7 +23,7 @@ from fhir_writeback_dagster.workplace import Workplace
 _ROW = ("tenant", "row_id", "extract_id", "row_number", "disposition", "reason", "record_id", "source_row")
 _RECORD = (
     "tenant", "record_id", "extract_id", "source", "source_version", "suite_sha256", "kind", "source_record", "as_of", "position",
-    "body", "created_at",
+    "body", "created_at", "former_records",
 )  # fmt: skip
 _ITEM = ("tenant", "item_id", "layer", "code", "path", "extract_id", "row_id", "record_id", "opened_at")
 
@@ -125,11 +125,11 @@ def _rows(
 def _records(w: Workplace, extract: Extract, outcome: Outcome, now: datetime) -> Iterator[tuple[Any, ...]]:
     for record_id, record in outcome.records.items():
         kind = record.record.kind
-        source_record = w.identity.digest("source-record", extract.source, kind, *record.identity)
+        source_record, *former = w.identity.all("source-record", extract.source, kind, *record.identity)
         body = w.sealer.seal("canonical.record", record_id, canonicaljson.encode(to_json(record.record)))
         yield (
             w.id, record_id, extract.extract_id, extract.source, extract.version, outcome.suites.get(kind), kind, source_record,
-            record.as_of, record.rows[0] + 1, body, now,
+            record.as_of, record.rows[0] + 1, body, now, former or None,
         )  # fmt: skip
 
 

@@ -107,13 +107,13 @@ class Stage:
             "quantity": {"value": str(value), "unit": "/min", "code": "/min"},
             **fields,
         }
-        record, record_id = to_json(from_json(data)), new_id()
+        record, record_id, extract = to_json(from_json(data)), new_id(), extract or new_id()
         with self._workplace("ingest") as w, w.store.tenant(w.id) as c:
+            told, *former = w.identity.all("source-record", source, str(data["kind"]), row)
             c.execute(
                 "INSERT INTO canonical.record (tenant, record_id, extract_id, source, source_version, kind, source_record, "
-                "as_of, position, body) VALUES (%s, %s, %s, %s, 1, %s, %s, %s, 1, %s)",
-                (w.id, record_id, extract or new_id(), source, data["kind"],
-                 w.identity.digest("source-record", source, str(data["kind"]), row), as_of,
+                "former_records, as_of, position, body) VALUES (%s, %s, %s, %s, 1, %s, %s, %s, %s, 1, %s)",
+                (w.id, record_id, extract, source, data["kind"], told, former, as_of,
                  w.sealer.seal("canonical.record", record_id, canonicaljson.encode(record))),
             )  # fmt: skip
             c.execute("INSERT INTO canonical.outbox (tenant, record_id) VALUES (%s, %s)", (w.id, record_id))

@@ -234,6 +234,9 @@ def test_a_new_identity_key_finds_what_an_older_generation_wrote(stage: Stage, h
     stage.decide()
     assert stage.candidate(again)["business_key"] == stage.candidate(before)["business_key"]
     assert stage.end_of(again) == ("suppressed", "equal_to_latest")
+    corrected = stage.tell(mrn="200", row="row-1")
+    stage.decide()
+    assert stage.end_of(corrected) == ("in_review", "identity_changed")
 
 
 @pytest.mark.parametrize("mode", ["off", "shadow"])
