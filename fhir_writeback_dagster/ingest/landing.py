@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -16,7 +16,7 @@ from fhir_writeback_dagster.errors import ConfigError
 from fhir_writeback_dagster.ids import new_id
 from fhir_writeback_dagster.ingest.readers import MAX_FILE
 from fhir_writeback_dagster.ingest.sources import Source, source_of
-from fhir_writeback_dagster.ingest.zones import Delivery, Zone
+from fhir_writeback_dagster.ingest.zones import Delivery, Zone, owners
 from fhir_writeback_dagster.settings import Settings
 from fhir_writeback_dagster.store.db import copy_rows, record_event
 from fhir_writeback_dagster.workplace import Workplace, open_workplace
@@ -116,9 +116,10 @@ def waiting(settings: Settings, tenant: str) -> int:
 def look_around(w: Workplace, problems: list[str]) -> Iterator[Look]:
     """Each source that can be used; complaints about the others are added to ``problems``."""
     zones: dict[str, Zone] = {}
+    everybodys = owners(w.settings.home, w.settings.tenants)
     for source, use in w.tenant.sources.items():
         try:
-            zones[source] = Zone(w.settings.home, use)
+            zones[source] = _own(w, Zone(w.settings.home, use), everybodys)
             loaded = source_of(w, source)
             deliveries = [d for d in zones[source].deliveries() if not loaded.contract.ignores(d.name)]
         except ConfigError as error:
@@ -129,6 +130,17 @@ def look_around(w: Workplace, problems: list[str]) -> Iterator[Look]:
         new, unsettled = _unseen(w, zones[source], list(zip(deliveries, stamps, strict=True)))
         yield Look(source, use.version, loaded, zones[source], tuple(new), len(deliveries), unsettled)
     problems += _strangers(w, list(zones.values()))
+
+
+def _own(w: Workplace, zone: Zone, everybodys: Mapping[str, set[str]]) -> Zone:
+    """:raises ConfigError: it is another tenant's as well."""
+    if others := everybodys.get(zone.place, set()) - {w.id}:
+        raise ConfigError(
+            "shared_zone",
+            f"it is the landing zone of {', '.join(sorted(others))} too: whose patients its rows tell of cannot be known",
+            mend="give each tenant a zone of its own",
+        )
+    return zone
 
 
 def _strangers(w: Workplace, zones: Sequence[Zone]) -> Iterator[str]:

@@ -9,15 +9,17 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from upath import UPath
 
 from fhir_writeback_dagster.errors import ConfigError
-from fhir_writeback_dagster.tenants import SourceUse
+from fhir_writeback_dagster.tenants import SourceUse, load_tenant, tenant_ids
 
 MANIFEST = ".manifest.json"
 _UNFINISHED = (".part", ".partial", ".tmp", ".crdownload", ".filepart")
@@ -102,6 +104,11 @@ class Zone:
             raise FileNotFoundError
         return (self.root / name).read_bytes()
 
+    @property
+    def place(self) -> str:
+        """The same for the same zone, however it is written."""
+        return str(self.root).rstrip("/")
+
     def neighbours(self) -> list[Path]:
         """Folders beside a local zone: what somebody delivers there is in no zone."""
         folder = Path(self.root.path) if self.root.protocol in {"", "file"} else None
@@ -120,6 +127,28 @@ class Zone:
         for info in infos:
             if info.get("type") == "file":
                 yield PurePosixPath(info["name"]).name, info
+
+
+def owners(home: Path, tenants: Path) -> dict[str, set[str]]:
+    """Place of every zone → the tenants whose files name it; a file that cannot be used names none."""
+    found: dict[str, set[str]] = {}
+    for tenant in tenant_ids(tenants):
+        path = tenants / f"{tenant}.yaml"
+        with suppress(OSError):
+            for place in _places(home, path, path.stat().st_mtime_ns):
+                found.setdefault(place, set()).add(tenant)
+    return found
+
+
+@lru_cache(maxsize=4096)
+def _places(home: Path, path: Path, _changed: int) -> tuple[str, ...]:
+    """Kept for as long as the file does not change: every tenant's look asks for the zones of all."""
+    places = []
+    with suppress(ConfigError):
+        for use in load_tenant(path.parent, path.stem).sources.values():
+            with suppress(ConfigError):
+                places.append(Zone(home, use).place)
+    return tuple(places)
 
 
 def _seconds(info: dict[str, Any]) -> float:

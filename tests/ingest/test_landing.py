@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from conftest import OpenLayer
+from conftest import MakeTenant, OpenLayer
 from ingest.hospital import HEADER, VITALS, Hospital, row, write_source
 from support import Database
 from upath import UPath
@@ -249,3 +249,21 @@ def test_the_same_bytes_under_a_good_name_are_read_after_all(hospital: Hospital,
         hospital.deliver("vitals.csv", ONE)
         assert land(w).landed == 1
         assert normalise(w).counts["records"] == 2
+
+
+@pytest.mark.parametrize("spelling", ["{}", "./{}", "{}/"])
+def test_a_zone_of_two_tenants_is_read_for_neither(
+    hospital: Hospital, make_tenant: MakeTenant, workplace: OpenLayer, spelling: str
+) -> None:
+    landing = next(iter(hospital.tenant.sources.values())).landing
+    other = make_tenant(None, sources={"vitals": {"version": 1, "landing": spelling.format(landing)}})
+    hospital.deliver("vitals.csv", HEADER + row(1))
+    for tenant, third in ((hospital.tenant, other), (other, hospital.tenant)):
+        with workplace("ingest", tenant) as w:
+            report = land(w)
+        assert report.files == 0
+        assert "shared_zone" in report.problems[0]
+        assert third.tenant in report.problems[0]
+    (hospital.home / "tenants" / f"{other.tenant}.yaml").unlink()
+    with workplace("ingest", hospital.tenant) as w:
+        assert land(w).landed == 1
