@@ -127,6 +127,10 @@ class SourceUse(_Strict):
     patient_systems: dict[str, str] = Field(
         default_factory=dict, description="identifier system of each patient identifier that the contract names"
     )
+    relative_references: Literal["sender", "ehr"] = Field(
+        "sender",
+        description="FHIR input: whose resource `Patient/1` is where the file does not hold it; ehr: this tenant's EHR's own",
+    )
 
 
 class Modes(_Strict):

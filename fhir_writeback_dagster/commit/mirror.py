@@ -20,6 +20,7 @@ from fhir_writeback_dagster.commit.mirror_rows import stamp
 from fhir_writeback_dagster.commit.mirror_store import MirroredType, Sync
 from fhir_writeback_dagster.commit.pace import Pace
 from fhir_writeback_dagster.errors import TargetError
+from fhir_writeback_dagster.rules.resourceurl import server_of
 from fhir_writeback_dagster.tenants import Tenant
 from fhir_writeback_dagster.workplace import Workplace
 
@@ -92,6 +93,8 @@ class _Type:
 
     async def refresh(self, sync: Sync | None, *, full: bool) -> Self:
         started = self.w.now()
+        # What is known in its version is passed over, so only reading all again makes it known under another server's URLs.
+        full = full or (sync is not None and sync.server != server_of(self.w.tenant.ehr.base_url))
         if full or sync is None or sync.watermark is None:
             await self._list(again=full)
         else:

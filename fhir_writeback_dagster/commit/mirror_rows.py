@@ -9,6 +9,7 @@ from zoneinfo import ZoneInfo
 
 from fhir_writeback_dagster.commit.answer import dicts
 from fhir_writeback_dagster.rules.fhirtime import instant
+from fhir_writeback_dagster.rules.resourceurl import comparable, own_url
 
 Resource = dict[str, Any]
 
@@ -31,13 +32,15 @@ def stamp(resource: Resource) -> Stamp:
     return Stamp(resource["id"], version if isinstance(version, str) else None, point[0] + fraction if point else None)
 
 
-def identifiers(resource: Resource) -> list[tuple[str, str]]:
-    """(system, value) of each identifier that has both and is in use."""
-    return [
+def identifiers(resource: Resource, base_url: str) -> list[tuple[str, str]]:
+    """(system, value as it is compared) of each identifier that has both and is in use, and the resource's own URL."""
+    stated = [
         (one["system"], one["value"])
         for one in dicts(resource.get("identifier"))
         if isinstance(one.get("system"), str) and isinstance(one.get("value"), str) and one.get("use") != "old"
     ]
+    own = own_url(base_url, resource["resourceType"], resource["id"])
+    return [(system, comparable(system, value)) for system, value in (*stated, own)]
 
 
 def referenced(reference: object, resource_type: str, base_url: str) -> str | None:

@@ -17,6 +17,7 @@ from fhir_writeback_dagster import canonicaljson
 from fhir_writeback_dagster.commit import mirror_rows
 from fhir_writeback_dagster.commit.mirror_rows import Resource, Stamp, identifiers, period, referenced, stamp
 from fhir_writeback_dagster.rules.demographics import mirror_keys
+from fhir_writeback_dagster.rules.resourceurl import server_of
 from fhir_writeback_dagster.store.db import Row, copy_rows, record_event
 from fhir_writeback_dagster.workplace import Workplace
 
@@ -36,18 +37,19 @@ _COLUMNS: dict[MirroredType, list[str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Sync:
-    """How far the polling of one type is."""
+    """How far the polling of one type is; ``server``: under whose URLs its rows are known (`rules.resourceurl`)."""
 
     watermark: datetime | None
     refreshed_at: datetime
+    server: str | None
 
 
 def read_sync(connection: Connection[Any], w: Workplace) -> dict[str, Sync]:
     found = connection.execute(
-        "SELECT resource_type, watermark, refreshed_at FROM mirror.sync WHERE tenant = %s AND target = %s",
+        "SELECT resource_type, watermark, refreshed_at, server FROM mirror.sync WHERE tenant = %s AND target = %s",
         (w.id, w.tenant.ehr.target),
     )
-    return {kind: Sync(watermark, refreshed) for kind, watermark, refreshed in found}
+    return {kind: Sync(*rest) for kind, *rest in found}
 
 
 def write_sync(
@@ -57,16 +59,18 @@ def write_sync(
     it ran decided before that, and looks again. A `refreshed_at` in the future is of a clock that was set back since.
     """
     connection.execute(
-        "INSERT INTO mirror.sync AS s (tenant, target, resource_type, watermark, refreshed_at, changed_at) "
-        "VALUES (%(tenant)s, %(target)s, %(kind)s, %(watermark)s, %(started)s, %(now)s) "
+        "INSERT INTO mirror.sync AS s (tenant, target, resource_type, watermark, refreshed_at, changed_at, server) "
+        "VALUES (%(tenant)s, %(target)s, %(kind)s, %(watermark)s, %(started)s, %(now)s, %(server)s) "
         "ON CONFLICT (tenant, target, resource_type) DO UPDATE SET "
-        "watermark = greatest(s.watermark, excluded.watermark), refreshed_at = CASE WHEN s.refreshed_at > %(now)s "
-        "THEN excluded.refreshed_at ELSE greatest(s.refreshed_at, excluded.refreshed_at) END, "
+        "watermark = greatest(s.watermark, excluded.watermark), server = excluded.server, "
+        "refreshed_at = CASE WHEN s.refreshed_at > %(now)s THEN excluded.refreshed_at "
+        "ELSE greatest(s.refreshed_at, excluded.refreshed_at) END, "
         "changed_at = CASE WHEN %(changed)s THEN excluded.changed_at ELSE s.changed_at END",
         {
             "tenant": w.id,
             "target": w.tenant.ehr.target,
             "kind": kind,
+            "server": server_of(w.tenant.ehr.base_url),
             "watermark": watermark,
             "started": started,
             "now": w.now(),
@@ -185,7 +189,7 @@ def _write_identifiers(connection: Connection[Any], w: Workplace, table: str, fr
     digests = {
         (w.id, target, w.identity.digest("identifier", system, value), one["id"])
         for one in fresh
-        for system, value in identifiers(one)
+        for system, value in identifiers(one, w.tenant.ehr.base_url)
     }
     if table == "patient":  # also while nobody matches on demographics: an index that lacks some would find the wrong one
         digests |= {(w.id, target, w.identity.digest(*key), one["id"]) for one in fresh for key in mirror_keys(one)}

@@ -24,9 +24,10 @@ from fhir_writeback_dagster.decide.matching_mirror import (
     read_patients,
     read_stays,
 )
-from fhir_writeback_dagster.decide.matching_model import ChartPatient, EncounterMatch, Match, survivors
+from fhir_writeback_dagster.decide.matching_model import ChartPatient, EncounterMatch, Match, contradicts, survivors, url_of
 from fhir_writeback_dagster.rules import demographics
 from fhir_writeback_dagster.rules.demographics import Demographics
+from fhir_writeback_dagster.rules.resourceurl import server_of
 from fhir_writeback_dagster.workplace import Workplace
 
 __all__ = ["EncounterAsk", "EncounterMatch", "Match", "decide_match", "match_encounters", "match_patients"]
@@ -57,14 +58,18 @@ def match_patients(connection: Connection[Any], w: Workplace, refs: Sequence[Pat
         for hit in held
     }
     patients = read_patients(connection, w, {hit.patient_id for held in found.values() for hit in held}, compared)
-    decided = {ref: decide_match(ref, found[ref], patients) for ref in distinct}
+    server = server_of(w.tenant.ehr.base_url)
+    decided = {ref: decide_match(ref, found[ref], patients, server) for ref in distinct}
     if w.tenant.matching.probabilistic != "off":
         decided |= match_demographics(connection, w, decided)
     return [decided[ref] for ref in refs]
 
 
-def decide_match(ref: PatientRef, hits: Sequence[Hit], patients: Mapping[str, ChartPatient]) -> Match:
-    """The rules, without a database; ``patients`` holds every patient of ``hits`` and every survivor that they lead to."""
+def decide_match(ref: PatientRef, hits: Sequence[Hit], patients: Mapping[str, ChartPatient], server: str | None = None) -> Match:
+    """The rules, without a database; ``patients`` holds every patient of ``hits`` and every survivor that they lead to.
+
+    :param server: the EHR's, as :func:`~fhir_writeback_dagster.rules.resourceurl.server_of` has it.
+    """
     evidence: dict[str, Any] = {
         "identifiers": len(ref.identifiers),
         "identifiers_found": len({hit.identifier for hit in hits}),
@@ -74,7 +79,8 @@ def decide_match(ref: PatientRef, hits: Sequence[Hit], patients: Mapping[str, Ch
     chains = {hit.patient_id: survivors(hit.patient_id, patients) for hit in hits if hit.patient_id in patients}
     ends = {chain[-1] for chain in chains.values()}
     if not ends:
-        return Match("waiting", reason="patient_unknown", evidence=evidence)
+        elsewhere = all((url := url_of(i)) is not None and url.server != server for i in ref.identifiers)
+        return Match("waiting", reason="patient_of_other_server" if elsewhere else "patient_unknown", evidence=evidence)
     if len(ends) > 1:
         return Match("review", reason="several_patients", evidence={**evidence, "patients": len(ends)})
     (end,) = ends
@@ -85,6 +91,8 @@ def decide_match(ref: PatientRef, hits: Sequence[Hit], patients: Mapping[str, Ch
     patient = patients[end]
     verdicts = demographics.compare(demographics.of_row(ref), patient.who or Demographics())
     evidence |= {"fields": {name: verdict for name, verdict in verdicts.items() if verdict != "unknown"}}
+    # Of an identifier that nobody has, the chart may hold another value: one of the row's two is wrong.
+    unknown = set(ref.identifiers) - {hit.identifier for hit in hits}
     merged = [chain for chain in chains.values() if len(chain) > 1]
     if merged:
         evidence["merges"] = max(map(len, merged)) - 1
@@ -92,7 +100,7 @@ def decide_match(ref: PatientRef, hits: Sequence[Hit], patients: Mapping[str, Ch
         ("merge_cycle" if patient.replaced_by is not None else None)
         or ("merged_patient_differs" if any(not _same_person(chain, patients) for chain in merged) else None)
         or ("demographics_differ" if demographics.differs(verdicts) else None)
-        or ("identifiers_differ" if _other_identifier(ref, hits, patient) else None)
+        or ("identifiers_differ" if any(contradicts(i, end, patient, server) for i in unknown) else None)
         or ("patient_deceased" if patient.deceased else None)
         or ("patient_inactive" if not patient.active else None)
     )
@@ -106,13 +114,6 @@ def _same_person(chain: Sequence[str], patients: Mapping[str, ChartPatient]) -> 
         and (other.deceased or not one.deceased)
         for one, other in pairwise(patients[patient_id] for patient_id in chain)
     )
-
-
-def _other_identifier(ref: PatientRef, hits: Sequence[Hit], patient: ChartPatient) -> bool:
-    """The chart has another value in the system of an identifier that nobody has: one of the row's two is wrong."""
-    known = {hit.identifier for hit in hits}
-    values = patient.who.identifiers if patient.who else {}
-    return any(i.value not in values.get(i.system, (i.value,)) for i in ref.identifiers if i not in known)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,20 +134,25 @@ def match_encounters(connection: Connection[Any], w: Workplace, wanted: Sequence
     if timed:
         first, last = min(at[0] for _, at in timed), max(at[1] for _, at in timed)
         stays = read_stays(connection, w, {ask.patient_id for ask, _ in timed}, first, last)
+    server = server_of(w.tenant.ehr.base_url)
     return [
-        decide_encounter(ask, [hit for i in ask.identifiers for d in digests[i] for hit in hits.get(d, ())])
+        decide_encounter(ask, [hit for i in ask.identifiers for d in digests[i] for hit in hits.get(d, ())], server)
         if ask.identifiers
         else decide_stay(ask, stays.get(ask.patient_id, ()))
         for ask in wanted
     ]
 
 
-def decide_encounter(ask: EncounterAsk, hits: Sequence[EncounterHit]) -> EncounterMatch:
-    """By identifier, without a database. A number that others' encounters bear too is often unique only within a patient."""
-    if not hits:
+def decide_encounter(ask: EncounterAsk, hits: Sequence[EncounterHit], server: str | None = None) -> EncounterMatch:
+    """By identifier, without a database. A number that others' encounters bear too is often unique only within a patient; the
+    EHR's own URL names one encounter for good.
+    """
+    urls = (url_of(i) for i in ask.identifiers)
+    named = {url.id for url in urls if url is not None and url.server == server}
+    if not hits or not named <= {hit.encounter_id for hit in hits}:
         return EncounterMatch("waiting", reason="encounter_unknown")
     own = {hit.encounter_id: hit for hit in hits if ask.patient_id in hit.patients}
-    if not own:
+    if not own or not named <= own.keys():
         return EncounterMatch("review", reason="encounter_of_other_patient")
     return _only(own)
 

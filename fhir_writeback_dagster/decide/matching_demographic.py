@@ -15,10 +15,11 @@ from fhir_writeback_dagster.canonical import PatientRef
 from fhir_writeback_dagster.decide.match_learn import load_weights
 from fhir_writeback_dagster.decide.matching_fields import persons_of
 from fhir_writeback_dagster.decide.matching_mirror import count_patients, read_hits, read_patients
-from fhir_writeback_dagster.decide.matching_model import ChartPatient, Match, survivors
+from fhir_writeback_dagster.decide.matching_model import ChartPatient, Match, contradicts, survivors
 from fhir_writeback_dagster.decide.matching_probabilistic import WEIGHTS, Candidate, Model, Thresholds, Verdict, decide
 from fhir_writeback_dagster.rules import demographics
 from fhir_writeback_dagster.rules.demographics import Demographics
+from fhir_writeback_dagster.rules.resourceurl import server_of
 from fhir_writeback_dagster.workplace import Workplace
 
 #: Candidates that a reviewer is shown.
@@ -30,7 +31,7 @@ def match_demographics(connection: Connection[Any], w: Workplace, matches: Mappi
     rows = {
         ref: who
         for ref, match in matches.items()
-        if match.reason in ("no_identifiers", "patient_unknown") and (who := demographics.of_row(ref))
+        if match.reason in ("no_identifiers", "patient_unknown", "patient_of_other_server") and (who := demographics.of_row(ref))
     }
     digests = {
         key: w.identity.all(*key) for who in rows.values() for key in demographics.block_keys(who) | demographics.whole_keys(who)
@@ -74,11 +75,11 @@ def _match(
 ) -> Match:
     best = verdict.candidates[0]
     patient = patients[best.patient_id]
-    numbers = patient.who.identifiers if patient.who else {}
+    server = server_of(w.tenant.ehr.base_url)
     only = [digest for digest, bearers in whole.items() if {survivors(one, patients)[-1] for one in bearers} == {best.patient_id}]
     reason = (
         verdict.reason
-        or ("identifiers_differ" if any(i.value not in numbers.get(i.system, (i.value,)) for i in ref.identifiers) else None)
+        or ("identifiers_differ" if any(contradicts(i, best.patient_id, patient, server) for i in ref.identifiers) else None)
         or ("merge_cycle" if patient.replaced_by is not None else None)
         or ("patient_deceased" if patient.deceased else None)
         or ("patient_inactive" if not patient.active else None)

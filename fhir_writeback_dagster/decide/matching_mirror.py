@@ -14,6 +14,7 @@ from psycopg import Connection
 from fhir_writeback_dagster.canonical import Identifier
 from fhir_writeback_dagster.decide.matching_model import ChartPatient
 from fhir_writeback_dagster.rules import demographics
+from fhir_writeback_dagster.rules.resourceurl import comparable
 from fhir_writeback_dagster.store.sealing import Identity
 from fhir_writeback_dagster.workplace import Workplace
 
@@ -85,7 +86,8 @@ class EncounterHit(NamedTuple):
 
 def digests_of(identity: Identity, identifier: Identifier) -> list[bytes]:
     """What the mirror may hold for this identifier: one HMAC a generation of the identity key; none for an empty value."""
-    return identity.all("identifier", identifier.system, identifier.value) if identifier.value.strip() else []
+    value = comparable(identifier.system, identifier.value)
+    return identity.all("identifier", identifier.system, value) if value.strip() else []
 
 
 def read_hits(connection: Connection[Any], w: Workplace, digests: Collection[bytes]) -> dict[bytes, list[str]]:

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
+from fhir_writeback_dagster.canonical import Identifier
 from fhir_writeback_dagster.rules.demographics import Demographics
+from fhir_writeback_dagster.rules.resourceurl import URI, ResourceUrl, parse
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,3 +58,23 @@ def survivors(patient_id: str, patients: Mapping[str, ChartPatient]) -> list[str
             break
         chain.append(following)
     return chain
+
+
+def url_of(identifier: Identifier) -> ResourceUrl | None:
+    """The resource that the identifier names by URL; None where it is another kind of identifier."""
+    return parse(identifier.value) if identifier.system == URI else None
+
+
+def contradicts(identifier: Identifier, patient_id: str, patient: ChartPatient, server: str | None) -> bool:
+    """Does the chart of a patient of ``server`` say otherwise, by another value in the identifier's system?
+
+    Of URLs, a patient has one on each server: another on the same one contradicts, one on an unknown server says nothing.
+    """
+    values = patient.who.identifiers if patient.who else {}
+    url = url_of(identifier)
+    if url is None:
+        return identifier.value not in values.get(identifier.system, (identifier.value,))
+    known = {parse(value) for value in values.get(URI, ())}
+    if server is not None:
+        known.add(ResourceUrl(server, "Patient", patient_id))
+    return url not in known and any(other is not None and other[:2] == url[:2] for other in known)

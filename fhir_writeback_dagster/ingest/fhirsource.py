@@ -5,16 +5,19 @@ contract says what becomes canonical, the mapping what is written. So nothing ma
 does not read and that the contract does not let go (``source_only``, ``operational``, ``ignored``) quarantines its resource.
 
 Whose it is: a reference to a Patient or Encounter of the same file brings its elements along as ``@patient.…`` and
-``@encounter.…``; a logical reference has its own, ``subject.identifier.value``. An id of the sender's own is nobody we know.
+``@encounter.…``; a logical reference has its own, ``subject.identifier.value``; an absolute one is the column ``@patient`` or
+``@encounter``, the resource's URL without a version. A relative one that the file does not resolve is an id of the sender's own,
+nobody we know, unless the tenant says whose relative references are.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from decimal import Decimal
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import polars as pl
@@ -22,38 +25,58 @@ import polars as pl
 from fhir_writeback_dagster.errors import ExtractRefused
 from fhir_writeback_dagster.ingest.contract import Table, columns_read_by
 from fhir_writeback_dagster.ingest.rowrules import Rule, holds
+from fhir_writeback_dagster.rules import resourceurl
 from fhir_writeback_dagster.rules.r4 import definitions, types_of
 
 MAX_COLUMNS = 5_000
 
 _NAME = re.compile(r"_?[A-Za-z][A-Za-z0-9]*")
 
-_REFERENCES = (("@patient", ("subject", "patient")), ("@encounter", ("encounter", "context.encounter.0")))
+_RELATIVE = re.compile(r"[A-Z][A-Za-z]+/[A-Za-z0-9\-.]{1,64}", re.ASCII)
+
+PATIENT_URL, ENCOUNTER_URL = "@patient", "@encounter"
+
+#: Column of the URL and beginning of the columns of the elements, the type, and where a resource names it.
+_REFERENCES = (
+    (PATIENT_URL, "Patient", ("subject", "patient")),
+    (ENCOUNTER_URL, "Encounter", ("encounter", "context.encounter.0")),
+)
+
+Resource = dict[str, Any]
 _json: msgspec.json.Decoder[Any] = msgspec.json.Decoder(float_hook=Decimal)
 
 
-def read_resources(text: str) -> pl.DataFrame:
+def read_resources(text: str, relative_to: str | None = None) -> pl.DataFrame:
     """A row for each resource, in the file's order.
 
+    :param relative_to: the FHIR base URL whose resources the sender's relative references name; None: its own.
     :raises ExtractRefused: not JSON, no resource, or a Bundle that asks for something else than to take what is in it.
     """
-    resources = list(_resources(text))
-    known = {place: resource for place, resource in _places(resources) if place}
-    rows = [_row(resource, known) for _, resource in resources]
+    entries = list(_documents(text))
+    named = _resolver(entries)
+    rows = [_row(entry, named, relative_to) for entry in entries]
     names = list(dict.fromkeys(["resourceType", *(name for row in rows for name in row)]))
     if len(names) > MAX_COLUMNS:
         raise ExtractRefused("too_wide", f"more than {MAX_COLUMNS} different elements", mend="deliver in parts")
     return pl.DataFrame({name: pl.Series([row.get(name) for row in rows], dtype=pl.String) for name in names})
 
 
-def _resources(text: str) -> Iterator[tuple[str | None, dict[str, Any]]]:
-    """Each resource with its ``fullUrl``."""
+class _Entry(NamedTuple):
+    """A resource, its ``fullUrl``, and which of the file's documents (a Bundle, or a resource alone) it is in."""
+
+    resource: Resource
+    full_url: str | None
+    document: int
+
+
+def _documents(text: str) -> Iterator[_Entry]:
     whole = _parsed(text)
-    documents = [(1, whole)]
+    lines = [(1, whole)]
     if whole is None:
-        documents = [(n, _parsed(line)) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
-    for line, document in documents:
-        for one in document if isinstance(document, list) else [document]:
+        lines = [(n, _parsed(line)) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
+    numbers = itertools.count()
+    for line, told in lines:
+        for one in told if isinstance(told, list) else [told]:
             if not isinstance(one, dict) or not isinstance(one.get("resourceType"), str):
                 raise ExtractRefused(
                     "bad_json",
@@ -61,7 +84,9 @@ def _resources(text: str) -> Iterator[tuple[str | None, dict[str, Any]]]:
                     line=line,
                     mend="a Bundle, an array, a resource, or one of these a line",
                 )
-            yield from _entries(one, line) if one["resourceType"] == "Bundle" else [(None, one)]
+            number = next(numbers)
+            bundled = _entries(one, line) if one["resourceType"] == "Bundle" else [(one, None)]
+            yield from (_Entry(resource, full, number) for resource, full in bundled)
 
 
 def _parsed(text: str) -> Any:
@@ -71,7 +96,7 @@ def _parsed(text: str) -> Any:
         return None
 
 
-def _entries(bundle: dict[str, Any], line: int) -> Iterator[tuple[str | None, dict[str, Any]]]:
+def _entries(bundle: Resource, line: int) -> Iterator[tuple[Resource, str | None]]:
     entries = bundle.get("entry", [])
     for listed in entries if isinstance(entries, list) else [None]:
         entry = listed if isinstance(listed, dict) else {}
@@ -87,23 +112,49 @@ def _entries(bundle: dict[str, Any], line: int) -> Iterator[tuple[str | None, di
         if not isinstance(resource.get("resourceType"), str):
             raise ExtractRefused("bad_json", "an entry is not a resource", line=line, mend="name its resourceType")
         full = entry.get("fullUrl")
-        yield (full if isinstance(full, str) else None), resource
+        yield resource, full if isinstance(full, str) else None
 
 
-def _places(resources: Sequence[tuple[str | None, dict[str, Any]]]) -> Iterator[tuple[str | None, dict[str, Any]]]:
-    for full, resource in resources:
-        yield full, resource
-        if isinstance(resource.get("id"), str):
-            yield f"{resource['resourceType']}/{resource['id']}", resource
+def _resolver(entries: Iterable[_Entry]) -> Callable[[str, int], Resource | None]:
+    """Reference and document → the resource of the file that it names: of its own Bundle first, else of the whole file.
+
+    A place that two different resources claim is nobody's: two Bundles of a file may both have a ``Patient/1``.
+    """
+    known: dict[tuple[str, int | None], Resource | None] = {}
+    for resource, full, document in entries:
+        own = f"{resource['resourceType']}/{resource['id']}" if isinstance(resource.get("id"), str) else None
+        for place in filter(None, (full, own)):
+            for key in ((place, document), (place, None)):
+                known[key] = resource if known.setdefault(key, resource) == resource else None
+
+    def named(reference: str, document: int) -> Resource | None:
+        place = reference.partition("/_history/")[0]
+        return known[place, document] if (place, document) in known else known.get((place, None))
+
+    return named
 
 
-def _row(resource: dict[str, Any], known: Mapping[str, dict[str, Any]]) -> dict[str, str]:
-    row = dict(_flat(resource, ""))
-    for prefix, elements in _REFERENCES:
+def _row(entry: _Entry, named: Callable[[str, int], Resource | None], relative_to: str | None) -> dict[str, str]:
+    row = dict(_flat(entry.resource, ""))
+    for column, kind, elements in _REFERENCES:
         reference = next((row[f"{name}.reference"] for name in elements if f"{name}.reference" in row), None)
-        if reference is not None and reference in known:
-            row |= dict(_flat(known[reference], f"{prefix}."))
+        if reference is None:
+            continue
+        resource = named(reference, entry.document)
+        if resource is not None and resource["resourceType"] == kind:
+            row |= dict(_flat(resource, f"{column}."))
+        if url := _url(reference, kind, relative_to):
+            row[column] = url
     return row
+
+
+def _url(reference: str, kind: str, relative_to: str | None) -> str | None:
+    """The URL of the resource of ``kind`` that a reference names, without version; None where it names none by URL."""
+    place = reference.partition("/_history/")[0].removesuffix("/")
+    if relative_to is not None and _RELATIVE.fullmatch(place):
+        place = f"{relative_to}/{place}"
+    resource = resourceurl.parse(place)
+    return place if resource is not None and resource.resource_type == kind else None
 
 
 def _flat(value: Any, path: str) -> Iterator[tuple[str, str]]:

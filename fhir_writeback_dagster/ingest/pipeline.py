@@ -121,7 +121,8 @@ class _Run:
             raise ExtractRefused("no_table", "no table of the contract takes a file of this name")
         table = contract.tables[name]
         data = self._bytes(extract, Zone(self.w.settings.home, use))
-        frame = readers.read(data, table, whole=use.complete_by == "manifest")
+        ehr = self.w.tenant.ehr.base_url if use.relative_references == "ehr" else None
+        frame = readers.read(data, table, whole=use.complete_by == "manifest", relative_to=ehr)
         maker = Maker(
             extract.source,
             use.patient_systems,

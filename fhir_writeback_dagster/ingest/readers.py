@@ -27,12 +27,13 @@ MAX_FILE = 512 * 1024 * 1024
 _AGAIN = "deliver the whole file again"
 
 
-def read(data: bytes, table: Table, *, whole: bool) -> pl.DataFrame:
+def read(data: bytes, table: Table, *, whole: bool, relative_to: str | None = None) -> pl.DataFrame:
     """All rows as text columns, in the order delivered; null only where the format itself knows it (JSON, Parquet).
 
     Optional columns that the file lacks are there as nulls; columns that the contract does not know stay.
 
     :param whole: the file is proved whole (by its manifest), so a missing last line end is no sign of a cut.
+    :param relative_to: fhir: the base URL whose resources the sender's relative references name; None: its own.
     :raises ExtractRefused: see the module; ``line`` counts from 1 with the header (rows of Parquet: without), ``byte`` from 0.
     """
     if not data.strip(b" \t\r\n"):
@@ -47,7 +48,7 @@ def read(data: bytes, table: Table, *, whole: bool) -> pl.DataFrame:
             case "html":
                 frame = read_tables(text, table, whole=whole)
             case "fhir":
-                frame = read_resources(text)
+                frame = read_resources(text, relative_to)
             case _:
                 frame = _csv(text, table, whole=whole)
     long = [at for column in frame.get_columns() for at in (column.str.len_bytes() > MAX_FIELD).arg_true()]

@@ -10,6 +10,7 @@ from pathlib import Path
 from fhir_writeback_dagster.errors import ConfigError
 from fhir_writeback_dagster.ingest.concepts import ConceptMap, load_concept_map
 from fhir_writeback_dagster.ingest.contract import Contract, Table
+from fhir_writeback_dagster.ingest.fhirsource import PATIENT_URL
 from fhir_writeback_dagster.ingest.fields import ConceptFrom, IdentifierFrom
 from fhir_writeback_dagster.ingest.rowrules import Rule
 from fhir_writeback_dagster.tenants import TENANT_ID
@@ -54,7 +55,8 @@ def load_source(mappings: Path, source: str, version: int) -> Source:
 def source_of(w: Workplace, source: str, version: int | None = None) -> Source:
     """A source that the tenant uses, in the version that it runs or a given one, with a system for each identifier name.
 
-    :raises ConfigError: the tenant does not name it, the contract is wrong, or an identifier's name has no system.
+    :raises ConfigError: the tenant does not name it, the contract is wrong, an identifier's name has no system, or relative
+        references are the EHR's and the contract reads no reference.
     """
     where = f"tenants/{w.id}.yaml"
     use = w.tenant.sources.get(source)
@@ -69,7 +71,20 @@ def source_of(w: Workplace, source: str, version: int | None = None) -> Source:
             where=f"{where}: sources.{source}",
             mend=f"add patient_systems.{missing[0]}",
         )
+    # An extract that landed by an older version is still read by that: only the version that the tenant runs must fit.
+    runs = version in (None, use.version)
+    if runs and use.relative_references == "ehr" and not any(map(_reads_references, loaded.contract.tables.values())):
+        raise ConfigError(
+            "references_not_read",
+            "no table of the contract reads whom a reference names",
+            where=f"{where}: sources.{source}.relative_references",
+            mend="take a version whose `patient` has the column @patient, or leave the key out",
+        )
     return loaded
+
+
+def _reads_references(table: Table) -> bool:
+    return table.patient is not None and any(one.column == PATIENT_URL for one in table.patient.identifiers)
 
 
 def _identifiers(table: Table) -> Iterator[IdentifierFrom]:

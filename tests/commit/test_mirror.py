@@ -10,6 +10,7 @@ from commit.faults import FaultyLine
 from commit.world import MRN, World, consent, encounter, patient
 
 from fhir_writeback_dagster.errors import TargetError
+from fhir_writeback_dagster.rules.resourceurl import URI, comparable
 
 PATIENTS = "SELECT patient_id, active, deceased, replaced_by FROM mirror.patient WHERE tenant = %s ORDER BY 1"
 
@@ -84,6 +85,42 @@ def test_a_deleted_patient_leaves_no_identifier(world: World) -> None:
     world.ehr.chart.delete("Patient", "a")
     assert world.refresh().gone["Patient"] == 1
     assert (_who_has(world, "1"), _who_has(world, "2")) == ([], ["b"])
+
+
+def _at(world: World, table: str, url: str) -> list[str]:
+    digest = world.w.identity.digest("identifier", URI, comparable(URI, url))
+    found = world.rows(f"SELECT {table}_id FROM mirror.{table}_identifier WHERE tenant = %s AND identifier = %s", digest)
+    return [row[0] for row in found]
+
+
+def test_a_patient_and_an_encounter_are_known_by_their_own_url(world: World) -> None:
+    world.load(patient("a", "1"), patient("b", "2"), encounter("e", "a"))
+    world.refresh()
+    base = world.tenant.ehr.base_url
+    assert _at(world, "patient", f"{base}/Patient/a/_history/1") == ["a"]
+    assert _at(world, "encounter", f"{base}/Encounter/e") == ["e"]
+    assert _at(world, "patient", "https://ehr.stv.example/fhir/Patient/a") == []
+
+
+@pytest.mark.parametrize("before", [None, "//old.example/fhir"])
+def test_a_mirror_from_before_urls_counted_or_of_an_ehr_that_moved_learns_them(world: World, before: str | None) -> None:
+    world.load(patient("a", "1"))
+    world.refresh()
+    world.change("DELETE FROM mirror.patient_identifier WHERE tenant = %s")
+    world.change(
+        "UPDATE mirror.sync SET server = x.before FROM (SELECT %s, %s::text) AS x (tenant, before) WHERE sync.tenant = x.tenant",
+        before,
+    )
+    report = world.refresh()
+    assert (report.changed["Patient"], _at(world, "patient", f"{world.tenant.ehr.base_url}/Patient/a")) == (1, ["a"])
+    assert world.refresh().changed["Patient"] == 0
+
+
+def test_a_number_that_is_a_url_is_kept_as_it_is_compared(world: World) -> None:
+    registry = {"system": URI, "value": "http://Registry.example/fhir/Patient/7"}
+    world.load({**patient("a", "1"), "identifier": [registry]})
+    world.refresh()
+    assert _at(world, "patient", "https://registry.example/fhir/Patient/7/_history/2") == ["a"]
 
 
 def test_full_reads_everything_again(world: World) -> None:

@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 
 from fhir_writeback_dagster import canonicaljson
 from fhir_writeback_dagster.canonical import from_json, to_json
+from fhir_writeback_dagster.commit.mirror_rows import identifiers
 from fhir_writeback_dagster.decide.pipeline import DecideReport, decide
 from fhir_writeback_dagster.ids import new_id
 from fhir_writeback_dagster.tenants import Tenant
@@ -65,11 +66,12 @@ class Stage:
                     (w.id, p["id"], p.get("deceased", False), p.get("replaced_by"),
                      w.sealer.seal_json("mirror.patient", place, resource), self.now),
                 )  # fmt: skip
-                c.execute(
-                    "INSERT INTO mirror.patient_identifier (tenant, target, identifier, patient_id) VALUES (%s, 'ehr', %s, %s) "
-                    "ON CONFLICT DO NOTHING",
-                    (w.id, w.identity.digest("identifier", MRN, p["mrn"]), p["id"]),
-                )
+                for system, value in identifiers(resource, self.tenant.ehr.base_url):
+                    c.execute(
+                        "INSERT INTO mirror.patient_identifier (tenant, target, identifier, patient_id) "
+                        "VALUES (%s, 'ehr', %s, %s) ON CONFLICT DO NOTHING",
+                        (w.id, w.identity.digest("identifier", system, value), p["id"]),
+                    )
             for consent in consents:
                 c.execute(
                     "INSERT INTO mirror.consent (tenant, target, consent_id, version_id, patient_id, status, body, fetched_at) "

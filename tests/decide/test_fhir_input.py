@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from pathlib import Path
 
 from conftest import MakeTenant, OpenLayer
 from decide.stage import MRN, Stage
+from support import Database
 
 from fhir_writeback_dagster import canonicaljson
 from fhir_writeback_dagster.ingest.pipeline import land, normalise
+from fhir_writeback_dagster.store.db import connect
 
 WEIGHT = {
     "resourceType": "Observation",
@@ -47,3 +50,52 @@ def test_an_agent_s_resources_are_proposals_like_any_others(make_tenant: MakeTen
     assert payload["subject"] == {"reference": "Patient/p100"}
     assert payload["identifier"] == [{"system": tenant.identifier_system, "value": row["business_key"]}]
     assert "id" not in payload
+
+
+EHR = "https://ehr.mercy.example/fhir"
+
+
+def test_an_agent_may_name_the_ehr_s_own_patient(
+    make_tenant: MakeTenant, workplace: OpenLayer, home: Path, database: Database
+) -> None:
+    (home / "expectations").unlink()
+    (home / "expectations").mkdir()
+    tenant = make_tenant(
+        None,
+        ehr={"base_url": EHR},
+        sources={"fhir_agent": {"version": 2, "landing": "landing/agent"}},
+        consent={"none_found": "permit"},
+        waiting_ttl="1d",
+    )
+    stage = Stage(tenant, workplace)
+    stage.mirror({"id": "p100", "mrn": "100"})
+    references = {
+        "own": f"{EHR}/Patient/p100/_history/2",
+        "elsewhere": "https://ehr.stv.example/fhir/Patient/p100",
+        "not-yet": f"{EHR}/Patient/p101",
+        "the sender's": "Patient/p100",
+    }
+    lines = [json.dumps({**WEIGHT, "id": name, "subject": {"reference": text}}) for name, text in references.items()]
+    (home / "landing" / "agent" / "findings.ndjson").write_text("\n".join(lines))
+    with workplace("ingest", tenant) as w:
+        land(w)
+        assert dict(normalise(w).reasons) == {"no_patient": 1}
+    stage.decide()
+    assert _ends(stage) == {("in_review", "policy_review", "p100"), ("waiting", "patient_of_other_server", None),
+                            ("waiting", "patient_unknown", None)}  # fmt: skip
+    stage.now += timedelta(hours=1)
+    stage.mirror({"id": "p101", "mrn": "101"})
+    stage.decide()
+    assert ("in_review", "policy_review", "p101") in _ends(stage)
+    stage.now += timedelta(days=2)
+    stage.mirror()
+    stage.decide()
+    with connect(database.superuser) as connection:
+        found = connection.execute(
+            "SELECT code, path FROM quarantine.item WHERE tenant = %s AND layer = 'decide'", (tenant.tenant,)
+        )
+        assert found.fetchall() == [("no_match_in_time", "patient_of_other_server")]
+
+
+def _ends(stage: Stage) -> set[tuple[str, str | None, str | None]]:
+    return {(row["state"], row["reason"], row["patient_id"]) for row in stage.rows("SELECT * FROM decision.candidate")}

@@ -4,123 +4,23 @@ from __future__ import annotations
 
 import base64
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import MakeTenant, OpenLayer
+from decide.mirror import MRN, NOW, VISIT, Mirror, mrn, outcome, ref, ssn
 
-from fhir_writeback_dagster.canonical import Identifier, PatientRef
-from fhir_writeback_dagster.decide.matching import EncounterAsk, EncounterMatch, Match, match_encounters, match_patients
-from fhir_writeback_dagster.tenants import Tenant
+from fhir_writeback_dagster.canonical import Identifier
+from fhir_writeback_dagster.decide.matching import EncounterAsk, EncounterMatch, match_patients
 from fhir_writeback_dagster.workplace import Workplace
-
-MRN, SSN, VISIT = "urn:example:mrn", "http://hl7.org/fhir/sid/us-ssn", "urn:example:visit"
-NOW = datetime(2026, 6, 15, tzinfo=UTC)
-
-
-def mrn(value: str) -> Identifier:
-    return Identifier(system=MRN, value=value)
-
-
-def ssn(value: str) -> Identifier:
-    return Identifier(system=SSN, value=value)
-
-
-def ref(*identifiers: Identifier, **demographics: Any) -> PatientRef:
-    return PatientRef(identifiers=identifiers, **demographics)
-
-
-class Mirror:
-    """Puts patients and encounters into a tenant's mirror as commit's role does."""
-
-    def __init__(self, open_layer: OpenLayer, tenant: Tenant) -> None:
-        self._open, self.tenant = open_layer, tenant
-
-    def patient(
-        self,
-        patient_id: str,
-        *identifiers: Identifier,
-        family: str = "Smith",
-        given: str = "Ann",
-        birth_date: str = "1980-02-01",
-        gender: str = "female",
-        active: bool = True,
-        deceased: bool = False,
-        replaced_by: str | None = None,
-        **more: Any,
-    ) -> None:
-        body = {
-            "resourceType": "Patient",
-            "name": [{"family": family, "given": [given]}],
-            "birthDate": birth_date,
-            "gender": gender,
-            "identifier": [i.model_dump() for i in identifiers],
-        } | more
-        target = self.tenant.ehr.target
-        with self._open("commit", self.tenant) as w, w.store.tenant(w.id) as connection:
-            connection.execute(
-                "INSERT INTO mirror.patient (tenant, target, patient_id, active, deceased, replaced_by, body, fetched_at) "
-                "VALUES (%s, %s, %s, %s, %s, %s, %s, %s)",
-                (
-                    w.id,
-                    target,
-                    patient_id,
-                    active,
-                    deceased,
-                    replaced_by,
-                    w.sealer.seal_json("mirror.patient", f"{target}|{patient_id}", body),
-                    NOW,
-                ),
-            )
-            for i in identifiers:
-                connection.execute(
-                    "INSERT INTO mirror.patient_identifier VALUES (%s, %s, %s, %s)",
-                    (w.id, target, w.identity.digest("identifier", i.system, i.value), patient_id),
-                )
-
-    def encounter(
-        self,
-        encounter_id: str,
-        number: str,
-        patient_id: str | None,
-        status: str = "in-progress",
-        period: tuple[datetime, datetime | None] = (NOW, None),
-    ) -> None:
-        target = self.tenant.ehr.target
-        with self._open("commit", self.tenant) as w, w.store.tenant(w.id) as connection:
-            connection.execute(
-                "INSERT INTO mirror.encounter (tenant, target, encounter_id, patient_id, status, starts_at, ends_at, "
-                "fetched_at) VALUES (%s, %s, %s, %s, %s, %s, %s, %s)",
-                (w.id, target, encounter_id, patient_id, status, *period, NOW),
-            )
-            connection.execute(
-                "INSERT INTO mirror.encounter_identifier VALUES (%s, %s, %s, %s)",
-                (w.id, target, w.identity.digest("identifier", VISIT, number), encounter_id),
-            )
-
-    def match(self, *refs: PatientRef) -> list[Match]:
-        with self._open("decide", self.tenant) as w, w.store.tenant(w.id) as connection:
-            return match_patients(connection, w, refs)
-
-    def encounters(self, *wanted: tuple[Sequence[str], str]) -> list[EncounterMatch]:
-        asked = [EncounterAsk(tuple(Identifier(system=VISIT, value=n) for n in numbers), patient) for numbers, patient in wanted]
-        return self.ask_encounters(*asked)
-
-    def ask_encounters(self, *asked: EncounterAsk) -> list[EncounterMatch]:
-        with self._open("decide", self.tenant) as w, w.store.tenant(w.id) as connection:
-            return match_encounters(connection, w, asked)
 
 
 @pytest.fixture
 def mirror(make_tenant: MakeTenant, workplace: OpenLayer) -> Mirror:
     return Mirror(workplace, make_tenant())
-
-
-def outcome(match: Match) -> tuple[str, str | None, str | None]:
-    return match.outcome, match.patient_id, match.reason
 
 
 def test_an_identifier_that_one_patient_bears_matches(mirror: Mirror) -> None:
@@ -344,7 +244,7 @@ def test_two_tenants_with_the_same_number_do_not_see_each_other(
     assert [m.match(ref(mrn("100")))[0].patient_id for m in mirrors] == ["p-one", "p-other"]
     with workplace("decide", other) as w, w.store.tenant(w.id) as connection:
         seen = connection.execute("SELECT patient_id FROM mirror.patient_identifier").fetchall()  # no predicate at all
-        assert seen == [("p-other",)]
+        assert set(seen) == {("p-other",)}
 
 
 def test_another_target_of_the_tenant_is_another_chart(mirror: Mirror, workplace: OpenLayer) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -55,17 +56,30 @@ def component(code: str, value: int, system: str = "http://unitsofmeasure.org") 
     }
 
 
-@pytest.fixture
-def told(shipped: Path) -> Any:
-    source = load_source(shipped, "fhir_agent", 1)
+Told = Callable[..., Normalised]
+
+
+def read_by(shipped: Path, version: int) -> Told:
+    source = load_source(shipped, "fhir_agent", version)
     table = source.contract.tables["resources"]
 
-    def read(text: str) -> Normalised:
-        frame = readers.read(text.encode(), table, whole=False)
+    def read(text: str, relative_to: str | None = None) -> Normalised:
+        frame = readers.read(text.encode(), table, whole=False, relative_to=relative_to)
         maker = Maker("fhir_agent", {}, "America/New_York", source.concept_maps)
         return normalise(frame, "resources", table, source.contract.actor, maker)
 
     return read
+
+
+@pytest.fixture(params=[1, 2])
+def told(shipped: Path, request: pytest.FixtureRequest) -> Told:
+    return read_by(shipped, request.param)
+
+
+@pytest.fixture
+def by_url(shipped: Path) -> Told:
+    """Version 2, which also reads whom an absolute reference names."""
+    return read_by(shipped, 2)
 
 
 def test_a_bundle_says_whose_its_resources_are(told: Any) -> None:
@@ -230,9 +244,9 @@ _JSON = st.recursive(
 
 @given(st.dictionaries(st.sampled_from(sorted(WEIGHT)), _JSON, max_size=4))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
-def test_any_resource_is_read_kept_aside_or_refused(told: Any, parts: dict[str, Any]) -> None:
+def test_any_resource_is_read_kept_aside_or_refused(by_url: Told, parts: dict[str, Any]) -> None:
     try:
-        made = told(json.dumps([{**WEIGHT, **parts}]))
+        made = by_url(json.dumps([{**WEIGHT, **parts}]))
     except ExtractRefused:
         return
     assert len(made.records) + len(made.others) == 1
@@ -240,3 +254,97 @@ def test_any_resource_is_read_kept_aside_or_refused(told: Any, parts: dict[str, 
 
 def test_a_page_of_empty_documents_has_no_rows(told: Any) -> None:
     assert told('{"resourceType": "Bundle", "type": "collection"}').records == []
+
+
+EHR = "https://ehr.mercy.example/fhir"
+URI = "urn:ietf:rfc:3986"
+
+
+def about(subject: str, **more: Any) -> str:
+    return json.dumps(changed(subject={"reference": subject}, **more))
+
+
+def identifiers(made: Normalised) -> list[tuple[str, str]]:
+    (record,) = made.records
+    return [(i.system, i.value) for i in record.record.patient.identifiers]
+
+
+@pytest.mark.parametrize("reference", [f"{EHR}/Patient/123", f"{EHR}/Patient/123/_history/2", f"{EHR}/Patient/123/"])
+def test_an_absolute_reference_is_an_identifier(by_url: Told, reference: str) -> None:
+    assert identifiers(by_url(about(reference))) == [(URI, f"{EHR}/Patient/123")]
+
+
+def test_an_encounter_may_be_named_by_url_too(by_url: Told) -> None:
+    (record,) = by_url(about(f"{EHR}/Patient/1", encounter={"reference": f"{EHR}/Encounter/2"})).records
+    assert [(i.system, i.value) for i in record.record.encounter] == [(URI, f"{EHR}/Encounter/2")]
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        "Patient/123",
+        "Patient/123/_history/2",
+        "urn:uuid:77",
+        f"{EHR}/Group/1",
+        f"{EHR}/Patient?identifier=urn:mrn|1",
+        "#p",
+        "123",
+    ],
+)
+def test_what_names_no_patient_by_url_is_nobody_we_know(by_url: Told, reference: str) -> None:
+    assert by_url(about(reference)).others[0][:2] == ("quarantined", "no_patient")
+
+
+@pytest.mark.parametrize("reference", ["Patient/123", "Patient/123/_history/2", "Patient/123/"])
+def test_a_relative_reference_is_the_ehr_s_where_the_tenant_says_so(by_url: Told, reference: str) -> None:
+    assert identifiers(by_url(about(reference), relative_to=EHR)) == [(URI, f"{EHR}/Patient/123")]
+
+
+@pytest.mark.parametrize(
+    "reference", ["Group/1", "urn:uuid:77", "patient/1", "Patient/1/2", "Patient", "../Patient/1", "#Patient/1"]
+)
+def test_what_is_no_relative_reference_to_a_patient_stays_nobody(by_url: Told, reference: str) -> None:
+    assert by_url(about(reference), relative_to=EHR).others[0][:2] == ("quarantined", "no_patient")
+
+
+def test_a_patient_of_the_bundle_is_known_by_what_it_bears_and_by_the_url_that_names_it(by_url: Told) -> None:
+    theirs = "https://agent.example/fhir/Patient/here-only"
+    entries = [{"fullUrl": theirs, "resource": PATIENT}, {"resource": changed(subject={"reference": theirs})}]
+    made = by_url(json.dumps({"resourceType": "Bundle", "type": "collection", "entry": entries}))
+    assert identifiers(made) == [(URI, theirs), ("urn:mrn", "100")]
+
+
+@pytest.mark.parametrize("reference", ["urn:uuid:9c1", "Patient/here-only", "Patient/here-only/_history/3"])
+def test_a_reference_within_the_bundle_needs_no_url(by_url: Told, reference: str) -> None:
+    assert identifiers(by_url(bundle(changed(subject={"reference": reference})))) == [("urn:mrn", "100")]
+
+
+def test_a_resource_that_is_no_patient_lends_nobody_its_identifiers(told: Told) -> None:
+    group = {"resourceType": "Group", "id": "g", "identifier": [{"system": "urn:mrn", "value": "100"}]}
+    made = told(bundle(group, changed(subject={"reference": "Group/g"})))
+    assert made.others[2][:2] == ("quarantined", "no_patient")
+
+
+def of_patient(mrn: str) -> str:
+    who = {**PATIENT, "id": "p", "identifier": [{"system": "urn:mrn", "value": mrn}]}
+    what = changed(id=f"o{mrn}", subject={"reference": "Patient/p"})
+    return json.dumps({"resourceType": "Bundle", "type": "collection", "entry": [{"resource": who}, {"resource": what}]})
+
+
+def test_two_bundles_of_a_file_may_call_two_patients_by_one_id(told: Told) -> None:
+    made = told("\n".join([of_patient("1"), of_patient("2")]))
+    found = {r.identity[1]: r.record.patient.identifiers[0].value for r in made.records}
+    assert found == {"o1": "1", "o2": "2"}
+
+
+def test_an_id_that_two_patients_of_a_file_claim_is_nobody(told: Told) -> None:
+    alone = about("Patient/p", id="alone")
+    made = told("\n".join([of_patient("1"), of_patient("2"), alone]))
+    assert [r.identity[1] for r in made.records] == ["o1", "o2"]
+    assert made.others[4][:2] == ("quarantined", "no_patient")
+
+
+def test_a_sender_s_column_never_passes_for_the_url(by_url: Told) -> None:
+    made = by_url(json.dumps(changed(**{"@patient": f"{EHR}/Patient/1"})))
+    assert made.others[0].reason in ("no_patient", "unknown_element")
+    assert not made.records

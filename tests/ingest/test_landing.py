@@ -226,6 +226,18 @@ def test_a_source_whose_identifiers_have_no_system_lands_nothing_and_asks_for_no
     assert "unknown_identifier_name" in report.problems[0]
 
 
+def test_relative_references_of_a_contract_that_reads_none_are_a_mistake_of_the_tenant_s_file(
+    make_hospital: Callable[..., Hospital], workplace: OpenLayer
+) -> None:
+    hospital = make_hospital(relative_references="ehr")
+    hospital.deliver("vitals.csv", ONE)
+    with workplace("ingest", hospital.tenant) as w:
+        report = land(w)
+    assert report.files == 0
+    assert "references_not_read" in report.problems[0]
+    assert "sources.vitals.relative_references" in report.problems[0]
+
+
 def test_a_folder_of_no_source_beside_the_zones_is_told_of(make_hospital: Callable[..., Hospital], workplace: OpenLayer) -> None:
     hospital = make_hospital()
     tenant = hospital.tenant.tenant
