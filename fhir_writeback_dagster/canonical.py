@@ -43,8 +43,13 @@ class Concept(_Model):
     text: str | None = None
 
 
+#: R4, quantity-comparator: the true value is less than the given one, and so on.
+Comparator = Literal["<", "<=", ">=", ">"]
+
+
 class Quantity(_Model):
     value: Decimal
+    comparator: Comparator | None = Field(None, description="the true value lies below or above `value`; None: it is `value`")
     unit: str = Field(description="for people, as the source writes it or its UCUM code")
     code: str = Field(description="UCUM code")
 

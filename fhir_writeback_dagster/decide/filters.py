@@ -27,10 +27,11 @@ def concept(value: Node | None) -> dict[str, Any] | None:
 
 
 def quantity(value: Node | None) -> dict[str, Any] | None:
-    """A canonical Quantity as FHIR Quantity; the value keeps its digits."""
+    """A canonical Quantity as FHIR Quantity; the value keeps its digits and its comparator, without which it is another value."""
     if value is None:
         return None
-    return {"value": value["value"], "unit": value["unit"], "system": UCUM, "code": value["code"]}
+    bound = {"comparator": value["comparator"]} if value.get("comparator") else {}
+    return {"value": value["value"], **bound, "unit": value["unit"], "system": UCUM, "code": value["code"]}
 
 
 def reference(value: str | None) -> dict[str, Any] | None:

@@ -5,20 +5,25 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import math
 import re
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 from pydantic import ValidationError
 
-from fhir_writeback_dagster.canonical import Coding, Concept, Quantity
+from fhir_writeback_dagster.canonical import Coding, Comparator, Concept, Quantity
 from fhir_writeback_dagster.ingest import units
 from fhir_writeback_dagster.ingest.concepts import ConceptMap
-from fhir_writeback_dagster.ingest.fields import ConceptFrom, ContentFrom, QuantityFrom
+from fhir_writeback_dagster.ingest.fields import COMPARATORS, ConceptFrom, ContentFrom, QuantityFrom
 
 _DECIMAL = re.compile(r"[+-]?(\d{1,20}(\.\d{1,20})?|\.\d{1,20})([eE][+-]?\d{1,2})?", re.ASCII)
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+#: A bound is rounded outwards, or it would say more than was measured. No factor between units is negative: it keeps its side.
+_ROUNDINGS: dict[str | None, Callable[[Fraction], int]] = {"<": math.ceil, "<=": math.ceil, ">=": math.floor, ">": math.floor}
 _CODE = re.compile(r"\S+( \S+)*")  # FHIR R4 datatypes, code
 
 
@@ -54,29 +59,49 @@ def put_together(model: type[Any], **parts: Any) -> Any:
         return Problem("unknown_value", str(error.errors(include_url=False, include_input=False)[0]["loc"][0]))
 
 
-def quantity(spec: QuantityFrom, text: str | None, unit: str | None) -> Quantity | Problem | None:
+def quantity(
+    spec: QuantityFrom, signs: Mapping[str, Comparator], text: str | None, unit: str | None, sign: str | None = None
+) -> Quantity | Problem | None:
+    """:param signs: what may stand before the number, with the FHIR comparator that it is.
+    :param sign: what stands in the column of comparators; then none stands before the number.
+    """
     if text is None:
         return None
+    column = spec.column
+    if sign is None:
+        sign, text = _signed(text, signs)
+    else:
+        column = spec.comparator_column or column
     if spec.decimal_mark == ",":
         text = text.replace(",", ".") if "." not in text else ""
     if not _DECIMAL.fullmatch(text):
         return Problem("bad_decimal", spec.column)
-    value = Decimal(text)
+    if sign is not None and sign not in signs:
+        return Problem("comparator_not_allowed" if sign in COMPARATORS else "unknown_comparator", column)
+    value, comparator = Decimal(text), None if sign is None else signs[sign]
     try:
         code = units.ucum(unit or "")
         if spec.units and code not in spec.units:
-            value, code = _converted(spec, value, code)
+            value, code = _converted(spec, value, code, comparator)
     except units.UnknownUnitError:
         return Problem("unknown_unit", spec.unit_column or spec.column)
     except units.NotComparableError:
         return Problem("unit_not_comparable", spec.unit_column or spec.column)
-    return Quantity(value=value, unit=code, code=code)
+    return Quantity(value=value, comparator=comparator, unit=code, code=code)
 
 
-def _converted(spec: QuantityFrom, value: Decimal, code: str) -> tuple[Decimal, str]:
+def _signed(text: str, signs: Collection[str]) -> tuple[str | None, str]:
+    """What stands before the number, and the number; no sign begins as a number does (:data:`~.fields.Sign`)."""
+    if text[:1] in "+-.0123456789":
+        return None, text
+    sign = next((one for one in sorted({*signs, *COMPARATORS}, key=len, reverse=True) if text.startswith(one)), "")
+    return sign or None, text[len(sign) :].lstrip()
+
+
+def _converted(spec: QuantityFrom, value: Decimal, code: str, comparator: Comparator | None) -> tuple[Decimal, str]:
     for target in spec.units:
         try:
-            return units.convert(value, code, target, spec.decimals), target
+            return units.convert(value, code, target, spec.decimals, _ROUNDINGS.get(comparator, round)), target
         except units.NotComparableError:
             continue
     raise units.NotComparableError

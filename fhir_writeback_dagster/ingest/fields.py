@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model, field_validator, model_validator
 
@@ -14,6 +15,13 @@ from fhir_writeback_dagster.tenants import TimeZone
 
 #: Column -> its texts (None is a column that says nothing), or whether it says anything. All columns must hold.
 Conditions = dict[str, Literal["present", "absent"] | tuple[str | None, ...]]
+
+
+#: What may stand before a number: no digit, sign or mark of a number, so that one text has one reading.
+Sign = Annotated[str, Field(pattern=r"^[^\d\s.,+-]+( [^\d\s.,+-]+)*$")]
+
+#: FHIR's own signs (R4, quantity-comparator).
+COMPARATORS: Mapping[str, canonical.Comparator] = MappingProxyType({"<": "<", "<=": "<=", ">=": ">=", ">": ">"})
 
 
 class _Strict(BaseModel):
@@ -32,7 +40,7 @@ class From(_Strict):
     def columns(self) -> Iterator[str]:
         """Columns whose text becomes a value of the chart; those of ``when`` only choose."""
         for part in self.parts():
-            for name in ("column", "time_column", "system_column", "display", "text", "unit_column"):
+            for name in ("column", "time_column", "system_column", "display", "text", "unit_column", "comparator_column"):
                 value = getattr(part, name, None)
                 if isinstance(value, str):
                     yield value
@@ -115,6 +123,11 @@ class QuantityFrom(From):
     The column's unit is a UCUM code or an alias of :mod:`~fhir_writeback_dagster.ingest.units`, else ``unknown_unit``. With
     ``units``, values come out in one of these: another unit of the same dimension is converted and rounded to ``decimals``,
     any other is ``unit_not_comparable``. ``decimal_mark`` is never guessed; a thousands mark is ``bad_decimal``.
+
+    ``comparators`` is what may stand before the number (or in ``comparator_column``) and the FHIR comparator that it is; ``{}``
+    takes none, and so does a kind other than lab_result that leaves it out (``comparator_not_allowed``). R4's vital-signs
+    profiles do not forbid one, but who reads a vital sign takes it for a reading: a contract has to want it. A bound that is
+    converted is rounded outwards: ``<4.94`` as ``<4.9`` would say more than was measured.
     """
 
     column: str
@@ -123,6 +136,10 @@ class QuantityFrom(From):
     units: tuple[str, ...] = ()
     decimals: int = Field(2, ge=0, le=10, description="of converted values; others keep the digits they came with")
     decimal_mark: Literal[".", ","] = "."
+    comparators: dict[Sign, canonical.Comparator] | None = Field(
+        None, description="left out: `<`, `<=`, `>=` and `>` of a lab_result, none of other kinds"
+    )
+    comparator_column: str | None = None
 
     @model_validator(mode="after")
     def _check(self) -> QuantityFrom:
@@ -259,6 +276,22 @@ def check_words(kind: str, name: str, spec: From) -> None:
             adapter.validate_python(word)
         except ValidationError as error:
             raise ValueError(f"{name} cannot be {word!r}: {error.errors()[0]['msg']}") from None
+
+
+def check_comparators(name: str, spec: From) -> None:
+    """Refuse comparators where R4 has none: a reference range's bounds are SimpleQuantities.
+
+    :raises ValueError: says so.
+    """
+    if name.startswith("reference_") and isinstance(spec, QuantityFrom) and (spec.comparators or spec.comparator_column):
+        raise ValueError(f"{name} takes no comparator (R4, SimpleQuantity)")
+
+
+def comparators_of(kind: str, name: str, spec: QuantityFrom) -> Mapping[str, canonical.Comparator]:
+    """What may stand before the number of a field that is made from ``spec``: the FHIR comparator of each."""
+    if spec.comparators is not None:
+        return spec.comparators
+    return COMPARATORS if kind == "lab_result" and not name.startswith("reference_") else {}
 
 
 @cache

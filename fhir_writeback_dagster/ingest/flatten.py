@@ -1,11 +1,12 @@
 """Canonical records as the flat rows that suites speak of.
 
-Columns, all kinds: ``record_id``; ``code``, ``system`` (first coding); ``value`` and ``unit`` (UCUM); ``status``; ``year`` and
-``hours_ahead`` (of the record's main time, after the run's clock); ``days_to_end`` (end minus start); ``age_years`` (of the
-patient at that time, where the row says the birth date); ``encounter_patients`` (how many patients the batch's rows name with
-this row's encounter). Of the batch, the same in each row: ``future_share`` (of rows more than a day ahead, 0 in batches of fewer
-than 20) and ``newest_days_ago``. Beside these: ``dispenses`` of orders, ``bytes`` of documents, ``phone``, ``email`` and
+Columns, all kinds: ``record_id``; ``code``, ``system`` (first coding); ``value``, ``comparator`` and ``unit`` (UCUM); ``status``;
+``year`` and ``hours_ahead`` (of the record's main time, after the run's clock); ``days_to_end`` (end minus start); ``age_years``
+(of the patient at that time, where the row says the birth date); ``encounter_patients`` (how many patients the batch's rows name
+with this row's encounter). Of the batch, the same in each row: ``future_share`` (of rows more than a day ahead, 0 in batches of
+fewer than 20) and ``newest_days_ago``. Beside these: ``dispenses`` of orders, ``bytes`` of documents, ``phone``, ``email`` and
 ``fields_said`` of patients. What is not said is null. A record with components is one row for each of them.
+``<5`` has the value 5: where a comparator stands, a range is asked of the bound, which is what can be a unit misread.
 """
 
 from __future__ import annotations
@@ -85,5 +86,5 @@ def _coded(concept: object) -> dict[str, Any]:
 
 def _measured(quantity: Quantity | None) -> dict[str, Any]:
     if quantity is None:
-        return {"value": float("nan"), "unit": None}
-    return {"value": float(quantity.value), "unit": quantity.code}
+        return {"value": float("nan"), "comparator": None, "unit": None}
+    return {"value": float(quantity.value), "comparator": quantity.comparator, "unit": quantity.code}

@@ -25,6 +25,7 @@ from fhir_writeback_dagster.ingest.fields import (
     Fields,
     IdentifierFrom,
     TextFrom,
+    check_comparators,
     check_words,
     fields_model,
 )
@@ -118,6 +119,7 @@ class Rule(_Strict):
         for name, alternatives in fields.specs().items():
             for spec in alternatives:
                 check_words(kind, name, spec)
+                check_comparators(name, spec)
         return fields
 
     @model_validator(mode="after")

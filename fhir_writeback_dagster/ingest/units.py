@@ -8,6 +8,7 @@ anything with an annotation (``{score}``) convert to nothing else, so a mass nev
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from decimal import Decimal
 from fractions import Fraction
 from functools import cache
@@ -114,9 +115,10 @@ def factor(unit: str, target: str) -> tuple[Fraction, Fraction]:
     return scale / target_scale, Fraction(0)
 
 
-def convert(value: Decimal, unit: str, target: str, decimals: int) -> Decimal:
-    """``value`` in ``target``, rounded half to even; unchanged, with its own digits, where the two are the same code.
+def convert(value: Decimal, unit: str, target: str, decimals: int, rounding: Callable[[Fraction], int] = round) -> Decimal:
+    """``value`` in ``target``, rounded to ``decimals``; unchanged, with its own digits, where the two are the same code.
 
+    :param rounding: to a whole number; half to even where it is left out.
     :raises UnknownUnitError: one of them is not UCUM.
     :raises NotComparableError: different dimensions.
     """
@@ -125,7 +127,7 @@ def convert(value: Decimal, unit: str, target: str, decimals: int) -> Decimal:
     scale, offset = factor(unit, target)
     exact = Fraction(value) * scale + offset
     shifted = exact * 10**decimals
-    return Decimal(round(shifted)).scaleb(-decimals)  # Fraction's round is exact and half to even
+    return Decimal(rounding(shifted)).scaleb(-decimals)  # Fraction's round is exact and half to even
 
 
 def _read(text: str) -> tuple[Fraction, Dimension]:

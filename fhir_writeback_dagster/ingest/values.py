@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import polars as pl
 from pydantic import ValidationError
 
-from fhir_writeback_dagster.canonical import Component, Identifier, PatientRef, Reaction
+from fhir_writeback_dagster.canonical import Comparator, Component, Identifier, PatientRef, Reaction
 from fhir_writeback_dagster.ingest import dates
 from fhir_writeback_dagster.ingest.concepts import ConceptMap
 from fhir_writeback_dagster.ingest.conversions import Problem, concept, content, put_together, quantity
@@ -27,6 +27,7 @@ from fhir_writeback_dagster.ingest.fields import (
     QuantityFrom,
     ReactionFrom,
     TextFrom,
+    comparators_of,
     word_adapter,
 )
 from fhir_writeback_dagster.ingest.rowrules import PatientFrom, holds
@@ -59,18 +60,16 @@ class Maker:
         makers = {
             DateFrom: self.dates,
             ConceptFrom: self.concepts,
-            QuantityFrom: self.quantities,
             IdentifierFrom: self.identifiers,
             ContentFrom: self.contents,
             ReactionFrom: self.reactions,
-            ComponentFrom: self.components,
         }
         object.__setattr__(self, "_makers", makers)
 
     def field(self, kind: str, name: str, alternatives: Sequence[From], frame: pl.DataFrame) -> list[Any]:
         """A value, None (not said) or a :class:`Problem` for each row of ``frame``."""
         if name in LISTS:
-            return self._members(alternatives, frame)
+            return self._members(kind, name, alternatives, frame)
         values: list[Any] = [None] * frame.height
         free = pl.repeat(value=True, n=frame.height, eager=True)
         for spec in alternatives:
@@ -84,15 +83,19 @@ class Maker:
     def _one(self, kind: str, name: str, spec: From, frame: pl.DataFrame) -> list[Any]:
         if isinstance(spec, TextFrom):
             return self.words(kind, name, spec, frame)
+        if isinstance(spec, QuantityFrom):
+            return self.quantities(spec, frame, comparators_of(kind, name, spec))
+        if isinstance(spec, ComponentFrom):
+            return self.components(spec, frame, kind)
         return self._makers[type(spec)](spec, frame)
 
-    def _members(self, alternatives: Sequence[From], frame: pl.DataFrame) -> list[Any]:
+    def _members(self, kind: str, name: str, alternatives: Sequence[From], frame: pl.DataFrame) -> list[Any]:
         members: list[list[Any]] = [[] for _ in range(frame.height)]
         for spec in alternatives:
             takes = frame.select(holds(spec.when).alias("takes")).to_series() if spec.when else None
             part = frame if takes is None else frame.filter(takes)
             positions = range(frame.height) if takes is None else takes.arg_true()
-            for position, value in zip(positions, self._makers[type(spec)](spec, part), strict=True):
+            for position, value in zip(positions, self._one(kind, name, spec, part), strict=True):
                 if value is not None:
                     members[position].append(value)
         return [next((m for m in found if isinstance(m, Problem)), tuple(found)) for found in members]
@@ -138,10 +141,11 @@ class Maker:
         }
         return [made.get(text) for text in texts]
 
-    def quantities(self, spec: QuantityFrom, frame: pl.DataFrame) -> list[Any]:
+    def quantities(self, spec: QuantityFrom, frame: pl.DataFrame, signs: Mapping[str, Comparator]) -> list[Any]:
         values = _texts(frame, spec.column)
         named = _texts(frame, spec.unit_column) if spec.unit_column else [spec.unit] * frame.height
-        return each(list(zip(values, named, strict=True)), lambda key: quantity(spec, *key))
+        compared = _texts(frame, spec.comparator_column) if spec.comparator_column else [None] * frame.height
+        return each(list(zip(values, named, compared, strict=True)), lambda key: quantity(spec, signs, *key))
 
     def concepts(self, spec: ConceptFrom, frame: pl.DataFrame) -> list[Any]:
         columns = [
@@ -170,10 +174,11 @@ class Maker:
             for concept, severity in zip(manifestations, severities, strict=True)
         ]
 
-    def components(self, spec: ComponentFrom, frame: pl.DataFrame) -> list[Any]:
+    def components(self, spec: ComponentFrom, frame: pl.DataFrame, kind: str) -> list[Any]:
         nothing = [None] * frame.height
         codes = self.concepts(spec.code, frame)
-        quantities = self.quantities(spec.quantity, frame) if spec.quantity else nothing
+        measured = spec.quantity
+        quantities = self.quantities(measured, frame, comparators_of(kind, "quantity", measured)) if measured else nothing
         concepts = self.concepts(spec.concept, frame) if spec.concept else nothing
         texts = self.texts(spec.text, frame) if spec.text else nothing
         return [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,15 @@ from fhir_writeback_dagster.decide.pipeline import decide
 from fhir_writeback_dagster.ingest.pipeline import land, normalise
 
 POLICY = """
-@id("fhir-agent-vitals")
-permit (principal == Writeback::Agent::"fhir-agent", action == Writeback::Action::"autoCommit",
-  resource == Writeback::Kind::"vital_sign");
+@id("fhir-agent-alone")
+permit (principal == Writeback::Agent::"fhir-agent", action == Writeback::Action::"autoCommit", resource)
+when { [Writeback::Kind::"vital_sign", Writeback::Kind::"lab_result"].contains(resource) };
 """
 
 
 @pytest.fixture
 def make_agent_world(make_world: Callable[..., World], home: Path) -> Callable[..., World]:
-    """``make_agent_world(relative_references="ehr")``: an EHR with two patients; the agent's vital signs need no person."""
+    """``make_agent_world(relative_references="ehr")``: an EHR with two patients; the agent's findings need no person."""
 
     def make(**use: Any) -> World:
         for name in ("policies", "expectations"):
@@ -76,6 +77,18 @@ def test_relative_references_are_the_ehr_s_only_where_the_tenant_says_so(
     world = make_agent_world(relative_references=whose)
     through(world, workplace, home, heart_rate("b", "2024-03-01T10:00:00Z", 72))
     assert [one["subject"] for one in world.ehr.search("Observation")] == [{"reference": "Patient/b"}] * written
+
+
+def test_a_laboratory_s_bound_is_written_as_one(make_agent_world: Callable[..., World], workplace: OpenLayer, home: Path) -> None:
+    world = make_agent_world(relative_references="ehr")
+    quantity = {"value": 0.15, "comparator": "<", "unit": "mg/L", "system": "http://unitsofmeasure.org", "code": "mg/L"}
+    crp = {
+        "code": {"coding": [{"system": "http://loinc.org", "code": "30522-7"}]},
+        "category": [{"coding": [{"code": "laboratory"}]}],
+    }
+    through(world, workplace, home, heart_rate("a", "2024-03-01T10:00:00Z", 72) | crp | {"valueQuantity": quantity})
+    (found,) = world.ehr.search("Observation")
+    assert found["valueQuantity"] == quantity | {"value": Decimal("0.15")}
 
 
 def test_a_patient_merged_between_decide_and_commit_is_not_written_to(

@@ -32,6 +32,17 @@ def test_a_changed_value_is_patched_and_the_observation_becomes_corrected(faulty
     assert faulty.rows("SELECT revision, version_id, etag FROM ledger.link WHERE tenant = %s") == [(2, "2", 'W/"2"')]
 
 
+def test_a_bound_that_was_measured_after_all_is_no_bound_any_more(world: World) -> None:
+    quantity = {"value": 5, "comparator": "<", "unit": "mg/L", "system": "http://unitsofmeasure.org", "code": "mg/L"}
+    first = _written(world, valueQuantity=quantity)
+    measured = dict(quantity)
+    del measured["comparator"]
+    world.approve(heart_rate("a", AT, 72, valueQuantity=measured), key=first.business_key, revision=2)
+    assert world.commit().counts["updated"] == 1
+    (found,) = world.in_ehr(first.business_key)
+    assert (found["valueQuantity"], found["status"]) == (measured, "corrected")
+
+
 def test_a_second_correction_stays_corrected_and_needs_no_status_change(faulty: World, line: FaultyLine) -> None:
     first = _written(faulty)
     for revision, value in ((2, 80), (3, 85)):

@@ -17,6 +17,7 @@ from fhir_writeback_dagster import canonicaljson
 from fhir_writeback_dagster.canonical import KINDS, from_json
 from fhir_writeback_dagster.decide.mapping import Refs, load_mapping
 from fhir_writeback_dagster.decide.validation import validate
+from fhir_writeback_dagster.rules.content import same_content
 
 ROOT = Path(__file__).resolve().parents[2]
 MAPPINGS = ROOT / "mappings" / "fhir"
@@ -89,6 +90,7 @@ HARD_CASES = {
     "updated, not created": "patient/new_phone",
     "grouped rows": "vital_sign/blood_pressure",
     "corrected value": "lab_result/glucose_corrected",
+    "below detection": "lab_result/below_detection",
     "corrected time": "vital_sign/corrected_time",
     "corrected patient": "vital_sign/corrected_patient",
 }
@@ -114,6 +116,13 @@ def test_a_corrected_value_is_the_same_fact() -> None:
     assert before["payload"]["identifier"] == after["payload"]["identifier"]
     assert before["payload"]["valueQuantity"] != after["payload"]["valueQuantity"]
     assert after["payload"]["status"] == "corrected"
+
+
+def test_a_bound_and_a_value_of_the_same_number_are_one_fact_and_two_contents() -> None:
+    bound, value = golden("lab_result/below_detection"), golden("lab_result/below_detection_measured")
+    assert bound["identity"] == value["identity"]
+    assert not same_content(bound["payload"], {**value["payload"], "status": "final"})
+    assert not same_content({**value["payload"], "status": "final"}, bound["payload"])
 
 
 @pytest.mark.parametrize("name", ["progress_note", "pdf_of_a_day"])

@@ -44,6 +44,26 @@ def rows(*records: CanonicalRecord) -> dict[str, list[dict[str, Any]]]:
     return {"vital_sign": flatten([(f"r{n}", record) for n, record in enumerate(records)], "UTC", NOW)}
 
 
+def test_a_bound_is_asked_what_a_value_is_and_can_be_told_from_it() -> None:
+    record = vital(30).model_copy(update={"kind": "lab_result"})
+    assert record.quantity is not None  # type: ignore[union-attr]
+    bound = record.model_copy(update={"quantity": record.quantity.model_copy(update={"comparator": "<"})})  # type: ignore[union-attr]
+    found = [(row["comparator"], row["value"]) for row in flatten([("a", record), ("b", bound)], "UTC", NOW)]
+    assert found == [(None, 30.0), ("<", 30.0)]
+
+
+def test_a_range_quarantines_an_impossible_bound_and_lets_a_possible_one_pass() -> None:
+    def glucose(value: str, comparator: str | None) -> CanonicalRecord:
+        quantity = {"value": value, "comparator": comparator, "unit": "mg/dL", "code": "mg/dL"}
+        data = vital(1, "2345-7").model_dump(exclude={"kind", "quantity"}) | {"kind": "lab_result", "quantity": quantity}
+        return from_json(data)
+
+    told = [("10", "<"), ("600", ">"), ("600", None), ("2", "<"), ("90000", ">")]
+    rows = flatten([(f"r{n}", glucose(*one)) for n, one in enumerate(told)], "UTC", NOW)
+    failed = run_suites({"lab_result": load_suites(SUITES)["lab_result"]}, {"lab_result": rows}).failed
+    assert failed == {"r3": "lab_result_glucose", "r4": "lab_result_glucose"}
+
+
 def test_every_kind_has_a_suite_and_every_check_a_description() -> None:
     names = check_names(SUITES)
     assert {check.kind for check in names} == set(KINDS)

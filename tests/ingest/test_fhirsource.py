@@ -117,7 +117,6 @@ def test_a_sender_s_own_id_is_nobody_we_know(told: Any, text: str) -> None:
     ("resource", "reason"),
     [
         (changed(modifierExtension=[{"url": "urn:x", "valueBoolean": True}]), ("unknown_element", "modifierExtension")),
-        (changed(valueQuantity={**WEIGHT["valueQuantity"], "comparator": "<"}), ("unknown_element", "valueQuantity")),
         (changed(interpretation=[{"text": "high"}]), ("unknown_element", "interpretation")),
         (changed(onsetDateTime="2020"), ("unknown_element", None)),
         (changed(**{"Test, Case": "72"}), ("unknown_element", None)),
@@ -141,6 +140,24 @@ def test_what_the_contract_does_not_read_is_never_lost(told: Any, resource: dict
     made = told(bundle(resource, WEIGHT))
     assert tuple(made.others[1]) == ("quarantined", *reason)
     assert len(made.records) == 1, "the good ones go on"
+
+
+BOUND = {**WEIGHT["valueQuantity"], "comparator": "<"}
+
+
+@pytest.mark.parametrize(
+    ("version", "reason"),
+    [(1, ("unknown_element", "valueQuantity")), (2, ("comparator_not_allowed", "valueQuantity.comparator"))],
+)
+def test_a_vital_sign_has_no_comparator(shipped: Path, version: int, reason: tuple[str, str]) -> None:
+    made = read_by(shipped, version)(bundle(changed(valueQuantity=BOUND)))
+    assert tuple(made.others[1]) == ("quarantined", *reason)
+
+
+def test_a_laboratory_s_value_may_be_a_bound(by_url: Told) -> None:
+    category = [{"coding": [{"code": "laboratory"}]}]
+    (record,) = by_url(bundle(changed(category=category, valueQuantity=BOUND))).records
+    assert to_json(record.record)["quantity"]["comparator"] == "<"
 
 
 WHO = {"identifier": {"system": "urn:mrn", "value": "7"}}

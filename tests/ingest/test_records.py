@@ -63,7 +63,7 @@ def reasons(normalised: Normalised) -> dict[int, str]:
 
 
 def test_a_problem_is_its_rows_own_and_names_the_column() -> None:
-    result = made([{}, {"value": "<5"}, {"mrn": None}])
+    result = made([{}, {"value": "5-10"}, {"mrn": None}])
     assert [record.rows for record in result.records] == [[0]]
     assert result.others == {
         1: NotARecord("quarantined", "bad_decimal", "value"),
@@ -71,7 +71,9 @@ def test_a_problem_is_its_rows_own_and_names_the_column() -> None:
     }
 
 
-@pytest.mark.parametrize("text", ["<5", "5-10", "1,234.5", "1 000", "five", "5.", "NaN", "inf", "0x10", "١"])
+@pytest.mark.parametrize(
+    "text", ["≤5", "~5", "<5 mg/dL", "<", "<<5", "5-10", "1,234.5", "1 000", "five", "5.", "NaN", "inf", "0x10", "١"]
+)
 def test_what_is_no_decimal_is_not_guessed(text: str) -> None:
     assert reasons(made([{"value": text}])) == {0: "bad_decimal"}
 
@@ -97,6 +99,83 @@ def test_values_come_out_in_a_unit_that_the_contract_wants_or_not_at_all() -> No
     )
     assert [(str(r.record.quantity.value), r.record.quantity.code) for r in result.records] == [("68.0", "kg"), ("70.25", "kg")]  # type: ignore[union-attr]
     assert reasons(result) == {2: "unit_not_comparable", 3: "unknown_unit"}
+
+
+LAB: dict[str, Any] = {"rule": {"kind": "lab_result"}}
+LDL = {"item": "13457-7", "unit": "mg/dL"}
+
+
+def values(normalised: Normalised) -> list[tuple[str | None, str, str]]:
+    found = [record.record.quantity for record in normalised.records]  # type: ignore[union-attr]
+    return [(q.comparator, str(q.value), q.code) for q in found if q]
+
+
+@pytest.mark.parametrize(
+    ("text", "comparator", "value"),
+    [("<5", "<", "5"), ("< 5", "<", "5"), ("<=5.0", "<=", "5.0"), (">=5", ">=", "5"), (">1000", ">", "1000"), ("<-2", "<", "-2")],
+)
+def test_a_laboratory_may_say_that_a_value_lies_below_or_above_a_bound(text: str, comparator: str, value: str) -> None:
+    assert values(made([{**LDL, "value": text}], table(**LAB))) == [(comparator, value, "mg/dL")]
+
+
+@pytest.mark.parametrize("text", ["≤5", "less than 5", "=<5", "<5 mg/dL", "<", "<<5", "< 1,000", "<5-10", "5<"])
+def test_what_is_no_comparator_of_fhir_is_not_guessed(text: str) -> None:
+    assert reasons(made([{**LDL, "value": text}], table(**LAB))) == {0: "bad_decimal"}
+
+
+def test_a_contract_says_what_its_source_writes_for_a_comparator() -> None:
+    signs = {"≤": "<=", "less than": "<", "<": "<"}
+    of = table(**LAB, fields={"quantity": {"column": "value", "unit_column": "unit", "comparators": signs}})
+    result = made([{**LDL, "value": text} for text in ("≤5", "less than 5", "< 5", "5", ">5")], of)
+    assert [comparator for comparator, _, _ in values(result)] == ["<=", "<", "<", None]
+    assert reasons(result) == {4: "comparator_not_allowed"}
+
+
+def test_a_vital_sign_takes_a_comparator_only_where_its_contract_wants_one() -> None:
+    assert made([{"value": "<30"}]).others == {0: NotARecord("quarantined", "comparator_not_allowed", "value")}
+    of = table(fields={"quantity": {"column": "value", "unit_column": "unit", "comparators": {"<": "<"}}})
+    assert values(made([{"value": "<30"}], of)) == [("<", "30", "/min")]
+
+
+def test_a_contract_may_refuse_comparators_of_a_laboratory() -> None:
+    of = table(**LAB, fields={"quantity": {"column": "value", "unit_column": "unit", "comparators": {}}})
+    assert reasons(made([{**LDL, "value": "<5"}], of)) == {0: "comparator_not_allowed"}
+
+
+def test_a_bound_of_a_reference_range_takes_no_comparator() -> None:
+    of = table(**LAB, fields={"reference_high": {"column": "high", "unit_column": "unit"}}, columns={"high": "chart"})
+    result = made([{**LDL, "high": "<5"}], of)
+    assert result.others == {0: NotARecord("quarantined", "comparator_not_allowed", "high")}
+
+
+def test_a_comparator_may_have_a_column_of_its_own() -> None:
+    spec = {"column": "value", "unit_column": "unit", "comparator_column": "sign"}
+    of = table(**LAB, fields={"quantity": spec}, columns={"sign": "optional chart"})
+    rows = [{"sign": "<"}, {"sign": None}, {"sign": "ad"}, {"sign": "<", "value": "<5"}, {"sign": None, "value": ">5"}]
+    result = made([{**LDL, **row} for row in rows], of)
+    assert values(result) == [("<", "72", "mg/dL"), (None, "72", "mg/dL"), (">", "5", "mg/dL")]
+    assert result.others == {
+        2: NotARecord("quarantined", "unknown_comparator", "sign"),
+        3: NotARecord("quarantined", "bad_decimal", "value"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [("<50", ("<", "2.8")), ("<=50", ("<=", "2.8")), (">50", (">", "2.7")), (">=50", (">=", "2.7")), ("50", (None, "2.8"))],
+)
+def test_a_bound_that_is_converted_keeps_its_side_and_is_rounded_outwards(text: str, wanted: tuple[str | None, str]) -> None:
+    spec = {"column": "value", "unit_column": "unit", "units": ["[oz_av]"], "decimals": 1}
+    of = table(**LAB, fields={"quantity": spec})
+    # 78 g are 2.7513… ounces.
+    result = made([{**LDL, "unit": "g", "value": text.replace("50", "78")}], of)
+    assert values(result) == [(*wanted, "[oz_av]")]
+
+
+def test_a_component_of_a_laboratory_s_panel_may_have_one_too() -> None:
+    group = {"by": ["mrn", "at"], "code": {"system": LOINC, "code": "24331-1"}}
+    (record,) = made([{**LDL, "value": "<5"}], table(rule={"kind": "lab_result", "group": group})).records
+    assert to_json(record.record)["components"][0]["quantity"]["comparator"] == "<"
 
 
 def test_rows_of_one_group_are_one_observation_with_components_in_a_stable_order() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from decimal import Decimal
 from fractions import Fraction
 
@@ -99,6 +100,14 @@ def test_there_and_back_is_the_same(value: Decimal, unit: str, target: str) -> N
 def test_rounding_is_off_by_half_a_digit_at_most(value: Decimal, unit: str, target: str, decimals: int) -> None:
     exact = Fraction(value) * factor(unit, target)[0]
     assert abs(Fraction(convert(value, unit, target, decimals)) - exact) <= Fraction(1, 2 * 10**decimals)
+
+
+@given(NUMBERS, st.sampled_from(MASSES), st.sampled_from(MASSES), st.integers(0, 6))
+def test_a_bound_may_be_rounded_to_one_side(value: Decimal, unit: str, target: str, decimals: int) -> None:
+    exact = Fraction(value) * factor(unit, target)[0]
+    low, high = (Fraction(convert(value, unit, target, decimals, side)) for side in (math.floor, math.ceil))
+    assert low <= exact <= high
+    assert high - low <= Fraction(1, 10**decimals)
 
 
 @given(st.text(max_size=80))

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fhir_writeback_dagster import canonicaljson
-from fhir_writeback_dagster.rules.content import as_correction, difference, laid_over, same_content
+from fhir_writeback_dagster.rules.content import as_correction, difference, laid_over, lost, same_content
 
 LOINC = "http://loinc.org"
 UCUM = "http://unitsofmeasure.org"
@@ -80,6 +80,17 @@ def test_what_a_server_adds_or_writes_its_own_way_is_no_difference() -> None:
 )
 def test_what_changes_the_meaning_is_a_difference(change: Resource) -> None:
     assert not same_content(ours(), {**theirs(), **change})
+
+
+def test_a_comparator_is_part_of_the_value() -> None:
+    def result(value: str, **more: str) -> Resource:
+        return ours(valueQuantity={"value": Decimal(value), **more, "unit": "mg/L", "system": UCUM, "code": "mg/L"})
+
+    assert same_content(result("5", comparator="<"), result("5.0", comparator="<"))
+    assert not same_content(result("5", comparator="<"), result("5", comparator="<="))
+    assert lost(result("5", comparator="<"), result("5")).grave == ("valueQuantity",)
+    measured = laid_over(result("5", comparator="<"), result("4.8"))
+    assert measured["valueQuantity"] == result("4.8")["valueQuantity"], "nothing of the bound stays"
 
 
 def test_what_the_chart_lost_is_a_difference() -> None:
