@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from fhir_writeback_dagster.rules.target import Target
+from fhir_writeback_dagster.rules.target import NOT_READ, Target
 from fhir_writeback_dagster.tenants import Tenant
 from fhir_writeback_dagster.yamlfile import load_yaml
 
@@ -40,8 +40,9 @@ def needed(tenant: Tenant, mappings: Path, target: Target) -> list[str]:
         letters["Consent"] = set("rs")
     for name in written_types(tenant, mappings):
         rights = letters.setdefault(name, set("rs"))
-        rights |= {"c"} if target.refusal(name, "create") is None else set()
-        rights |= {"u"} if target.update_form(name) != "none" else set()
+        # Before the CapabilityStatement is read first, what it may allow is asked for.
+        rights |= {"c"} if target.refusal(name, "create") in (None, NOT_READ) else set()
+        rights |= {"u"} if target.refusal(name, "update") in (None, NOT_READ) else set()
     v1 = target.vendor.access.scopes.value == ("v1",)
     return [scope for name, rights in sorted(letters.items()) for scope in _written(name, rights, v1=v1)]
 

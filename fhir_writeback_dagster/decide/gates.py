@@ -99,10 +99,11 @@ def encounter_reasons(
     return reasons
 
 
-def target_reason(target: Target, resource_type: str, *, exists: bool) -> Reason | None:
-    """What the EHR itself does not take: its matrix or its CapabilityStatement says so."""
-    refusal = target.refusal(resource_type, "update" if exists else "create")
-    return Reason("target", refusal, resource_type) if refusal else None
+def target_reason(target: Target, payload: dict[str, Any], *, exists: bool) -> Reason | None:
+    """What the EHR itself does not take: its matrix, its CapabilityStatement or its own API's form says so."""
+    kind: str = payload["resourceType"]
+    refusal = target.refusal(kind, "update") if exists else target.refusal(kind, "create", payload)
+    return Reason("target", refusal, kind) if refusal else None
 
 
 def rule(
@@ -120,7 +121,7 @@ def rule(
     """
     policy_reason = Reason("policy", policy.outcome, ",".join(policy.policy_ids) or None)
     # What cannot be created never will be; what stands there and cannot be corrected by us, a person can correct.
-    denials = [reason for reason in semantic if reason.code == "target_cannot_create"]
+    denials = [reason for reason in semantic if reason.layer == "target" and reason.code != "target_cannot_update"]
     reviews = [reason for reason in semantic if reason not in denials]
     if consent.outcome == "deny" or (consent.outcome == "none" and none_found == "deny"):
         denials.append(Reason("consent", f"consent_{consent.outcome}", consent.provision))

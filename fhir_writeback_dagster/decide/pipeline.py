@@ -34,6 +34,7 @@ from fhir_writeback_dagster.rules.content import same_content
 from fhir_writeback_dagster.rules.modes import in_sample
 from fhir_writeback_dagster.rules.natural_key import natural_key
 from fhir_writeback_dagster.rules.policy import PolicySet, load_policies
+from fhir_writeback_dagster.rules.target import NOT_READ, Target
 from fhir_writeback_dagster.store.capability import read_target
 from fhir_writeback_dagster.workplace import Workplace
 
@@ -105,9 +106,11 @@ class _Round:
             if item.mapping is None:
                 item.end("quarantined", "no_mapping")
         self._skip_open(connection, items)
+        target = read_target(connection, self.w)
         self._match(connection, [i for i in items if i.open])
+        self._await_statement(target, [i for i in items if i.open])
         facts = self._map(connection, [i for i in items if i.open])
-        self._rule(connection, [i for i in items if i.open], facts)
+        self._rule(connection, target, [i for i in items if i.open], facts)
         later = self._place(connection, [i for i in items if i.open], facts, told)
         settled = [item for item in items if item.record_id not in later]
         bring_up(connection, self.w, settled, told)
@@ -148,6 +151,13 @@ class _Round:
                 self._wait(item, encounter.reason)
             elif encounter.outcome == "review":
                 item.end("in_review", encounter.reason)
+
+    def _await_statement(self, target: Target, items: list[Item]) -> None:
+        """What only the EHR's CapabilityStatement can allow waits for the mirror to have read it."""
+        for item in items:
+            assert item.mapping is not None
+            if target.refusal(item.mapping.resource_type, "create") == NOT_READ:
+                self._wait(item, NOT_READ)
 
     def _map(self, connection: Connection[Any], items: list[Item]) -> dict[str, Fact]:
         """Give every item its business key and payload; returns the facts that are known under their keys."""
@@ -243,11 +253,10 @@ class _Round:
             return Placement("stale", "superseded")
         return ACCEPT
 
-    def _rule(self, connection: Connection[Any], items: list[Item], facts: dict[str, Fact]) -> None:
+    def _rule(self, connection: Connection[Any], target: Target, items: list[Item], facts: dict[str, Fact]) -> None:
         """The verdict of each item. What is denied ends here: a fact is never owned by content that may not be written."""
         now = self.w.now()
         asks = [policy_ask(self.w.id, item, now, known=item.business_key in facts) for item in items]
-        target = read_target(connection, self.w)
         consents = consents_of(connection, self.w, sorted({i.patient_id for i in items if i.patient_id}))
         for item, ask, policy in zip(items, asks, self.policies.decide(asks), strict=True):
             assert item.mapping is not None
@@ -258,7 +267,7 @@ class _Round:
             )
             if item.mapping.interaction == "update":
                 semantic.append(Reason("semantic", "changes_patient"))
-            elif refused := target_reason(target, item.mapping.resource_type, exists=item.business_key in facts):
+            elif refused := target_reason(target, item.payload or {}, exists=item.business_key in facts):
                 semantic.append(refused)
             item.ruling = rule(
                 self.w.tenant.modes.of(item.mapping.resource_type),

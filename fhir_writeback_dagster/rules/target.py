@@ -1,7 +1,7 @@
 """May this target be written so, and how: its vendor's matrix and its own CapabilityStatement, both of which have to agree.
 
 The statement narrows what the matrix allows and never widens it; where the matrix does not know, the statement alone decides.
-A statement that lists no resource types tells nothing.
+A statement that lists no resource types tells nothing, so that what the matrix does not know may not be done.
 """
 
 from __future__ import annotations
@@ -10,9 +10,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from fhir_writeback_dagster import canonicaljson
+from fhir_writeback_dagster.rules.forms import Unwritable, fields
 from fhir_writeback_dagster.rules.matrix import BundleKind, CreatePrecondition, Types, UpdateForm, Vendor
 
 Interaction = Literal["create", "update"]
+
+NOT_READ = "target_not_read"
+"""A refusal that ends with the mirror's next refresh: the matrix leaves it to the CapabilityStatement, which nobody has read."""
+TOO_LARGE = "too_large_for_ehr"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,15 +34,36 @@ class Target:
         by_type = {str(one.get("type")): one for one in reversed(resources(self.statement))}
         object.__setattr__(self, "_by_type", by_type)
 
-    def refusal(self, resource_type: str, interaction: Interaction) -> str | None:
-        """Why this may not be sent, as a reason code; None: it may."""
-        if interaction == "create":
-            return (
-                None
-                if self.own_api(resource_type) or self._may(self.vendor.create.types, resource_type, "create")
-                else ("target_cannot_create")
-            )
-        return "target_cannot_update" if self.update_form(resource_type) == "none" else None
+    def refusal(self, resource_type: str, interaction: Interaction, payload: dict[str, Any] | None = None) -> str | None:
+        """Why this may not be sent, as a reason code; None: it may.
+
+        :param payload: of a create; without it only the type is asked for.
+        """
+        if interaction == "update":
+            put, patch = self.vendor.update.put.value, self.vendor.update.patch.value
+            if self.update_form(resource_type) != "none":
+                return None
+            return NOT_READ if self.statement is None and None in (put, patch) else "target_cannot_update"
+        own, types = self.own_api(resource_type), self.vendor.create.types
+        if not own and self.statement is None and types.value is None:
+            return NOT_READ
+        if not own and not self._may(types, resource_type, "create"):
+            return "target_cannot_create"
+        return None if payload is None else self._unsayable(payload, own=own)
+
+    def _unsayable(self, payload: dict[str, Any], *, own: bool) -> str | None:
+        if not own:
+            return None if self.takes(payload) else TOO_LARGE
+        try:
+            fields(self.vendor, payload)
+        except Unwritable as reason:
+            return reason.code
+        return None
+
+    def takes(self, body: object) -> bool:
+        """Is the JSON ``body`` small enough for it, as far as is known?"""
+        most = self.vendor.limits.body_bytes.value
+        return most is None or len(canonicaljson.encode(body)) <= most
 
     def own_api(self, resource_type: str) -> bool:
         """Is the type created over the vendor's own API? Its CapabilityStatement says nothing about that one."""
@@ -78,7 +105,7 @@ class Target:
         if types.value is not None and not {"*", resource_type} & set(types.value):
             return False
         listed = self._interactions(resource_type)
-        return listed is None or interaction in listed
+        return types.value is not None if listed is None else interaction in listed
 
     def _system_may(self, kind: BundleKind) -> bool:
         found = server(self.statement).get("interaction")

@@ -25,6 +25,7 @@ CHART = "v1/195900/chart/14914"
 SETTINGS = {"practice": "195900", "department": "21"}
 PATIENT = "a-195900.E-14914"
 MADE = {"success": True, "vitalids": [{"clinicalelementid": "VITALS.HEARTRATE", "vitalid": 46467}]}
+PRESSURES = ("VITALS.BLOODPRESSURE.SYSTOLIC", "VITALS.BLOODPRESSURE.DIASTOLIC")
 
 
 @pytest.fixture
@@ -54,9 +55,15 @@ def blood_pressure() -> Resource:
     return {**panel, "code": {"coding": [{"system": "http://loinc.org", "code": "85354-9"}]}}
 
 
+def coded(system: str, code: str) -> Resource:
+    return {"coding": [{"system": f"http://terminology.hl7.org/CodeSystem/{system}", "code": code}]}
+
+
 def problem(**more: Any) -> Resource:
     return {
         "resourceType": "Condition",
+        "clinicalStatus": coded("condition-clinical", "active"),
+        "verificationStatus": coded("condition-ver-status", "confirmed"),
         "code": {"coding": [{"system": "http://snomed.info/sct", "code": "44054006"}]},
         "subject": {"reference": f"Patient/{PATIENT}"},
         "onsetDateTime": "2024-02-29",
@@ -78,12 +85,33 @@ def test_a_vital_sign_goes_as_a_form_and_the_answer_names_it(athena: World, line
 
 
 def test_a_blood_pressure_is_two_readings_of_one_vital_sign(athena: World, line: FaultyLine) -> None:
-    line.on("POST", CHART, says(200, MADE))
+    made = [{"clinicalelementid": name, "vitalid": number} for number, name in enumerate(PRESSURES, 46467)]
+    line.on("POST", CHART, says(200, {"success": True, "vitalids": made}))
     athena.approve(blood_pressure(), mrn="14914")
     athena.commit()
+    assert athena.intents() == [("committed", "created", None)]
+    assert athena.rows("SELECT resource_id FROM ledger.link WHERE tenant = %s") == [("vital-46467-46468",)]
     ((systolic, diastolic),) = json.loads(form(line, "vitals")["vitals"])
     assert systolic["clinicalelementid"] == "VITALS.BLOODPRESSURE.SYSTOLIC"
     assert (systolic["value"], diastolic["value"]) == ("120", "80")
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        MADE["vitalids"],
+        [{"clinicalelementid": name, "vitalid": 46467} for name in PRESSURES],
+        [{"clinicalelementid": PRESSURES[0], "vitalid": number} for number in (1, 2)],
+        [{"clinicalelementid": name, "vitalid": number} for number, name in enumerate((*PRESSURES, "VITALS.HEARTRATE"))],
+    ],
+    ids=["one id", "the same id twice", "the same reading twice", "three ids"],
+)
+def test_other_readings_than_were_sent_go_to_a_person(athena: World, line: FaultyLine, made: object) -> None:
+    line.on("POST", CHART, says(200, {"success": True, "vitalids": made}))
+    athena.approve(blood_pressure(), mrn="14914")
+    athena.commit()
+    assert athena.intents() == [("in_review", None, "cannot_be_found")]
+    assert len(line.sent("POST", CHART)) == 1
 
 
 def test_a_problem_goes_with_its_snomed_code_and_date(athena: World, line: FaultyLine) -> None:
@@ -127,15 +155,36 @@ def test_what_nobody_can_prove_goes_to_a_person_and_is_not_sent_again(athena: Wo
     [
         (problem(code={"coding": [{"system": "http://hl7.org/fhir/sid/icd-10-cm", "code": "E11.9"}]}), "no_snomed_code"),
         (problem(onsetDateTime="2024-02"), "no_date"),
+        *(
+            (problem(clinicalStatus=coded("condition-clinical", code)), "not_an_active_problem")
+            for code in ("resolved", "inactive", "remission", "recurrence", "relapse")
+        ),
+        (problem(clinicalStatus=None), "not_an_active_problem"),
+        *((problem(**{name: "2024-03-01"}), "not_an_active_problem") for name in ("abatementDateTime", "abatementString")),
+        *(
+            (problem(verificationStatus=coded("condition-ver-status", code)), "not_a_confirmed_problem")
+            for code in ("unconfirmed", "provisional", "differential", "refuted")
+        ),
+        (heart_rate(PATIENT, AT, 72, status="preliminary"), "not_a_final_reading"),
         (heart_rate(PATIENT, AT, 72, code={"coding": [{"system": "http://loinc.org", "code": "2708-6"}]}), "no_vital_of_the_ehr"),
         (heart_rate(PATIENT, AT, 72, valueQuantity={"value": 72, "code": "Hz"}), "unit_not_taken"),
     ],
 )
 def test_what_its_forms_have_no_place_for_is_never_sent(athena: World, line: FaultyLine, payload: Resource, reason: str) -> None:
-    athena.approve(payload, mrn="14914", kind="vital_sign")
+    said = {name: value for name, value in payload.items() if value is not None}
+    athena.approve(said, mrn="14914", kind="vital_sign")
     athena.commit()
     assert athena.intents() == [("quarantined", None, reason)]
     assert line.sent("POST", CHART) == []
+
+
+def test_a_problem_whose_verification_is_not_stated_is_taken_as_confirmed(athena: World, line: FaultyLine) -> None:
+    line.on("POST", CHART, says(200, {"success": "true", "problemid": "311"}))
+    stated = problem()
+    del stated["verificationStatus"]
+    athena.approve(stated, mrn="14914", kind="condition")
+    athena.commit()
+    assert athena.intents() == [("committed", "created", None)]
 
 
 def test_a_tenant_without_practice_or_department_is_told_so(make_tenant: Callable[..., Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -22,6 +23,18 @@ from fhir_writeback_dagster.workplace import Workplace
 
 MRN = "urn:oid:1.2.3.4"
 HEART_RATE = {"codings": [{"system": "http://loinc.org", "code": "8867-4", "display": "Heart rate"}]}
+
+
+def capabilities(**interactions: list[str]) -> dict[str, Any]:
+    """A CapabilityStatement: ``capabilities(Observation=["create", "read"])``."""
+    resources = [{"type": name, "interaction": [{"code": code} for code in codes]} for name, codes in interactions.items()]
+    return {"resourceType": "CapabilityStatement", "rest": [{"mode": "server", "resource": resources}]}
+
+
+WRITTEN = (
+    "AllergyIntolerance", "Condition", "DocumentReference", "Immunization", "MedicationRequest", "Observation", "Procedure",
+)  # fmt: skip
+EVERYTHING = capabilities(**{name: ["create", "read", "search-type", "update", "patch"] for name in WRITTEN})
 
 
 @dataclass
@@ -47,9 +60,22 @@ class Stage:
         assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
         return result
 
-    def mirror(self, *patients: dict[str, Any], consents: tuple[dict[str, Any], ...] = ()) -> None:
-        """Patients as ``{"id", "mrn", "replaced_by"?, "deceased"?}``; the mirror is then newer than every candidate."""
+    def mirror(
+        self,
+        *patients: dict[str, Any],
+        consents: tuple[dict[str, Any], ...] = (),
+        statement: dict[str, Any] | None = EVERYTHING,
+    ) -> None:
+        """Patients as ``{"id", "mrn", "replaced_by"?, "deceased"?}``; the mirror is then newer than every candidate.
+        ``statement``: the CapabilityStatement that it has read last.
+        """
         with self._workplace("commit") as w, w.store.tenant(w.id) as c:
+            if statement is not None:
+                c.execute(
+                    "INSERT INTO mirror.capability (tenant, target, fetched_at, sha256, body) VALUES (%s, 'ehr', %s, '', %s) "
+                    "ON CONFLICT (tenant, target) DO UPDATE SET body = excluded.body",
+                    (w.id, self.now, json.dumps(statement)),
+                )
             for p in patients:
                 resource = {
                     "resourceType": "Patient",

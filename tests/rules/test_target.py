@@ -92,6 +92,27 @@ def test_a_statement_that_tells_nothing_leaves_it_to_the_matrix(told: dict[str, 
     assert Target(load_vendor("epic"), told).refusal("MedicationRequest", "create") == "target_cannot_create"
 
 
+@pytest.mark.parametrize("told", [{}, {"rest": "none"}, {"rest": [{"mode": "server", "resource": [None]}]}])
+def test_what_neither_knows_may_not_be_done(told: dict[str, Any]) -> None:
+    generic = Target(load_vendor("generic"), told)
+    assert generic.refusal("Observation", "create") == "target_cannot_create"
+    assert generic.refusal("Observation", "update") == "target_cannot_update"
+    assert generic.update_form("Observation") == "none"
+
+
+def test_what_only_a_statement_can_allow_is_not_decided_before_it_is_read() -> None:
+    for vendor, interaction in (("generic", "create"), ("generic", "update"), ("canvas", "update")):
+        assert Target(load_vendor(vendor)).refusal("Observation", interaction) == "target_not_read"  # type: ignore[arg-type]
+    assert Target(load_vendor("epic")).refusal("Observation", "update") is None
+
+
+def test_what_is_larger_than_the_target_takes_is_refused() -> None:
+    note = {"resourceType": "DocumentReference", "content": [{"attachment": {"data": "A" * 5_300_000}}]}
+    us_core = Target(load_vendor("us_core"))
+    assert us_core.refusal("DocumentReference", "create", note) == "too_large_for_ehr"
+    assert us_core.refusal("DocumentReference", "create", {**note, "content": []}) is None
+
+
 def test_the_vendors_own_api_is_not_what_the_statement_tells_of() -> None:
     athena = Target(load_vendor("athenahealth"), statement({"type": "Observation", "interaction": [{"code": "read"}]}))
     assert athena.refusal("Observation", "create") is None

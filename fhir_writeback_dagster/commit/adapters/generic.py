@@ -21,10 +21,10 @@ from fhir_writeback_dagster.commit.protocol import Event
 from fhir_writeback_dagster.commit.taxonomy import Outcome, Recovery, classify
 from fhir_writeback_dagster.rules.content import difference, same_content
 from fhir_writeback_dagster.rules.natural_key import natural_key
-from fhir_writeback_dagster.rules.target import Target
+from fhir_writeback_dagster.rules.target import NOT_READ, TOO_LARGE, Target
 
 JSON_PATCH = "application/json-patch+json"
-_LOCATION = re.compile(r"(?:^|/)(?P<type>[A-Z][A-Za-z]+)/(?P<id>[A-Za-z0-9.-]{1,64})(?:/_history/(?P<version>[^/]+))?$")
+LOCATION = re.compile(r"(?:^|/)(?P<type>[A-Z][A-Za-z]+)/(?P<id>[A-Za-z0-9.-]{1,64})(?:/_history/(?P<version>[^/]+))?$")
 _REPEATED = Outcome("existed", Recovery.COMPARE)
 _RETURN = {"Prefer": "return=representation"}
 
@@ -81,8 +81,8 @@ class Generic:
         return self._update(item, item.link, facts.current)
 
     def _create(self, item: Item, facts: ChartFacts) -> Plan:
-        if refusal := self._target.refusal(item.resource_type, "create"):
-            return Halt(Event.REFUSE, refusal)
+        if refusal := self._target.refusal(item.resource_type, "create", item.payload):
+            return _refused(refusal)
         return known_already(item, facts) or self.create_request(item)
 
     def create_request(self, item: Item) -> WirePlan | Halt:
@@ -132,11 +132,14 @@ class Generic:
         if supersedes(item) and not in_error(item.payload):
             return self._supersede(item, link)
         form = self._target.update_form(link.resource_type)
-        if form == "none":
-            return Halt(Event.REVIEW, "target_cannot_update")
+        if refusal := self._target.refusal(link.resource_type, "update"):
+            return _refused(refusal)
         guard = self._guard(answer)
         if isinstance(guard, Halt):
             return guard
+        body = patch if form == "patch" else wanted
+        if not self._target.takes(body):
+            return _refused(TOO_LARGE)
         return WirePlan(
             request="update",
             verb="update",
@@ -144,16 +147,17 @@ class Generic:
             method="PATCH" if form == "patch" else "PUT",
             path=f"{link.resource_type}/{link.resource_id}",
             headers={"Content-Type": JSON_PATCH if form == "patch" else FHIR_JSON, **guard, **_RETURN},
-            body=canonicaljson.encode(patch if form == "patch" else wanted),
+            body=canonicaljson.encode(body),
             expected=wanted,
             theirs=merged.theirs,
         )
 
     def _supersede(self, item: Item, link: Link) -> Plan:
         """A create of the successor; where nothing guards it against a repeat, a person does it."""
-        if refusal := self._target.refusal(item.resource_type, "create"):
-            return Halt(Event.REFUSE, refusal)
-        plan = self.create_request(replace(item, payload=successor(item, link, self._system), business_key=key_of(item)))
+        payload = successor(item, link, self._system)
+        if refusal := self._target.refusal(item.resource_type, "create", payload):
+            return _refused(refusal)
+        plan = self.create_request(replace(item, payload=payload, business_key=key_of(item)))
         if isinstance(plan, Halt) or plan.precondition == "search":
             return Halt(Event.REVIEW, "supersede_unguarded")
         return plan
@@ -181,7 +185,7 @@ class Generic:
         found = answer.resource()
         if found is None or found["resourceType"] != plan.expected["resourceType"] or not isinstance(found.get("id"), str):
             return None
-        location = _LOCATION.search(answer.headers.get("location", ""))
+        location = LOCATION.search(answer.headers.get("location", ""))
         if location and location["id"] != found["id"]:
             return None
         return Standing(found, answer.headers.get("etag"), theirs=plan.theirs)
@@ -215,6 +219,12 @@ def bears(resource: Resource, system: str, value: str | None = None) -> bool:
     return any(
         one.get("system") == system and (value is None or one.get("value") == value) for one in dicts(resource.get("identifier"))
     )
+
+
+def _refused(refusal: str) -> Halt:
+    """What the target does not take: never, not without a person, or not before its CapabilityStatement is read."""
+    events = {NOT_READ: Event.RETRY, "target_cannot_update": Event.REVIEW}
+    return Halt(events.get(refusal, Event.REFUSE), refusal)
 
 
 def _repeat_key(system: str, item: Item) -> str:
