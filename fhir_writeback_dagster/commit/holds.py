@@ -82,21 +82,27 @@ def wish(connection: Connection[Any], w: Workplace, wanted: Wish, by: str, reaso
 
 def release(connection: Connection[Any], w: Workplace, by: str, reason: str) -> bool:
     """A person lets go what the cap holds, or does not want to wait; what was sent so far counts no more. False: nothing was
-    held.
+    held, or it is still: a target that is not what was approved is released by approving it, not by the way.
     """
     held = read(connection, w)
     if held.seconds <= 0:
         return False
-    connection.execute(
-        "UPDATE ledger.target SET held_until = NULL, held_because = NULL, failures = 0, changed_at = now() "
-        "WHERE tenant = %s AND target = %s",
-        (w.id, w.tenant.ehr.target),
-    )
+    row = connection.execute(
+        "UPDATE ledger.target t SET held_until = d.until, held_because = CASE WHEN d.until IS NOT NULL THEN 'drift' END, "
+        "failures = 0, changed_at = now() FROM (SELECT CASE WHEN EXISTS (SELECT FROM ledger.snapshot s WHERE s.tenant = "
+        "%(tenant)s AND s.target = %(target)s AND s.drifted) THEN 'infinity'::timestamptz END AS until) d "
+        "WHERE t.tenant = %(tenant)s AND t.target = %(target)s RETURNING t.held_because",
+        {"tenant": w.id, "target": w.tenant.ehr.target},
+    ).fetchone()
     connection.execute(
         "UPDATE ledger.sent SET counted = 0 WHERE tenant = %s AND target = %s AND counted > 0", (w.id, w.tenant.ehr.target)
     )
-    _tell(connection, w, "released", {"by": by, "why": reason, "was": held.because})
-    return True
+    drifted = row is not None and row[0] is not None
+    if not (drifted and held.because == "drift"):
+        _tell(connection, w, "released", {"by": by, "why": reason, "was": held.because})
+    if drifted and held.because != "drift":
+        _tell(connection, w, "held", {"because": "drift"})
+    return not drifted
 
 
 def hold(connection: Connection[Any], w: Workplace, because: Because, seconds: float | None) -> None:

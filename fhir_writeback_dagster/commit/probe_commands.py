@@ -35,12 +35,15 @@ class Report:
     """Resource types that the tenant's mappings write and the target does not take."""
     drifted: tuple[Difference, ...]
     unanswered: tuple[str, ...]
+    unproven: bool
+    """What decides whether writing is safe had no answer."""
     left: tuple[str, ...]
 
     @property
     def safe(self) -> bool:
-        """Nothing that writing relies on is otherwise than the matrix says."""
-        return not any(one.breaking for one in self.findings)
+        """What writing relies on was asked for, and is as the matrix says and as it was approved last."""
+        differing = [*(one.breaking for one in self.findings), *(one.breaking for one in self.drifted)]
+        return not self.unproven and not any(differing)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -50,6 +53,7 @@ class Report:
             "refused": self.refused,
             "drifted": [one.to_json() for one in self.drifted],
             "unanswered": list(self.unanswered),
+            "unproven": self.unproven,
             "left": list(self.left),
         }
 
@@ -86,21 +90,23 @@ def probe(w: Workplace, *, read_only: bool) -> Report:
         {name: refusal for name, refusal in refusals.items() if refusal},
         tuple(drifted),
         tuple(asked.unanswered),
-        tuple(asked.left),
+        asked.unproven,
+        tuple(asked.traces.left),
     )
 
 
 @click.command("probe")
 @click.argument("tenant")
 @click.option("--read-only", is_flag=True, help="Write nothing: what a production EHR may be asked.")
-@click.option("--approve", is_flag=True, help="Store it as approved although it differs from the matrix.")
+@click.option("--approve", is_flag=True, help="Store it as approved although it differs, or did not answer.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 @_by_option
 @click.pass_obj
 def probe_command(desk: Desk, *, tenant: str, read_only: bool, approve: bool, as_json: bool, by: str) -> None:
     """Ask TENANT's EHR what it does, beside what the matrix says; on agreement that is what it is compared with nightly.
 
-    Exit code 1 where it does less than the matrix says and writing relies on it.
+    Exit code 1 where it does less than the matrix says, or than was approved, and writing relies on it; also where it did not
+    answer what would have shown that.
     """
     with desk("commit", tenant) as places:
         for w in places:
@@ -113,7 +119,11 @@ def probe_command(desk: Desk, *, tenant: str, read_only: bool, approve: bool, as
                 click.echo(json.dumps({"tenant": w.id, "approved": stored, **report.to_json()}))
             else:
                 click.echo(table(report))
-                click.echo("stored as approved" if stored else "not stored: what writing relies on differs (--approve stores it)")
+                click.echo(
+                    "stored as approved"
+                    if stored
+                    else "not stored: what writing relies on differs, or is not proved (--approve stores it)"
+                )
             if not report.safe:
                 raise SystemExit(1)
 

@@ -76,12 +76,16 @@ def resume_command(desk: Desk, *, tenant: str, reason: str, by: str) -> None:
 @_by_option
 @click.pass_obj
 def release_command(desk: Desk, *, tenant: str, reason: str, by: str) -> None:
-    """Let go what the cap of writes a day, a blackout, or a target that was down holds back; the cap counts anew from now."""
+    """Let go what the cap of writes a day, a blackout, or a target that was down holds back; the cap counts anew from now. What
+    drifted from what was approved stays held until it is approved (`target probe`)."""
     with desk("commit", tenant) as places:
         for w in places:
             with w.store.tenant(w.id) as connection:
                 released = holds.release(connection, w, by, reason)
-            click.echo(f"{w.id}: {'released; the next run goes on' if released else 'nothing was held'}")
+                hold = holds.read(connection, w)
+            still = f"still {_described(hold)}: fhir-writeback target probe {w.id} shows what changed, --approve approves it"
+            nothing = still if hold.because == "drift" else "nothing was held"
+            click.echo(f"{w.id}: {'released; the next run goes on' if released else nothing}")
 
 
 def _wish(desk: Desk, tenant: str, wanted: Wish, by: str, reason: str) -> None:

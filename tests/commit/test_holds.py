@@ -102,6 +102,25 @@ def test_the_cap_stops_what_exceeds_it_until_a_person_releases_it(make_world: Ca
     assert kinds == ["target.capped", "target.released", "target.capped"]
 
 
+def test_releasing_the_cap_does_not_release_a_drift_that_nobody_has_seen(make_world: Callable[..., World]) -> None:
+    world = make_world(ehr={"limits": {"writes_per_day": 1}})
+    world.load(patient("a", "a"))
+    world.approve_all([heart_rate("a", f"2024-03-01T10:0{n}:00Z", 70) for n in range(3)])
+    assert world.commit().held == "cap"
+    world.change(
+        "INSERT INTO ledger.snapshot (tenant, target, body, findings, approved_by, drifted) "
+        "VALUES (%s, 'ehr', '{}', '[]', 'ann', true)"
+    )
+    told = command(world, "release", "--reason", "a backlog of ours", "--by", "ann")
+    assert "drift" in told
+    assert "target probe" in told
+    assert world.commit().held == "drift"
+    assert len(world.ehr.search("Observation")) == 1
+    world.change("UPDATE ledger.snapshot SET drifted = false WHERE tenant = %s")
+    assert "released" in command(world, "release", "--reason", "looked at", "--by", "ann")
+    assert world.commit().counts["created"] == 1
+
+
 def test_the_usual_day_makes_a_cap_once_three_are_known(make_world: Callable[..., World]) -> None:
     world = make_world(ehr={"limits": {"times_usual": 2, "writes_per_day": 5000}})
 

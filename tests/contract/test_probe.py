@@ -5,11 +5,14 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import parse_qs
 
 import pytest
+from commit.faults import FaultyLine, Say, Seen
 from commit.world import World
 from contract.counterparts import SLOW, Counterpart
 
@@ -75,6 +78,93 @@ def test_a_server_that_does_less_than_its_matrix_says_is_found_out(
     proxy.forget()
     assert cell in {one.cell for one in report.findings if one.breaking}
     assert not report.safe
+
+
+@pytest.fixture
+def line(counterpart: Callable[[str], Counterpart]) -> Iterator[FaultyLine]:
+    with FaultyLine(counterpart("sekmet").base_url) as standing:
+        yield standing
+
+
+JSON = (("Content-Type", "application/fhir+json"),)
+
+
+def searchset(line: FaultyLine, kind: str) -> Say:
+    """Page one of a whole chart."""
+    found = {"resourceType": kind, "id": "somebody"}
+    following = {"relation": "next", "url": f"{line.base_url}/{kind}?page=2"}
+    bundle = {"resourceType": "Bundle", "type": "searchset", "link": [following], "entry": [{"resource": found}]}
+    return Say(200, JSON, json.dumps(bundle).encode())
+
+
+def test_of_a_server_that_ignores_what_is_searched_for_one_page_is_read(
+    counterpart: Callable[[str], Counterpart], world_on: Callable[..., World], line: FaultyLine
+) -> None:
+    world = world_on(counterpart("sekmet"), base_url=line.base_url)
+    line.always("POST", "Patient/_search", searchset(line, "Patient"))
+    line.always("GET", "Patient", searchset(line, "Patient"))
+    report = probe(world.w, read_only=True)
+    assert [(one.cell, one.breaking) for one in report.findings] == [("nonsense matches nothing", True)]
+    assert not report.safe
+    (asked,) = [seen for seen in line.seen if seen.path.startswith("Patient")]
+    assert parse_qs(asked.body.decode())["_count"] == ["1"]
+
+
+@pytest.mark.parametrize("condition", ["no-such-parameter=1", ""], ids=["an unknown condition", "every condition"])
+def test_what_was_there_before_is_neither_changed_nor_deleted(
+    counterpart: Callable[[str], Counterpart], world_on: Callable[..., World], line: FaultyLine, condition: str
+) -> None:
+    """A server whose conditional create finds somebody else's resource, and says so with a 200."""
+    there = counterpart("sekmet")
+    before = there.chart.create({"resourceType": "Observation", "status": "final", "code": {"text": "somebody else's"}})
+    shown = Say(200, (*JSON, ("ETag", 'W/"1"')), json.dumps(before).encode())
+
+    def matches(seen: Seen) -> Say | None:
+        asked = seen.method == "POST" and condition in seen.headers.get("if-none-exist", "no")
+        return shown if asked and seen.path == "Observation" else None
+
+    line.rules.append(matches)
+    report = probe(world_on(there, base_url=line.base_url).w, read_only=False)
+    assert not [seen for seen in line.seen if before["id"] in seen.path]
+    assert there.search("Observation", _id=before["id"]) == [before]
+    if condition:
+        assert ("create.unknown_condition", "matches") in [(one.cell, one.found) for one in report.findings]
+    else:
+        assert not report.safe
+    assert report.left == ()
+
+
+@pytest.mark.parametrize("path", ["Observation", "Patient/_search"])
+def test_an_ehr_that_refuses_everything_has_proved_nothing(
+    counterpart: Callable[[str], Counterpart], world_on: Callable[..., World], line: FaultyLine, path: str
+) -> None:
+    line.rules.append(lambda seen: Say(403) if (seen.method, seen.path) == ("POST", path) else None)
+    report = probe(world_on(counterpart("sekmet"), base_url=line.base_url).w, read_only=False)
+    assert report.unanswered
+    assert report.unproven
+    assert not report.safe
+    assert not any(one.breaking for one in report.findings)
+
+
+def test_what_the_matrix_knows_to_be_refused_needs_no_proof_but_a_person(
+    counterpart: Callable[[str], Counterpart], world_on: Callable[..., World], line: FaultyLine
+) -> None:
+    report = probe(world_on(counterpart("sekmet"), "meditech", line.base_url).w, read_only=False)
+    assert [one.partition(":")[0] for one in report.unanswered] == ["create"]
+    assert not report.safe
+    assert [seen.path for seen in line.sent("POST", "Observation")] == ["Observation/$validate"]
+
+
+def test_doing_more_than_the_matrix_says_is_told_and_breaks_nothing(
+    counterpart: Callable[[str], Counterpart], world_on: Callable[..., World]
+) -> None:
+    """sekmet keeps identifiers and heeds conditions, which the matrix does not promise of Epic."""
+    report = probe(world_on(counterpart("sekmet"), "epic").w, read_only=False)
+    differing = {one.cell: one.found for one in report.findings if one.differs}
+    assert differing["create.keeps_identifier"] is True
+    assert differing["create.precondition"] == "if_none_exist"
+    assert [one.cell for one in report.findings if one.breaking] == []
+    assert report.safe, report.unanswered
 
 
 def test_production_is_asked_only_what_writes_nothing(

@@ -52,6 +52,20 @@ def test_a_probe_tells_every_cell_and_stores_what_agrees(typed: Typed, smart: Wo
     assert "since approved" not in typed(probe_command, "--read-only").stdout
 
 
+def test_what_changed_for_the_worse_since_it_was_approved_is_approved_by_saying_so_only(typed: Typed, smart: World) -> None:
+    assert typed(probe_command, "--read-only", "--by", "ada").exit_code == 0
+    smart.change(
+        "UPDATE ledger.snapshot SET drifted = true, body = jsonb_set(body, '{types,Observation,interactions}', "
+        "body #> '{types,Observation,interactions}' || '[\"search-type\", \"never-again\"]') WHERE tenant = %s"
+    )
+    smart.change("UPDATE ledger.snapshot SET body = jsonb_set(body, '{fhir}', '\"4.3.0\"') WHERE tenant = %s")
+    again = typed(probe_command, "--read-only", "--by", "ben")
+    assert (again.exit_code, "not stored" in again.stdout) == (1, True), again.output
+    assert smart.rows("SELECT approved_by, drifted FROM ledger.snapshot WHERE tenant = %s") == [("ada", True)]
+    assert "stored as approved" in typed(probe_command, "--read-only", "--approve", "--by", "ben").stdout
+    assert smart.rows("SELECT approved_by, drifted FROM ledger.snapshot WHERE tenant = %s") == [("ben", False)]
+
+
 def test_what_needs_a_look_is_shown(typed: Typed) -> None:
     before = typed(show_command).stdout
     assert "never probed" in before
