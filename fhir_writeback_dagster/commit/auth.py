@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -19,6 +20,8 @@ from fhir_writeback_dagster.tenants import Tenant
 
 SKEW_SECONDS = 30.0
 """A token is renewed so long before it expires; a quarter of its life where that is less."""
+SECONDS = 60
+"""A token lives so long where neither its answer nor the matrix says."""
 PAUSES_S = (0.3, 1.0)
 """Between the tries for a token. A run need not end, nor the target be taken for down, because the token endpoint was out of
 order for a moment; and asking again does no harm, because each assertion has a `jti` of its own."""
@@ -46,10 +49,24 @@ class Tokens:
 
     :param needed: the scopes that the tenant's mappings need; asked for where the tenant names none.
     :param told: is told of each token that was had.
+    :param approved: the token endpoint that the EHR named when it was approved; see :func:`token_endpoint`.
+    :param renew: takes up a certificate of ours that was changed; True: it was.
     """
 
-    def __init__(self, http: Http, tenant: Tenant, home: Path, needed: Sequence[str] = (), told: Told | None = None) -> None:
+    def __init__(
+        self,
+        http: Http,
+        tenant: Tenant,
+        home: Path,
+        needed: Sequence[str] = (),
+        told: Told | None = None,
+        *,
+        approved: str | None = None,
+        token_seconds: int = SECONDS,
+        renew: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._http, self._tenant, self._home, self._needed, self._told = http, tenant, home, tuple(needed), told
+        self._approved, self._token_seconds, self._renew = approved, token_seconds, renew
         self._scopes = tenant.ehr.auth.scopes or self._needed
         self._where = f"tenants/{tenant.tenant}.yaml ehr.auth"
         self._lock = asyncio.Lock()
@@ -76,16 +93,17 @@ class Tokens:
 
         Many requests in flight are refused at once; the first forgets the token, the others then find a newer one.
         """
-        if not header:
-            return False
         async with self._lock:
+            renewed = self._renew()
+            if not header:
+                return renewed
             if header["Authorization"] == f"Bearer {self._token}":
                 self._token = None
         return True
 
     async def _fetch(self) -> None:
         if self._endpoint is None:
-            self._endpoint = await token_endpoint(self._http, self._tenant.ehr.auth.token_endpoint)
+            self._endpoint = await token_endpoint(self._http, self._tenant.ehr.auth.token_endpoint, self._approved)
         proof, answer = await self._ask(self._endpoint)
         if answer.status in (400, 401):
             # Was the key or secret changed while we asked? Then the one that was refused is not the one that stands there.
@@ -112,6 +130,7 @@ class Tokens:
             raise unreachable(self._http, "the token endpoint", none) from None
 
     async def _ask_once(self, endpoint: str) -> tuple[Proof, Answer]:
+        self._renew()
         proof = prove(self._tenant, self._home, endpoint)
         form = {"grant_type": "client_credentials", "scope": " ".join(self._scopes), **proof.form}
         return proof, await self._http.request("POST", endpoint, {**_FORM, **proof.headers}, urlencode(form).encode())
@@ -125,6 +144,14 @@ class Tokens:
             raise TargetError(
                 "token_unavailable",
                 f"the token endpoint answered {answer.status}",
+                where=self._where,
+                mend="wait; nothing was written, nothing is lost",
+            )
+        if answer.status == 429:
+            seconds = answer.retry_after(datetime.now(UTC))
+            raise TargetError(
+                "throttled",
+                f"the token endpoint asks us to stay away {'for a while' if seconds is None else f'for {seconds:.0f} s'}",
                 where=self._where,
                 mend="wait; nothing was written, nothing is lost",
             )
@@ -149,7 +176,7 @@ class Tokens:
                 where=self._where,
                 mend="have the EHR grant these scopes, or take them out of `scopes`; nothing was written",
             )
-        seconds = float(lifetime) if isinstance(lifetime, int) and lifetime > 0 else 60.0
+        seconds = float(lifetime) if isinstance(lifetime, int) and lifetime > 0 else float(self._token_seconds)
         self._token, self._renew_at = token, time.monotonic() + seconds - min(SKEW_SECONDS, seconds / 4)
         self.fetched += 1
         return scopes

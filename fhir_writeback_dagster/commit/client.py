@@ -8,15 +8,17 @@ from typing import Any
 from urllib.parse import urlencode, urljoin
 
 from fhir_writeback_dagster.commit.answer import Answer, dicts
-from fhir_writeback_dagster.commit.auth import Tokens
-from fhir_writeback_dagster.commit.credentials import teller
+from fhir_writeback_dagster.commit.auth import SECONDS, Tokens
+from fhir_writeback_dagster.commit.clientauth import check_method
+from fhir_writeback_dagster.commit.credentials import approved_endpoint, teller
 from fhir_writeback_dagster.commit.egress import Egress, production_hosts
 from fhir_writeback_dagster.commit.pace import Kind, Pace
 from fhir_writeback_dagster.commit.scopes import needed
 from fhir_writeback_dagster.commit.taxonomy import Outcome, Recovery, classify, unanswered_outcome
-from fhir_writeback_dagster.commit.tls import client_context
+from fhir_writeback_dagster.commit.tls import certificate_of, client_context
 from fhir_writeback_dagster.commit.transport import Http, NoAnswer
 from fhir_writeback_dagster.errors import TargetError
+from fhir_writeback_dagster.rules.matrix import load_vendor
 from fhir_writeback_dagster.store.capability import read_target
 from fhir_writeback_dagster.workplace import Workplace
 
@@ -40,8 +42,8 @@ class Unreadable(TargetError):
 class Ehr:
     """One EHR for the length of a run: see :func:`open_ehr`."""
 
-    def __init__(self, http: Http, tokens: Tokens) -> None:
-        self._http, self._tokens = http, tokens
+    def __init__(self, http: Http, tokens: Tokens, headers: Mapping[str, str] | None = None) -> None:
+        self._http, self._tokens, self._headers = http, tokens, dict(headers or {})
         self.base_url = http.egress.base_url
 
     @property
@@ -92,7 +94,7 @@ class Ehr:
     ) -> Answer:
         token = await self._tokens.header()
         # HAPI answers a search of the last minute from its cache otherwise: a look would not see what was just written there.
-        whole = {"Accept": FHIR_JSON, "Cache-Control": "no-cache", **headers}
+        whole = {"Accept": FHIR_JSON, "Cache-Control": "no-cache", **self._headers, **headers}
         answer = await self._http.request(method, url, {**whole, **token}, body, deadline=deadline, kind=kind)
         if answer.status == 401 and await self._tokens.refused(token):
             token = await self._tokens.header()
@@ -168,7 +170,7 @@ class Ehr:
             answer = await self._request(method, url, headers, body, kind="read" if method == "GET" else "search")
         except NoAnswer as none:
             outcome = unanswered_outcome("read", sent=none.sent)
-            outcome = outcome if none.sent else Outcome(none.code, outcome.recovery)
+            outcome = outcome if none.sent and none.code != "too_large" else Outcome(none.code, outcome.recovery)
             raise Unreadable(outcome, what, self.base_url) from None
         outcome, found = classify("read", answer), answer.resource()
         if outcome.recovery is not Recovery.CONFIRM:
@@ -179,13 +181,16 @@ class Ehr:
 
 
 @asynccontextmanager
-async def open_ehr(w: Workplace, pace: Pace | None = None) -> AsyncIterator[Ehr]:
+async def open_ehr(w: Workplace, pace: Pace | None = None, *, moved: bool = False) -> AsyncIterator[Ehr]:
     """The tenant's EHR; connections are closed when the block ends.
 
     :param pace: the target's rate windows; a command of a few requests may do without.
+    :param moved: a person says that another token endpoint than was approved is right.
     :raises TargetError: its address is not one that this tenant may have.
+    :raises ConfigError: its vendor does not take this way to prove who we are, or the credential is wrong.
     """
-    ehr = w.tenant.ehr
+    ehr, home, vendor = w.tenant.ehr, w.settings.home, load_vendor(w.tenant.ehr.vendor)
+    check_method(w.tenant, vendor)
     egress = Egress(
         ehr.base_url,
         sandbox=ehr.sandbox,
@@ -196,19 +201,40 @@ async def open_ehr(w: Workplace, pace: Pace | None = None) -> AsyncIterator[Ehr]
         egress,
         concurrency=ehr.concurrency,
         timeout_s=ehr.timeout.total_seconds(),
-        context=client_context(w.tenant, w.settings.home),
+        context=client_context(w.tenant, home),
         pace=pace,
+        kept=filter(None, [vendor.answers.request_id_header.value]),
     ) as http:
-        yield Ehr(http, Tokens(http, w.tenant, w.settings.home, _needed(w), teller(w)))
+        certificate = certificate_of(w.tenant, home)
+
+        def renew() -> bool:
+            nonlocal certificate
+            before, certificate = certificate, certificate_of(w.tenant, home)
+            if certificate != before:
+                http.renew(client_context(w.tenant, home))
+            return certificate != before
+
+        scopes, approved = _needed(w)
+        tokens = Tokens(
+            http,
+            w.tenant,
+            home,
+            scopes,
+            teller(w),
+            approved=None if moved else approved,
+            token_seconds=vendor.access.token_seconds.get(SECONDS),
+            renew=renew,
+        )
+        yield Ehr(http, tokens, dict.fromkeys(vendor.access.headers.get(()), ehr.auth.client_id) if ehr.auth.client_id else None)
 
 
-def _needed(w: Workplace) -> list[str]:
-    """The scopes that the tenant's own mappings need."""
+def _needed(w: Workplace) -> tuple[list[str], str | None]:
+    """The scopes that the tenant's own mappings need, and the token endpoint that was approved."""
     if w.tenant.ehr.auth.type == "none":
-        return []
+        return [], None
     with w.store.tenant(w.id) as connection:
-        target = read_target(connection, w)
-    return needed(w.tenant, w.settings.mappings / "fhir", target)
+        target, approved = read_target(connection, w), approved_endpoint(connection, w)
+    return needed(w.tenant, w.settings.mappings / "fhir", target), approved
 
 
 def matches(bundle: Resource, resource_type: str) -> list[Resource]:

@@ -10,7 +10,7 @@ import base64
 import hashlib
 import time
 import uuid
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import quote
 
@@ -19,11 +19,20 @@ from joserfc.errors import JoseError
 
 from fhir_writeback_dagster.commit import clientkeys
 from fhir_writeback_dagster.commit.clientkeys import ClientKey
+from fhir_writeback_dagster.commit.tls import certificate_of
 from fhir_writeback_dagster.errors import ConfigError
+from fhir_writeback_dagster.rules.matrix import Method, Vendor, load_vendor
 from fhir_writeback_dagster.secretref import SecretRef, resolve
 from fhir_writeback_dagster.tenants import Tenant
 
 ASSERTION_SECONDS = 240
+METHODS: dict[str, Method] = {
+    "smart_backend": "private_key_jwt",
+    "client_secret": "client_secret",
+    "mtls": "mtls",
+    "none": "none",
+}
+"""`ehr.auth.type`, as a matrix calls it."""
 _ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 
 
@@ -39,13 +48,33 @@ class Proof:
 def prove(tenant: Tenant, home: Path, endpoint: str) -> Proof:
     """The proof for one request; the secret is read anew for each, so that a rotated one is taken up.
 
-    :raises ConfigError: the credential that the tenant names is missing or wrong.
+    :raises ConfigError: the credential that the tenant names is missing or wrong, or not one that its vendor takes.
     """
+    proof = _proof(tenant, home, endpoint)
+    beside = certificate_of(tenant, home) if tenant.ehr.auth.type != "mtls" else ""
+    return replace(proof, credential=f"{proof.credential} {beside}") if beside else proof
+
+
+def check_method(tenant: Tenant, vendor: Vendor) -> None:
+    """:raises ConfigError: the vendor is known not to take this way to prove who we are."""
+    taken, ours = vendor.access.methods.value, METHODS[tenant.ehr.auth.type]
+    # What the cloud's own authorization guards is reached by a gateway, which takes what its operator likes.
+    if taken is None or ours in taken or "cloud" in taken or (ours == "none" and tenant.ehr.sandbox):
+        return
+    raise ConfigError(
+        "auth_not_taken",
+        f"{vendor.title} does not take `type: {tenant.ehr.auth.type}`",
+        where=f"tenants/{tenant.tenant}.yaml ehr.auth.type",
+        mend=f"one of {', '.join(kind for kind, method in METHODS.items() if method in taken) or 'none'}; docs/compatibility.md",
+    )
+
+
+def _proof(tenant: Tenant, home: Path, endpoint: str) -> Proof:
     auth = tenant.ehr.auth
     where = f"tenants/{tenant.tenant}.yaml ehr.auth"
     if auth.type == "mtls":
-        certificate = resolve(_named(auth.certificate, f"{where}.certificate"), home).reveal()
-        return Proof(hashlib.sha256(certificate).hexdigest(), {"client_id": auth.client_id})
+        _named(auth.certificate, f"{where}.certificate")
+        return Proof(certificate_of(tenant, home), {"client_id": auth.client_id})
     if auth.type == "client_secret":
         reference = _named(auth.client_secret, f"{where}.client_secret")
         secret = resolve(reference, home).reveal().decode(errors="replace").strip()
@@ -63,11 +92,21 @@ def load_client_key(tenant: Tenant, home: Path) -> ClientKey:
     """The key that signs now.
 
     :raises SecretError: its reference does not resolve.
-    :raises ConfigError: it is no private JWK for RS384 or ES384; the text never holds a part of it.
+    :raises ConfigError: it is no private JWK for RS384 or ES384, or for none that the vendor takes; the text never holds a
+        part of it.
     """
     where = f"tenants/{tenant.tenant}.yaml ehr.auth.private_key"
     secret = resolve(_named(tenant.ehr.auth.private_key, where), home).reveal()
-    return clientkeys.current(clientkeys.read_keys(secret, where))
+    key, vendor = clientkeys.current(clientkeys.read_keys(secret, where)), load_vendor(tenant.ehr.vendor)
+    taken = vendor.access.algorithms.get(("RS384", "ES384"))
+    if key.algorithm not in taken:
+        raise ConfigError(
+            "algorithm_not_taken",
+            f"the key signs with {key.algorithm}, which {vendor.title} does not take",
+            where=where,
+            mend=f"fhir-writeback target keys {tenant.tenant} publish --algorithm {taken[0]}, then switch; docs/compatibility.md",
+        )
+    return key
 
 
 def _named(reference: SecretRef | None, where: str) -> SecretRef:

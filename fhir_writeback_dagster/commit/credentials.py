@@ -50,6 +50,15 @@ def _note(connection: Connection[Any], w: Workplace, granted: Granted) -> None:
         record_event(connection, "credential.too_broad", [target], [{"scopes": list(granted.broader)}])
 
 
+def approved_endpoint(connection: Connection[Any], w: Workplace) -> str | None:
+    """The token endpoint that the EHR named when it was approved, empty where it named none; None: it never was."""
+    row = connection.execute(
+        "SELECT coalesce(body #>> '{smart,token_endpoint}', '') FROM ledger.snapshot WHERE tenant = %s AND target = %s",
+        (w.id, w.tenant.ehr.target),
+    ).fetchone()
+    return row[0] if row else None
+
+
 def warnings(connection: Connection[Any], w: Workplace) -> list[str]:
     """What an operator should mend about the credential, as sentences without a secret."""
     row = connection.execute(

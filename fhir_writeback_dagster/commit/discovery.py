@@ -7,24 +7,34 @@ from typing import Any
 from fhir_writeback_dagster.commit.transport import Http, NoAnswer
 from fhir_writeback_dagster.errors import TargetError
 
+ENDPOINT_CHANGED = "token_endpoint_changed"
 _OAUTH_URIS = "http://fhir-registry.smarthealthit.org/StructureDefinition/oauth-uris"
 
 
-async def token_endpoint(http: Http, stated: str | None) -> str:
+async def token_endpoint(http: Http, stated: str | None, approved: str | None = None) -> str:
     """Where tokens are had; ``stated`` by the tenant where the EHR does not say. The address is let through the egress guard.
 
-    :raises TargetError: nobody names one, the EHR does not answer, or it is not an address that this tenant may have.
+    :param approved: what the EHR said when somebody approved it (empty: nothing). Who changes its answer would get our secret.
+    :raises TargetError: nobody names one, the EHR does not answer, it is not an address that this tenant may have, or another
+        one than was approved.
     """
     base = http.egress.base_url
     found = stated or (await smart_configuration(http)).get("token_endpoint")
     if not isinstance(found, str):
-        found = _oauth_uri(await _document(http, f"{base}/metadata"))
+        found = oauth_uri(await _document(http, f"{base}/metadata"))
     if found is None:
         raise TargetError(
             "no_token_endpoint",
             "neither smart-configuration nor /metadata names a token endpoint",
             where=base,
             mend="is `ehr.base_url` the FHIR base? Name `ehr.auth.token_endpoint`; `auth: {type: none}` is for an open sandbox",
+        )
+    if stated is None and approved is not None and found != approved:
+        raise TargetError(
+            ENDPOINT_CHANGED,
+            "the EHR names another token endpoint than was approved; no credential was sent there",
+            where=base,
+            mend="ask the EHR's people; if it moved, fhir-writeback target probe TENANT --approve",
         )
     http.egress.allow(found)
     return found
@@ -57,7 +67,7 @@ def unreachable(http: Http, who: str, none: NoAnswer) -> TargetError:
     return TargetError(none.code, f"{who} does not answer", where=http.egress.base_url, mend=mend)
 
 
-def _oauth_uri(capability: dict[str, Any]) -> str | None:
+def oauth_uri(capability: dict[str, Any]) -> str | None:
     """The token endpoint as CapabilityStatements named it before smart-configuration."""
     try:
         return next(

@@ -12,9 +12,10 @@ from psycopg.types.json import Jsonb
 
 from fhir_writeback_dagster.commit import holds, mirror_store
 from fhir_writeback_dagster.commit.client import Ehr, open_ehr
-from fhir_writeback_dagster.commit.discovery import smart_configuration
+from fhir_writeback_dagster.commit.discovery import ENDPOINT_CHANGED, smart_configuration
 from fhir_writeback_dagster.commit.scopes import written_types
 from fhir_writeback_dagster.commit.snapshot import Difference, Snapshot, differences, take
+from fhir_writeback_dagster.errors import TargetError
 from fhir_writeback_dagster.rules.matrix import load_vendor
 from fhir_writeback_dagster.rules.target import Target
 from fhir_writeback_dagster.store.capability import read_target
@@ -52,9 +53,15 @@ def check(w: Workplace) -> DriftReport:
     if row is None:
         return DriftReport(approved=False)
 
-    async def look() -> tuple[dict[str, Any], Snapshot]:
+    async def look() -> tuple[dict[str, Any] | None, Snapshot]:
         async with open_ehr(w) as ehr:
-            return await read_snapshot(ehr)
+            try:
+                return await read_snapshot(ehr)
+            except TargetError as error:
+                if error.code != ENDPOINT_CHANGED:
+                    raise
+                # Without a token nothing more can be asked; this alone holds the writes.
+                return None, {**row[0], "smart": take({}, await smart_configuration(ehr.http))["smart"]}
 
     statement, now = asyncio.run(look())
     target = Target(load_vendor(w.tenant.ehr.vendor), _statement(row[0]))
@@ -62,7 +69,8 @@ def check(w: Workplace) -> DriftReport:
         approved=True, differences=tuple(differences(row[0], now, target, written_types(w.tenant, w.settings.mappings / "fhir")))
     )
     with w.store.tenant(w.id) as connection:
-        mirror_store.write_capability(connection, w, statement)
+        if statement is not None:
+            mirror_store.write_capability(connection, w, statement)
         connection.execute(
             "UPDATE ledger.snapshot SET compared_at = now(), drifted = %s WHERE tenant = %s AND target = %s",
             (report.breaking, w.id, w.tenant.ehr.target),

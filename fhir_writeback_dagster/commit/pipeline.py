@@ -136,7 +136,7 @@ async def _knock(w: Workplace, db: Database, ehr: Ehr, hold: Hold) -> None:
         if hold.failures:
             await ehr.capability()
     except TargetError:
-        await db.run(partial(holds.found_down, w=w))
+        await db.run(partial(_leave, w=w, trouble=True, throttled_s=ehr.http.pace.held_s if ehr.http.pace else 0.0))
         raise
     if hold.failures:
         await db.run(partial(holds.found_up, w=w))

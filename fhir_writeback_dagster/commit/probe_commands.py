@@ -58,9 +58,10 @@ class Report:
         }
 
 
-def probe(w: Workplace, *, read_only: bool) -> Report:
+def probe(w: Workplace, *, read_only: bool, approve: bool = False) -> Report:
     """Ask the tenant's target; nothing is stored.
 
+    :param approve: a person approves what it is now, and with it where it says that tokens are had.
     :raises ConfigError: it is no sandbox, and writing was not ruled out.
     :raises TargetError: it does not answer, or is not R4.
     """
@@ -73,7 +74,7 @@ def probe(w: Workplace, *, read_only: bool) -> Report:
         )
 
     async def work() -> tuple[dict[str, Any], Snapshot, Probe]:
-        async with open_ehr(w) as ehr:
+        async with open_ehr(w, moved=approve) as ehr:
             statement, snapshot = await drift.read_snapshot(ehr)
             asked = Probe(ehr, Target(load_vendor(w.tenant.ehr.vendor), statement), w.tenant.identifier_system)
             await asked.run(write=not read_only)
@@ -110,7 +111,7 @@ def probe_command(desk: Desk, *, tenant: str, read_only: bool, approve: bool, as
     """
     with desk("commit", tenant) as places:
         for w in places:
-            report = probe(w, read_only=read_only)
+            report = probe(w, read_only=read_only, approve=approve)
             stored = report.safe or approve
             if stored:
                 with w.store.tenant(w.id) as connection:

@@ -29,6 +29,8 @@ class Traces:
     ehr: Ehr
     system: str
     left: list[str] = field(default_factory=list)
+    lag_s: float = 0.0
+    """How long the last look went on without finding anything; a slow search is no lag."""
     _keys: set[str] = field(default_factory=set)
     _made: set[str] = field(default_factory=set)
 
@@ -62,7 +64,8 @@ class Traces:
 
     async def look(self, key: str, *, patient: bool = True) -> list[Resource]:
         """What bears the key, looked for again for some seconds where nothing is found and something may be."""
-        until = time.monotonic() + (LOOKS_FOR_S if patient else 0)
+        began = time.monotonic()
+        until, self.lag_s = began + (LOOKS_FOR_S if patient else 0), 0.0
         while True:
             page = await self.first_page(TYPE, [("identifier", token(self.system, key))], PAGE)
             found = [one for one in page if bears(one, self.system, key)]
@@ -70,6 +73,7 @@ class Traces:
             if found or time.monotonic() > until:
                 return found
             await asyncio.sleep(0.5)
+            self.lag_s = time.monotonic() - began
 
     async def clean_up(self) -> None:
         """Delete what was made; what cannot be deleted is marked as entered in error, or told of."""

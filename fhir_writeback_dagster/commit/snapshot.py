@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from fhir_writeback_dagster.commit.discovery import oauth_uri
 from fhir_writeback_dagster.rules.target import Target, resources, server
 
 _FLAGS = ("versioning", "conditionalCreate", "updateCreate", "readHistory")
@@ -33,6 +34,8 @@ class Difference:
 def take(statement: Mapping[str, Any], smart: Mapping[str, Any]) -> Snapshot:
     """The snapshot of a CapabilityStatement and a smart-configuration."""
     software = statement.get("software")
+    # An EHR from before SMART 2 names its token endpoint in the CapabilityStatement: it counts as much.
+    said = {"token_endpoint": oauth_uri(dict(statement)), **smart}
     return {
         "fhir": str(statement.get("fhirVersion", "")),
         "software": str(software.get("version", "")) if isinstance(software, dict) else "",
@@ -42,7 +45,7 @@ def take(statement: Mapping[str, Any], smart: Mapping[str, Any]) -> Snapshot:
             | {flag: one[flag] for flag in _FLAGS if flag in one}
             for one in resources(statement)
         },
-        "smart": {name: smart[name] for name in _SMART if name in smart},
+        "smart": {name: said[name] for name in _SMART if said.get(name) is not None},
     }
 
 
@@ -68,9 +71,7 @@ def differences(approved: Snapshot, now: Snapshot, target: Target, used: Iterabl
     for name in _SMART:
         before, after = approved["smart"].get(name), now["smart"].get(name)
         gone = name == _ALGORITHMS and isinstance(after, list) and not {"RS384", "ES384"} & set(after)
-        found.append(
-            Difference(f"smart.{name}", before, after, breaking=gone or (name == "token_endpoint" and before is not None))
-        )
+        found.append(Difference(f"smart.{name}", before, after, breaking=gone or name == "token_endpoint"))
     return [one for one in found if one.approved != one.now]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import ssl
 import tempfile
@@ -32,6 +33,15 @@ def client_context(tenant: Tenant | None = None, home: Path = Path()) -> ssl.SSL
     if tenant.ehr.auth.certificate:
         _load(context, resolve(tenant.ehr.auth.certificate, home).reveal(), f"{where}.auth.certificate")
     return context
+
+
+def certificate_of(tenant: Tenant, home: Path) -> str:
+    """Tells one certificate of ours from another, and is safe to keep; empty where the tenant names none.
+
+    :raises SecretError: its reference does not resolve.
+    """
+    reference = tenant.ehr.auth.certificate
+    return hashlib.sha256(resolve(reference, home).reveal()).hexdigest() if reference else ""
 
 
 def _load(context: ssl.SSLContext, pem: bytes, where: str) -> None:

@@ -15,7 +15,7 @@ import asyncio
 import logging
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Self
@@ -62,20 +62,33 @@ class Http:
         max_bytes: int = MAX_BYTES,
         pace: Pace | None = None,
         context: ssl.SSLContext | None = None,
+        kept: Iterable[str] = (),
     ) -> None:
+        """:param kept: names of answers' headers to keep, besides those that FHIR and HTTP give a meaning."""
         self.egress, self.pace = egress, pace
         self.timeout_s, self._max_bytes = timeout_s, max_bytes
         self._slots = asyncio.Semaphore(concurrency)
         self._limit = concurrency
         self._context = context or client_context()
+        self._kept = (*_KEPT_HEADERS, *(name.lower() for name in kept))
         self._transport: AiohttpTransport | None = None
+        self._former: list[AiohttpTransport] = []
         self.requests = 0
         for name in ("httpx", "httpcore"):
             logging.getLogger(name).setLevel(logging.WARNING)  # httpx logs whole URLs at INFO
 
     async def __aenter__(self) -> Self:
-        context = self._context
-        self._transport = AiohttpTransport(
+        self._transport = self._over(self._context)
+        return self
+
+    def renew(self, context: ssl.SSLContext) -> None:
+        """Connections are made with ``context`` from now on; what is in flight ends on those that it has."""
+        if self._transport is not None:
+            self._former.append(self._transport)
+            self._transport = self._over(context)
+
+    def _over(self, context: ssl.SSLContext) -> AiohttpTransport:
+        return AiohttpTransport(
             verify=context,
             trust_env=False,
             client=lambda: aiohttp.ClientSession(
@@ -90,11 +103,11 @@ class Http:
                 skip_auto_headers=("User-Agent",),
             ),
         )
-        return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._transport is not None:
-            await self._transport.aclose()
+            for transport in (self._transport, *self._former):
+                await transport.aclose()
             self._transport = None
 
     async def request(
@@ -157,7 +170,7 @@ class Http:
                     raise NoAnswer("too_large", sent=True)
         finally:
             await response.aclose()
-        kept = {name: response.headers[name] for name in _KEPT_HEADERS if name in response.headers}
+        kept = {name: response.headers[name] for name in self._kept if name in response.headers}
         return Answer(response.status_code, kept, bytes(body))
 
     def _no_answer(self, error: Exception) -> Exception:

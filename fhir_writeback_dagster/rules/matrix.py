@@ -24,6 +24,8 @@ CreatePrecondition = Literal["if_none_exist", "idempotency_key", "search", "none
 UpdatePrecondition = Literal["if_match", "if_unmodified_since", "none"]
 BundleKind = Literal["batch", "transaction"]
 UpdateForm = Literal["patch", "put", "none"]
+Method = Literal["none", "private_key_jwt", "client_secret", "mtls", "cloud"]
+"""How a client proves who it is; ``cloud``: by the cloud's own ways, which are not built here."""
 
 T = TypeVar("T")
 
@@ -108,6 +110,7 @@ class Answers(_Strict):
     asynchronous: Cell[bool] = Field(Cell[bool](), description="202: accepted for mediation, decided later")
     read_back: Cell[bool] = Field(Cell[bool](), description="success does not mean stored: read it and compare")
     outcomes: Cell[bool] = Field(Cell[bool](), description="errors are OperationOutcomes")
+    request_id_header: Cell[str] = Field(Cell[str](), description="its own id of a request, kept with the attempt")
     error_field: Cell[str] = Field(Cell[str](), description="where they are not: the field of the JSON that holds the code")
 
 
@@ -129,17 +132,15 @@ class Window(_Strict):
 class Limits(_Strict):
     windows: Cell[tuple[Window, ...]] = Cell[tuple[Window, ...]]()
     retry_after: Cell[bool] = Field(Cell[bool](), description="a 429 says how long to wait")
-    body_bytes: Cell[int] = Cell[int]()
+    body_bytes: Cell[int] = Field(Cell[int](), description="a larger body is not sent")
 
 
 class Access(_Strict):
-    methods: Cell[tuple[Literal["none", "private_key_jwt", "client_secret", "cloud"], ...]] = Cell[
-        tuple[Literal["none", "private_key_jwt", "client_secret", "cloud"], ...]
-    ]()
+    methods: Cell[tuple[Method, ...]] = Cell[tuple[Method, ...]]()
     algorithms: Cell[tuple[Literal["RS384", "ES384"], ...]] = Cell[tuple[Literal["RS384", "ES384"], ...]]()
     scopes: Cell[tuple[Literal["v1", "v2"], ...]] = Cell[tuple[Literal["v1", "v2"], ...]]()
-    token_seconds: Cell[int] = Cell[int]()
-    headers: Cell[tuple[str, ...]] = Field(Cell[tuple[str, ...]](), description="request headers that the vendor asks for")
+    token_seconds: Cell[int] = Field(Cell[int](), description="how long a token lives whose answer does not say")
+    headers: Cell[tuple[str, ...]] = Field(Cell[tuple[str, ...]](), description="request headers that hold our client id")
 
 
 class ErrorCode(_Strict):

@@ -176,6 +176,69 @@ def test_the_certificate_alone_gets_a_token(on: Callable[..., World], authority:
     assert [name for name in world.events("ehr") if name == "credential.rotated"] == ["credential.rotated"]
 
 
+@pytest.fixture
+def ours(home: Path, authority: Authority) -> Path:
+    """Our certificate, where tenants name it."""
+    file = home / "keys" / "us.pem"
+    file.touch(mode=0o600)
+    file.write_bytes(authority.issue("us"))
+    return file
+
+
+@pytest.mark.parametrize("kind", ["none", "mtls"])
+def test_a_certificate_that_is_refused_in_the_middle_of_a_run_is_read_again(
+    on: Callable[..., World], authority: Authority, ours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """The EHR revokes the former one just when the new one is put in its place."""
+    fresh = authority.issue("us")
+    former, now = map(_der, (ours.read_bytes(), fresh))
+    seen: list[bytes | None] = []
+
+    def get(request: _Hello) -> None:
+        seen.append(request.connection.getpeercert(binary_form=True))  # type: ignore[attr-defined]
+        ours.write_bytes(fresh)
+        request.send_response(401 if seen[-1] == former else 200)
+        request.send_header("Content-Length", "2")
+        request.end_headers()
+        request.wfile.write(b"{}")
+
+    monkeypatch.setattr(_Hello, "do_GET", get)
+    with _https(tmp_path, authority.issue("ehr"), clients=authority.pem) as url:
+        auth = {"type": kind, "client_id": "us", "certificate": "file://keys/us.pem", "token_endpoint": f"{url}/token"}
+        assert _ends(on(url, auth=auth | {"private_key": None})) == "200"
+    assert seen == [former, now]
+
+
+def _der(pem: bytes) -> bytes:
+    return x509.load_pem_x509_certificate(pem).public_bytes(serialization.Encoding.DER)
+
+
+def test_the_rotation_of_a_certificate_beside_another_credential_is_told(
+    on: Callable[..., World], authority: Authority, ours: Path, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (home / "keys" / "client.secret").touch(mode=0o600)
+    (home / "keys" / "client.secret").write_text("hunter2")
+    auth = {"type": "client_secret", "client_id": "us", "client_secret": "file://keys/client.secret", "private_key": None}
+
+    def token(request: _Hello) -> None:
+        request.rfile.read(int(request.headers["Content-Length"]))
+        body = b'{"access_token": "t", "expires_in": 60}'
+        request.send_response(200)
+        request.send_header("Content-Length", str(len(body)))
+        request.end_headers()
+        request.wfile.write(body)
+
+    monkeypatch.setattr(_Hello, "do_POST", token)
+    with _https(tmp_path, authority.issue("ehr"), clients=authority.pem) as url:
+        world = on(url, auth=auth | {"certificate": "file://keys/us.pem", "token_endpoint": f"{url}/token"})
+        assert _ends(world) == "200"
+        assert _ends(world) == "200"
+        assert "credential.rotated" not in world.events("ehr")
+        ours.write_bytes(authority.issue("us"))
+        assert _ends(world) == "200"
+    assert world.events("ehr").count("credential.rotated") == 1
+
+
 @pytest.mark.parametrize("content", ["", "hunter2", "-----BEGIN CERTIFICATE-----\nhunter2\n-----END CERTIFICATE-----\n"])
 def test_what_is_no_certificate_is_said_without_a_part_of_it(on: Callable[..., World], home: Path, content: str) -> None:
     ours = home / "keys" / "us.pem"

@@ -5,6 +5,7 @@ The EHR is sekmet, open; on the way to it every request's token is checked again
 
 from __future__ import annotations
 
+import asyncio
 import json
 import uuid
 from collections.abc import Callable, Iterator
@@ -19,8 +20,9 @@ from joserfc import jwt
 from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, KeySet, RSAKey
 
-from fhir_writeback_dagster.commit import clientauth
-from fhir_writeback_dagster.errors import TargetError
+from fhir_writeback_dagster.commit import clientauth, drift
+from fhir_writeback_dagster.commit.client import open_ehr
+from fhir_writeback_dagster.errors import ConfigError, TargetError
 from fhir_writeback_dagster.sandbox.nodeserver import OidcProvider
 
 AT = "2024-03-01T10:00:00Z"
@@ -151,7 +153,94 @@ def test_a_token_endpoint_that_answers_something_else(guarded: Guarded, body: by
 
 def test_a_metadata_document_without_end(guarded: Guarded) -> None:
     world = guarded("ES384")
-    large = b'{"resourceType": "CapabilityStatement", "x": "' + b" " * (50 << 20) + b'"}'
+    good = {"resourceType": "CapabilityStatement", "fhirVersion": "4.0.1", "x": " " * (50 << 20)}
+    large = json.dumps(good).encode()
     guarded.line.rules.insert(0, lambda seen: Say(200, JSON, large) if seen.path == "metadata" else None)
-    with pytest.raises(TargetError):
+    with pytest.raises(TargetError) as raised:
         world.refresh()
+    assert raised.value.code == "too_large"
+
+
+def test_a_token_endpoint_that_asks_to_be_left_alone_is_left_alone(guarded: Guarded) -> None:
+    busy = Say(429, (*JSON, ("Retry-After", "90")), b'{"error": "slow_down"}')
+    guarded.line.rules.insert(0, lambda seen: busy if "token" in seen.path else None)
+    world = guarded("ES384", token_endpoint=f"{guarded.line.base_url}/token")
+    error = _refusal(guarded, world)
+    assert error.code == "throttled"
+    assert "90 s" in str(error)
+    held = "SELECT held_because, held_until > now() + interval '80 seconds' FROM ledger.target WHERE tenant = %s"
+    assert world.rows(held) == [("throttled", True)]
+
+
+def _approve(world: World) -> None:
+    async def look() -> Any:
+        async with open_ehr(world.w) as ehr:
+            return await drift.read_snapshot(ehr)
+
+    _, snapshot = asyncio.run(look())
+    with world.w.store.tenant(world.w.id) as connection:
+        drift.approve(connection, world.w, snapshot, [], "ann")
+
+
+def test_a_secret_does_not_follow_a_changed_answer(guarded: Guarded) -> None:
+    world = guarded("basic")
+    _approve(world)
+    elsewhere = json.dumps({"token_endpoint": f"{guarded.line.base_url}/elsewhere/token"}).encode()
+    guarded.line.rules.insert(0, lambda seen: Say(200, JSON, elsewhere) if seen.path.startswith(".well-known") else None)
+    error = _refusal(guarded, world)
+    assert error.code == "token_endpoint_changed"
+    assert "probe" in error.mend
+    assert guarded.line.sent("POST", "elsewhere") == []
+    assert drift.check(world.w).metadata()["breaking"] == "smart.token_endpoint"
+    held = "SELECT held_because, held_until = 'infinity' FROM ledger.target WHERE tenant = %s"
+    assert world.rows(held) == [("drift", True)]
+
+
+def test_a_token_endpoint_that_the_tenant_states_is_its_own_word(guarded: Guarded) -> None:
+    world = guarded("ES384")
+    _approve(world)
+    endpoint = f"{guarded._authority.issuer}/token"
+    stated = guarded("ES384", token_endpoint=endpoint)
+    with stated.w.store.tenant(stated.w.id) as connection:
+        drift.approve(connection, stated.w, {"smart": {"token_endpoint": "https://elsewhere.example/token"}}, [], "ann")
+    stated.commit()
+    assert [tuple(row) for row in stated.intents()] == [("committed", "created", None)]
+
+
+def test_where_a_person_says_that_it_moved_it_is_asked_there(guarded: Guarded) -> None:
+    world = guarded("basic")
+    with world.w.store.tenant(world.w.id) as connection:
+        drift.approve(connection, world.w, {"smart": {"token_endpoint": "https://elsewhere.example/token"}}, [], "ann")
+
+    async def work(*, moved: bool) -> None:
+        async with open_ehr(world.w, moved=moved) as ehr:
+            await ehr.authorize()
+
+    with pytest.raises(TargetError, match="token_endpoint_changed"):
+        asyncio.run(work(moved=False))
+    asyncio.run(work(moved=True))
+
+
+def test_a_way_to_prove_who_we_are_that_the_vendor_does_not_take_is_told_before_anything_is_sent(guarded: Guarded) -> None:
+    world = guarded("basic")
+    object.__setattr__(world.tenant.ehr, "vendor", "epic")
+    with pytest.raises(ConfigError, match=r"Epic.*client_secret.*one of smart_backend"):
+        world.commit()
+    assert guarded.line.seen == []
+
+
+def test_a_key_of_an_algorithm_that_the_vendor_does_not_take(guarded: Guarded) -> None:
+    world = guarded("ES384")
+    object.__setattr__(world.tenant.ehr, "vendor", "eclinicalworks")
+    with pytest.raises(ConfigError, match=r"ES384, which eClinicalWorks does not take.*publish --algorithm RS384"):
+        world.commit()
+    assert not [seen for seen in guarded.line.seen if "token" in seen.path]
+
+
+def test_the_headers_that_the_vendor_asks_for_name_our_client(guarded: Guarded) -> None:
+    world = guarded("ES384")
+    object.__setattr__(world.tenant.ehr, "vendor", "epic")
+    world.commit()
+    asked = [seen for seen in guarded.line.seen if not seen.path.startswith(".well-known")]
+    assert asked
+    assert {seen.headers.get("epic-client-id") for seen in asked} == {"ES384"}
