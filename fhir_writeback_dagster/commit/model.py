@@ -74,6 +74,8 @@ class Attempt:
     status: int | None = None
     outcome: str | None = None
     answer: bytes = b""
+    ehr_request_id: str | None = None
+    """The EHR's own name of the request, for its support; where the matrix says that it has one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -98,6 +98,7 @@ def _answers(connection: Connection[Any], w: Workplace, changes: Sequence[Change
                 "attempts": [a.attempt_id for a in told],
                 "statuses": [a.status for a in told],
                 "outcomes": [a.outcome for a in told],
+                "ehr_request_ids": [a.ehr_request_id for a in told],
                 "answers": [w.sealer.seal("ledger.attempt", a.attempt_id, a.answer) if a.answer else None for a in told],
             },
         )

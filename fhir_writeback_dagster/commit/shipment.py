@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -31,6 +32,7 @@ from fhir_writeback_dagster.workplace import Workplace
 FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 300.0
 _OUT_OF_ORDER = {401: "token_refused", 403: "forbidden", 502: "no_answer", 503: "unavailable", 504: "no_answer"}
 _REFUSED = "bundle_refused"
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 _ODD = Outcome("odd_answer", Recovery.RECONCILE)
 
 
@@ -169,6 +171,7 @@ class Shipping:
         assert attempt is not None
         if isinstance(answer, Outcome):
             return self._failed(item, answer, attempt, None)
+        attempt = replace(attempt, ehr_request_id=self._named_by_ehr(answer))
         outcome = self.adapter.interpret(plan, answer)
         if outcome.recovery is Recovery.REREAD:
             return await self._reread(item, outcome, attempt, answer)
@@ -181,6 +184,12 @@ class Shipping:
         if outcome.recovery is Recovery.CONFIRM:
             return await self._written(item, plan, standing, told)
         return await self._existed(item, plan, standing, told)
+
+    def _named_by_ehr(self, answer: Answer) -> str | None:
+        """The EHR's own id of the request; what does not look like one could be anything, and is not kept."""
+        header = self.adapter.capabilities.vendor.answers.request_id_header.value
+        found = answer.headers.get(header.lower(), "") if header else ""
+        return found if _REQUEST_ID.fullmatch(found) else None
 
     async def _written(self, item: Item, plan: WirePlan, standing: Standing, told: Attempt) -> Change | None:
         """Success: does it stand there as it was sent? What the answer shows tells, or a read where the matrix asks for one."""
