@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel
 
@@ -21,6 +22,7 @@ _SUMMARY = {
     "bundles": "bundles.kinds",
     "read back": "answers.read_back",
 }
+_SILENCE = ("create without an answer", "update without an answer")
 _INTRO = """\
 <!-- Made by `python -m fhir_writeback_dagster.rules.compatibility docs/compatibility.md`; do not edit. -->
 # What each EHR takes
@@ -41,22 +43,51 @@ Every cell says how it is known:
 
 What is assumed of an unknown: creatable and updatable are the types that the CapabilityStatement names; a create is preceded by
 a search, and where our identifier cannot be relied on, found again by type, code and time; an update whose precondition is
-unknown goes to a person; nothing goes in bundles.
+unknown goes to a person; nothing goes in bundles. A write without an answer is repeated under a precondition, searched for, or
+a person's ([how](exactly-once.md)).
 """
+
+
+Retry = Literal["repeat", "search", "person"]
+_CREATE: dict[Retry, str] = {
+    "repeat": "it is looked for, and sent again under its precondition, which makes a second one harmless",
+    "search": "it is looked for by our identifier, or by type, code and time, and sent again where that proves it absent; what "
+    "has neither goes to a person",
+    "person": "nothing proves it done or undone, so a person looks, and it is not sent again",
+}
+_UPDATE: dict[Retry, str] = {
+    "repeat": "the resource is read, with its history, and the update is sent again under its precondition",
+    "search": "",
+    "person": "no precondition guards it, so it goes to a person before it is sent the first time",
+}
+
+
+def after_silence(vendor: Vendor) -> tuple[Retry | None, Retry | None]:
+    """What becomes of a create, and of an update, that had no answer; None: the vendor takes none. As `commit.look` does it."""
+    guarded = vendor.create.precondition.value in ("if_none_exist", "idempotency_key")
+    create: Retry | None = "repeat" if guarded else "search"
+    if vendor.create.own_api.value:
+        create = "person"
+    elif vendor.create.types.value == ():
+        create = None
+    if vendor.update.put.value == () and vendor.update.patch.value == ():
+        return create, None
+    return create, "repeat" if vendor.update.precondition.value in ("if_match", "if_unmodified_since") else "person"
 
 
 def page(all_of: Iterable[Vendor]) -> str:
     """The whole page."""
     every = list(all_of)
-    head = f"| EHR | {' | '.join(_SUMMARY)} |"
-    rule = "|---" * (len(_SUMMARY) + 1) + "|"
+    head = f"| EHR | {' | '.join((*_SUMMARY, *_SILENCE))} |"
+    rule = "|---" * (len(_SUMMARY) + len(_SILENCE) + 1) + "|"
     rows = [_row(one) for one in every]
     return "\n".join([_INTRO, head, rule, *rows, "", *(part for one in every for part in _section(one))]).rstrip() + "\n"
 
 
 def _row(vendor: Vendor) -> str:
     cells = " | ".join(_short(vendor, path) for path in _SUMMARY.values())
-    return f"| [{vendor.title}](#{_anchor(vendor.title)}) | {cells} |"
+    retries = " | ".join(one or "none" for one in after_silence(vendor))
+    return f"| [{vendor.title}](#{_anchor(vendor.title)}) | {cells} | {retries} |"
 
 
 def _section(vendor: Vendor) -> list[str]:
@@ -65,6 +96,7 @@ def _section(vendor: Vendor) -> list[str]:
     lines += [f"| {path} | {_value(cell)} | {_known(vendor, cell)} |" for path, cell in vendor.cells() if _told(cell)]
     unknown = [path for path, cell in vendor.cells() if not _told(cell)]
     lines += ["", f"Unknown: {', '.join(unknown)}.", ""] if unknown else [""]
+    lines += [*_silence(vendor), ""]
     if vendor.errors:
         lines += ["| error code | means | how known |", "|---|---|---|"]
         lines += [
@@ -79,6 +111,15 @@ def _section(vendor: Vendor) -> list[str]:
         for key, source in vendor.sources.items()
     ]
     return [*lines, "Sources:", "", *sources, ""]
+
+
+def _silence(vendor: Vendor) -> list[str]:
+    create, update = after_silence(vendor)
+    own, fhir = vendor.create.own_api.get(()), vendor.create.types.get(("*",))
+    lines = [f"- A create without an answer: **{create}**; {_CREATE[create]}"] if create else []
+    if own and fhir:
+        lines[0] += f". Over FHIR: **search**; {_CREATE['search']}"
+    return [*lines, *([f"- An update without an answer: **{update}**; {_UPDATE[update]}"] if update else [])]
 
 
 def _short(vendor: Vendor, path: str) -> str:

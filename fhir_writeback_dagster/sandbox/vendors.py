@@ -5,12 +5,28 @@ What nobody knows of a vendor is not played: then the server behind does it as R
 
 from __future__ import annotations
 
-from fhir_writeback_dagster.rules.matrix import Types, Vendor
+from fhir_writeback_dagster import canonicaljson
+from fhir_writeback_dagster.rules.matrix import ErrorCode, Types, Vendor
 from fhir_writeback_dagster.sandbox.fault_proxy.exchange import Interaction
+from fhir_writeback_dagster.sandbox.fault_proxy.faults import SayBody
 from fhir_writeback_dagster.sandbox.fault_proxy.personality import Personality
 
 MISSING = 412
 """What an EHR that requires a precondition says without one, where its status is not known."""
+
+
+MEDIATED = 202
+"""A create that is decided upon later; the server behind has decided already."""
+
+
+def error_of(vendor: Vendor, error: ErrorCode) -> SayBody:
+    """An error of the vendor's own as it words it: in a JSON of its own under a status that says nothing, or in an
+    OperationOutcome.
+    """
+    if vendor.answers.error_field.value:
+        return SayBody(200, canonicaljson.encode({vendor.answers.error_field.value: error.code}), "application/json")
+    issue = {"severity": "error", "code": "processing", "details": {"coding": [{"code": error.code}]}}
+    return SayBody(400, canonicaljson.encode({"resourceType": "OperationOutcome", "issue": [issue]}))
 
 
 def personality_of(vendor: Vendor) -> Personality:
@@ -23,7 +39,16 @@ def personality_of(vendor: Vendor) -> Personality:
         ignores_if_none_exist=create.precondition.value not in (None, "if_none_exist"),
         ignores_if_match=update.precondition.value in ("none", "if_unmodified_since") or update.patch_precondition.value is False,
         needs_if_match=update.missing_status.get(MISSING) if update.required.get(False) else None,
-        empty_created=create.answers_body.value is False,
+        stale_status=update.stale_status.value,
+        heeds_time=update.precondition.value == "if_unmodified_since",
+        idempotency_header=create.idempotency_header.value,
+        creates=None if create.types.value is None or "*" in create.types.value else create.types.value,
+        largest=vendor.limits.body_bytes.value,
+        outcomes=answers.outcomes.value is not False,
+        error_field=answers.error_field.value,
+        created_status=MEDIATED if answers.asynchronous.value else 201,
+        empty_created=create.answers_body.value is False or bool(answers.asynchronous.value),
+        no_location=bool(answers.asynchronous.value),
         refuses_body_id=create.takes_id.value is False,
         lacks=_lacks(vendor),
     )

@@ -19,8 +19,10 @@ from contract.counterparts import SLOW, Counterpart
 from fhir_writeback_dagster.commit import drift
 from fhir_writeback_dagster.commit.probe_commands import probe, table
 from fhir_writeback_dagster.errors import ConfigError
+from fhir_writeback_dagster.rules.matrix import load_vendor
 from fhir_writeback_dagster.sandbox.fault_proxy.personality import Personality
 from fhir_writeback_dagster.sandbox.fault_proxy.server import FaultProxy
+from fhir_writeback_dagster.sandbox.vendors import personality_of
 
 PAGE = Path(__file__).parents[2] / "docs" / "probes.md"
 REAL = [("sekmet", "generic"), ("medplum-5", "medplum"), ("medplum-4", "medplum"), pytest.param("hapi", "hapi", marks=SLOW)]
@@ -78,6 +80,42 @@ def test_a_server_that_does_less_than_its_matrix_says_is_found_out(
     proxy.forget()
     assert cell in {one.cell for one in report.findings if one.breaking}
     assert not report.safe
+
+
+@pytest.mark.parametrize(
+    ("vendor", "findings"),
+    [
+        ("healthlake", {"create.precondition": "idempotency_key"}),
+        ("canvas", {"update.precondition": "if_unmodified_since", "update.stale_status": 412}),
+        ("oracle_health", {"update.precondition": "if_match", "update.stale_status": 409, "update.required": True}),
+        ("veradigm", {"update.precondition": "none"}),
+    ],
+)
+def test_what_sets_a_vendor_apart_is_asked_in_its_own_way(
+    counterpart: Callable[[str], Counterpart],
+    world_on: Callable[..., World],
+    proxy: FaultProxy,
+    vendor: str,
+    findings: dict[str, object],
+) -> None:
+    there = counterpart("sekmet")
+    before = len(there.search("Observation"))
+    proxy.forget()
+    proxy.lead_to(there.base_url)
+    proxy.script(personality=personality_of(load_vendor(vendor)))
+    report = probe(world_on(there, vendor, proxy.base_url).w, read_only=False)
+    proxy.forget()
+    found = {one.cell: one.found for one in report.findings}
+    assert findings.items() <= found.items(), report.unanswered
+    assert report.safe, [one for one in report.findings if one.breaking]
+    assert len(there.search("Observation")) == before
+
+
+def test_an_idempotency_key_that_is_ignored_is_found_out(
+    counterpart: Callable[[str], Counterpart], world_on: Callable[..., World]
+) -> None:
+    report = probe(world_on(counterpart("sekmet"), "healthlake").w, read_only=False)
+    assert [one.cell for one in report.findings if one.breaking] == ["create.precondition"]
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from email.utils import formatdate, parsedate_to_datetime
 from typing import Any
 
 import httpx
@@ -117,3 +118,46 @@ def test_more_than_the_windows_requests_are_throttled(ehr: Ehr) -> None:
     assert [a.status_code for a in answers] == [200, 200, 200, 429, 429]
     assert answers[-1].headers["Retry-After"] == "3600"
     assert "Retry-After" not in ehr("{requests: 0, window_s: 3600}").get("Patient/a").headers
+
+
+def test_a_stale_update_is_told_in_its_own_way(ehr: Ehr) -> None:
+    client = ehr("stale_status: 409")
+    made = _create(client)
+    url, stale = f"Observation/{made.json()['id']}", {"If-Match": made.headers["ETag"]}
+    assert client.put(url, json={**made.json(), "note": [{"text": "seen"}]}, headers=stale).status_code == 200
+    assert client.put(url, json=made.json(), headers=stale).status_code == 409
+
+
+def test_an_update_after_the_time_that_it_names_is_refused(ehr: Ehr) -> None:
+    client = ehr("{heeds_time: true, ignores_if_match: true}")
+    made = _create(client)
+    url = f"Observation/{made.json()['id']}"
+    changed = client.get(url).headers["Last-Modified"]
+    former = formatdate(parsedate_to_datetime(changed).timestamp() - 1, usegmt=True)
+    assert client.put(url, json=made.json(), headers={"If-Unmodified-Since": former}).status_code == 412
+    assert client.put(url, json=made.json(), headers={"If-Unmodified-Since": changed}).status_code == 200
+
+
+def test_a_repeated_key_is_a_conflict_with_the_original(ehr: Ehr) -> None:
+    client = ehr("idempotency_header: x-amz-fhir-idempotency-key")
+    first, again, other = (_create(client, **{"X-Amz-Fhir-Idempotency-Key": key}) for key in ("1", "1", "2"))
+    assert [one.status_code for one in (first, again, other)] == [201, 409, 201]
+    assert again.json()["id"] == first.json()["id"]
+    assert client.get("Observation").json()["total"] == 2
+
+
+def test_types_and_sizes_that_it_does_not_take_are_refused(ehr: Ehr) -> None:
+    client = ehr("{creates: [Observation], largest: 1000}")
+    assert _create(client).status_code == 201
+    assert client.post("Condition", json={"resourceType": "Condition"}).status_code == 405
+    assert client.post("Observation", json=_observation(note=[{"text": "x" * 1000}])).status_code == 413
+
+
+@pytest.mark.parametrize(
+    ("more", "body"), [("", {"error": "not-supported"}), (", error_field: status", {"status": "not-supported"})]
+)
+def test_errors_need_not_be_operation_outcomes(ehr: Ehr, more: str, body: dict[str, str]) -> None:
+    client = ehr(f"{{outcomes: false, lacks: [patch]{more}}}")
+    assert client.patch("Observation/1", json=[]).json() == body
+    missing = client.get("Observation/nobody")
+    assert (missing.status_code, list(missing.json())) == (404, list(body))

@@ -94,6 +94,18 @@ class Say:
         return Answer(self.status, headers, outcome(self.code))
 
 
+@dataclass(frozen=True, slots=True)
+class SayBody:
+    """It is answered on the way with these bytes; the server never sees it."""
+
+    status: int
+    body: bytes
+    content_type: str = FHIR_JSON
+
+    async def meet(self, exchange: Exchange) -> Answer | None:  # noqa: ARG002 - it goes no further
+        return Answer(self.status, {"content-type": self.content_type}, self.body)
+
+
 def expired_token() -> Say:
     """A 401 as RFC 6750 wants it, for a token that has expired on the way."""
     return Say(401, "expired", challenge='Bearer error="invalid_token", error_description="The access token expired"')

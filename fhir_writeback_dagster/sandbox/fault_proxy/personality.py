@@ -8,9 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from email.utils import parsedate_to_datetime
 
+from fhir_writeback_dagster import canonicaljson
 from fhir_writeback_dagster.sandbox.fault_proxy.exchange import Answer, Interaction, Request, Resource, outcome
 from fhir_writeback_dagster.sandbox.fault_proxy.faults import FHIR_JSON
+
+_OF_A_BODY = ("content-type", "if-unmodified-since", "if-match", "prefer")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,9 +26,16 @@ class Personality:
     :param ignores_if_none_exist: a conditional create creates.
     :param ignores_if_match: a stale update goes through.
     :param needs_if_match: an update without ``If-Match`` is refused with 412 (Oracle Health) or what this says.
+    :param stale_status: what an update under a stale ``If-Match`` is told (Oracle Health: 409).
+    :param heeds_time: an update with an ``If-Unmodified-Since`` that is past is refused with 412 (Canvas).
+    :param idempotency_header: a create under a key that it bore before is a 409 with the original (HealthLake).
     :param nulls_on_put: elements that a PUT leaves empty, whatever it says.
     :param drops_elements: elements that no write stores, though it is answered with success.
     :param created_status: status of a create that made a resource (200: cannot be told from one that was there already).
+    :param creates: the types that can be created; None: all.
+    :param largest: bytes of the largest body that it takes; a larger one is a 413.
+    :param outcomes: errors are OperationOutcomes; False: JSON of its own …
+    :param error_field: … whose field of this name holds the code.
     :param empty_created: a create is answered without a body (Oracle Health).
     :param no_location: a create is answered without ``Location``.
     :param refuses_body_id: a create whose body has an `id` is refused (Epic).
@@ -40,8 +51,15 @@ class Personality:
     ignores_if_none_exist: bool = False
     ignores_if_match: bool = False
     needs_if_match: int | None = None
+    stale_status: int | None = None
+    heeds_time: bool = False
+    idempotency_header: str | None = None
     nulls_on_put: tuple[str, ...] = ()
     drops_elements: tuple[str, ...] = ()
+    creates: tuple[str, ...] | None = None
+    largest: int | None = None
+    outcomes: bool = True
+    error_field: str | None = None
     created_status: int = 201
     empty_created: bool = False
     no_location: bool = False
@@ -55,12 +73,32 @@ class Personality:
         """The answer to what this EHR does not take at all; None: it does."""
         kind = request.interaction
         if kind in self.lacks:
-            return _refusal(404 if kind == "history" else 405, "not-supported")
+            return self._refusal(404 if kind == "history" else 405, "not-supported")
+        if self.largest is not None and len(request.body) > self.largest:
+            return self._refusal(413, "too-long")
+        if kind == "create" and self.creates is not None and request.path not in self.creates:
+            return self._refusal(405, "not-supported")
         if self.needs_if_match and kind in ("update", "patch") and "if-match" not in request.headers:
-            return _refusal(self.needs_if_match, "conflict")
+            return self._refusal(self.needs_if_match, "conflict")
         if self.refuses_body_id and kind == "create" and "id" in (request.resource() or {}):
-            return _refusal(400, "invalid")
+            return self._refusal(400, "invalid")
         return None
+
+    def looks_at(self, request: Request) -> Request | None:
+        """What it reads first, to know whether the request comes too late; None: nothing."""
+        timed = self.heeds_time and request.interaction in ("update", "patch") and "if-unmodified-since" in request.headers
+        return Request("GET", request.path, headers=_less(request.headers, _OF_A_BODY)) if timed else None
+
+    def too_late(self, request: Request, standing: Answer) -> Answer | None:
+        """The refusal of an update of what changed after the time that it names."""
+        changed, since = standing.headers.get("last-modified"), request.headers["if-unmodified-since"]
+        late = changed is not None and parsedate_to_datetime(changed) > parsedate_to_datetime(since)
+        return self._refusal(412, "conflict") if late else None
+
+    def key_of(self, request: Request) -> str | None:
+        """The key under which a create is done once."""
+        header = self.idempotency_header if request.interaction == "create" else None
+        return request.headers.get(header.lower()) if header else None
 
     def hears(self, request: Request) -> Request:
         """The request as this EHR takes it."""
@@ -80,11 +118,22 @@ class Personality:
         """The server's answer as this EHR gives it."""
         if self.drops_etags:
             answer = _without_versions(answer)
+        stale = answer.status == 412 and request.interaction in ("update", "patch") and "if-match" in request.headers
+        if self.stale_status and stale:
+            answer = replace(answer, status=self.stale_status)
+        if not self.outcomes and answer.status >= 400:
+            return self._refusal(answer.status, _code_of(answer))
         if request.interaction == "create" and answer.status == 201:
             answer = replace(answer, status=self.created_status)
             answer = answer.without("location", "content-location") if self.no_location else answer
             answer = replace(answer, body=b"") if self.empty_created else answer
         return answer
+
+    def _refusal(self, status: int, code: str) -> Answer:
+        """An error as this EHR words it."""
+        if self.outcomes:
+            return Answer(status, {"content-type": FHIR_JSON}, outcome(code))
+        return Answer(status, {"content-type": "application/json"}, canonicaljson.encode({self.error_field or "error": code}))
 
     def _never_stored(self) -> tuple[str, ...]:
         return (*self.drops_elements, *(("identifier",) if self.strips_identifiers else ()))
@@ -103,8 +152,9 @@ class Personality:
 PLAIN = Personality()
 
 
-def _refusal(status: int, code: str) -> Answer:
-    return Answer(status, {"content-type": FHIR_JSON}, outcome(code))
+def _code_of(answer: Answer) -> str:
+    issues = (answer.resource() or {}).get("issue")
+    return str(issues[0].get("code", "exception")) if isinstance(issues, list) and issues else "exception"
 
 
 def _changed(request: Request, change: Callable[[Resource], Resource]) -> Request:

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Coroutine, Iterable
 from concurrent.futures import Future
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, Self
 from urllib.parse import urlsplit
 
@@ -50,6 +51,8 @@ class FaultProxy:
         self._script = Script()
         self._personality = PLAIN
         self._window: tuple[float, int] = (0.0, 0)
+        self._done: dict[str, Answer] = {}
+        """What creates under an idempotency key were answered."""
         self.last_fault_at = 0.0
         """On `time.monotonic`'s scale; 0: there was none yet."""
         self.requests: Counter[str] = Counter()
@@ -75,6 +78,7 @@ class FaultProxy:
         self._script, self._personality = Script(), PLAIN
         self.last_fault_at = 0.0
         self.requests.clear()
+        self._done.clear()
 
     @property
     def faults(self) -> dict[str, int]:
@@ -183,11 +187,19 @@ class FaultProxy:
 
     async def _forward(self, request: Request) -> Answer:
         """What the server behind makes of it, with this EHR's personality."""
-        refused = self._personality.refuses(request)
+        who = self._personality
+        refused = who.refuses(request)
+        if refused is None and (standing := who.looks_at(request)) is not None:
+            refused = who.too_late(request, await self._exchange(standing))
         if refused is not None:
             return refused
-        heard = self._personality.hears(request)
-        return self._personality.says(request, await self._exchange(heard))
+        key = who.key_of(request)
+        if key is not None and (original := self._done.get(key)) is not None:
+            return replace(original, status=409)
+        answer = who.says(request, await self._exchange(who.hears(request)))
+        if key is not None and answer.status < 300:
+            self._done[key] = answer
+        return answer
 
     async def _exchange(self, request: Request) -> Answer:
         assert self._session is not None
