@@ -18,7 +18,6 @@ from fhir_writeback_dagster.commit.snapshot import Difference, Snapshot, differe
 from fhir_writeback_dagster.errors import TargetError
 from fhir_writeback_dagster.rules.matrix import load_vendor
 from fhir_writeback_dagster.rules.target import Target
-from fhir_writeback_dagster.store.capability import read_target
 from fhir_writeback_dagster.store.db import record_event
 from fhir_writeback_dagster.workplace import Workplace
 
@@ -47,27 +46,16 @@ def check(w: Workplace) -> DriftReport:
     :raises TargetError: it does not answer.
     """
     with w.store.tenant(w.id) as connection:
-        row = connection.execute(
-            "SELECT body FROM ledger.snapshot WHERE tenant = %s AND target = %s", (w.id, w.tenant.ehr.target)
-        ).fetchone()
-    if row is None:
+        before = approved(connection, w)
+    if before is None:
         return DriftReport(approved=False)
 
     async def look() -> tuple[dict[str, Any] | None, Snapshot]:
         async with open_ehr(w) as ehr:
-            try:
-                return await read_snapshot(ehr)
-            except TargetError as error:
-                if error.code != ENDPOINT_CHANGED:
-                    raise
-                # Without a token nothing more can be asked; this alone holds the writes.
-                return None, {**row[0], "smart": take({}, await smart_configuration(ehr.http))["smart"]}
+            return await seen(ehr, before)
 
     statement, now = asyncio.run(look())
-    target = Target(load_vendor(w.tenant.ehr.vendor), _statement(row[0]))
-    report = DriftReport(
-        approved=True, differences=tuple(differences(row[0], now, target, written_types(w.tenant, w.settings.mappings / "fhir")))
-    )
+    report = DriftReport(approved=True, differences=tuple(since(before, now, w)))
     with w.store.tenant(w.id) as connection:
         if statement is not None:
             mirror_store.write_capability(connection, w, statement)
@@ -92,6 +80,18 @@ async def read_snapshot(ehr: Ehr) -> tuple[dict[str, Any], Snapshot]:
     return statement, take(statement, await smart_configuration(ehr.http))
 
 
+async def seen(ehr: Ehr, before: Snapshot | None) -> tuple[dict[str, Any] | None, Snapshot]:
+    """:func:`read_snapshot`; of a target that names another token endpoint than was approved so much as is seen without a token,
+    because none is asked for there.
+    """
+    try:
+        return await read_snapshot(ehr)
+    except TargetError as error:
+        if error.code != ENDPOINT_CHANGED or before is None:
+            raise
+        return None, {**before, "smart": take({}, await smart_configuration(ehr.http))["smart"]}
+
+
 def approve(connection: Connection[Any], w: Workplace, snapshot: Snapshot, findings: Sequence[dict[str, Any]], by: str) -> None:
     """This is what the target is from now on compared with."""
     connection.execute(
@@ -103,13 +103,18 @@ def approve(connection: Connection[Any], w: Workplace, snapshot: Snapshot, findi
     record_event(connection, "target.approved", [w.tenant.ehr.target], [{"by": by, "cells": len(findings)}])
 
 
-def approved_differences(connection: Connection[Any], w: Workplace, now: Snapshot) -> list[Difference]:
-    """What is not as it was approved last; nothing where it never was."""
+def approved(connection: Connection[Any], w: Workplace) -> Snapshot | None:
+    """What somebody approved last; None: nobody did."""
     row = connection.execute(
         "SELECT body FROM ledger.snapshot WHERE tenant = %s AND target = %s", (w.id, w.tenant.ehr.target)
     ).fetchone()
-    types = written_types(w.tenant, w.settings.mappings / "fhir")
-    return differences(row[0], now, read_target(connection, w), types) if row else []
+    return row[0] if row else None
+
+
+def since(before: Snapshot, now: Snapshot, w: Workplace) -> list[Difference]:
+    """What is not as it was approved. Relied on is what was approved: by what stands there now, nobody would use what is lost."""
+    target = Target(load_vendor(w.tenant.ehr.vendor), _statement(before))
+    return differences(before, now, target, written_types(w.tenant, w.settings.mappings / "fhir"))
 
 
 def warnings(connection: Connection[Any], w: Workplace) -> list[str]:

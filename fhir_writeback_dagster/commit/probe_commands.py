@@ -13,12 +13,13 @@ import click
 
 from fhir_writeback_dagster.commit import clientkeys, drift
 from fhir_writeback_dagster.commit.client import open_ehr
+from fhir_writeback_dagster.commit.discovery import ENDPOINT_CHANGED
 from fhir_writeback_dagster.commit.probe import Finding, Probe
 from fhir_writeback_dagster.commit.scopes import written_types
 from fhir_writeback_dagster.commit.snapshot import Difference, Snapshot
 from fhir_writeback_dagster.errors import ConfigError
 from fhir_writeback_dagster.rules.matrix import load_vendor
-from fhir_writeback_dagster.rules.target import Target
+from fhir_writeback_dagster.rules.target import NOT_READ, Target
 from fhir_writeback_dagster.secretref import resolve
 from fhir_writeback_dagster.workplace import Desk, Workplace
 
@@ -73,22 +74,26 @@ def probe(w: Workplace, *, read_only: bool, approve: bool = False) -> Report:
             mend="probe it with --read-only",
         )
 
-    async def work() -> tuple[dict[str, Any], Snapshot, Probe]:
-        async with open_ehr(w, moved=approve) as ehr:
-            statement, snapshot = await drift.read_snapshot(ehr)
-            asked = Probe(ehr, Target(load_vendor(w.tenant.ehr.vendor), statement), w.tenant.identifier_system)
-            await asked.run(write=not read_only)
-            return statement, snapshot, asked
-
-    statement, snapshot, asked = asyncio.run(work())
-    target = Target(asked.target.vendor, statement)
-    refusals = {name: target.refusal(name, "create") for name in written_types(w.tenant, w.settings.mappings / "fhir")}
     with w.store.tenant(w.id) as connection:
-        drifted = drift.approved_differences(connection, w, snapshot)
+        before = drift.approved(connection, w)
+
+    async def work() -> tuple[Snapshot, Probe]:
+        async with open_ehr(w, moved=approve) as ehr:
+            statement, snapshot = await drift.seen(ehr, before)
+            asked = Probe(ehr, Target(load_vendor(w.tenant.ehr.vendor), statement), w.tenant.identifier_system)
+            if statement is None:
+                asked.unanswered.append(f"nonsense: {ENDPOINT_CHANGED}, so no token was asked for")
+            else:
+                await asked.run(write=not read_only)
+            return snapshot, asked
+
+    snapshot, asked = asyncio.run(work())
+    refusals = {name: asked.target.refusal(name, "create") for name in written_types(w.tenant, w.settings.mappings / "fhir")}
+    drifted = [] if before is None else drift.since(before, snapshot, w)
     return Report(
         snapshot,
         tuple(asked.findings),
-        {name: refusal for name, refusal in refusals.items() if refusal},
+        {name: refusal for name, refusal in refusals.items() if refusal not in (None, NOT_READ)},
         tuple(drifted),
         tuple(asked.unanswered),
         asked.unproven,

@@ -22,6 +22,7 @@ from joserfc.jwk import ECKey, KeySet, RSAKey
 
 from fhir_writeback_dagster.commit import clientauth, drift
 from fhir_writeback_dagster.commit.client import open_ehr
+from fhir_writeback_dagster.commit.probe_commands import probe
 from fhir_writeback_dagster.errors import ConfigError, TargetError
 from fhir_writeback_dagster.sandbox.nodeserver import OidcProvider
 
@@ -190,6 +191,12 @@ def test_a_secret_does_not_follow_a_changed_answer(guarded: Guarded) -> None:
     error = _refusal(guarded, world)
     assert error.code == "token_endpoint_changed"
     assert "probe" in error.mend
+    assert guarded.line.sent("POST", "elsewhere") == []
+    report = probe(world.w, read_only=True)
+    assert [(one.where, one.now, one.breaking) for one in report.drifted] == [
+        ("smart.token_endpoint", f"{guarded.line.base_url}/elsewhere/token", True)
+    ]
+    assert not report.safe
     assert guarded.line.sent("POST", "elsewhere") == []
     assert drift.check(world.w).metadata()["breaking"] == "smart.token_endpoint"
     held = "SELECT held_because, held_until = 'infinity' FROM ledger.target WHERE tenant = %s"

@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 from commit.world import World, heart_rate
 from contract.counterparts import Counterpart
 
-from fhir_writeback_dagster.commit import clientkeys
+from fhir_writeback_dagster.commit import clientkeys, drift
 from fhir_writeback_dagster.commit.probe_commands import keys_command, probe_command
 from fhir_writeback_dagster.commit.target_commands import show_command
 from fhir_writeback_dagster.commit.validate_command import validate_command
@@ -64,6 +64,23 @@ def test_what_changed_for_the_worse_since_it_was_approved_is_approved_by_saying_
     assert smart.rows("SELECT approved_by, drifted FROM ledger.snapshot WHERE tenant = %s") == [("ada", True)]
     assert "stored as approved" in typed(probe_command, "--read-only", "--approve", "--by", "ben").stdout
     assert smart.rows("SELECT approved_by, drifted FROM ledger.snapshot WHERE tenant = %s") == [("ben", False)]
+
+
+def test_what_was_relied_on_when_it_was_approved_is_missed_although_something_else_would_do(typed: Typed, smart: World) -> None:
+    """Updates were PATCHes then; now there are none, and a PUT would do."""
+    typed(probe_command, "--read-only")
+    with smart.w.store.tenant(smart.w.id) as connection:
+        before = drift.approved(connection, smart.w)
+    assert before is not None
+    types = before["types"]
+
+    def with_(*interactions: str) -> dict[str, Any]:
+        return {**before, "types": types | {"Observation": {**types["Observation"], "interactions": sorted(interactions)}}}
+
+    rest = {"create", "read", "search-type", "update"}
+    lost = drift.since(with_(*rest, "patch"), with_(*rest), smart.w)
+    assert [(one.where, one.breaking) for one in lost] == [("Observation.interaction", True)]
+    assert not drift.since(with_(*rest), with_(*rest, "patch"), smart.w)[0].breaking
 
 
 def test_what_needs_a_look_is_shown(typed: Typed) -> None:
