@@ -119,7 +119,21 @@ class Ehr:
         """Page after page of matches. The search itself is a POST, so that no value stands in a URL that servers log."""
         form = urlencode([*params, ("_count", str(count))]).encode()
         headers = {"Content-Type": "application/x-www-form-urlencoded", "Prefer": "handling=strict"}
-        bundle = await self._bundle("POST", f"{self.base_url}/{resource_type}/_search", headers, form, resource_type)
+        first = await self._bundle("POST", f"{self.base_url}/{resource_type}/_search", headers, form, resource_type)
+        async for page in self._from(first, resource_type):
+            yield page
+
+    async def history(self, resource_type: str, resource_id: str) -> AsyncIterator[list[Resource]]:
+        """Page after page of a resource's versions, the newest first.
+
+        :raises Unreadable: a page did not come.
+        """
+        first = await self._bundle("GET", f"{self.base_url}/{resource_type}/{resource_id}/_history", {}, b"", resource_type)
+        async for page in self._from(first, resource_type):
+            yield page
+
+    async def _from(self, bundle: Resource, resource_type: str) -> AsyncIterator[list[Resource]]:
+        """What ``bundle`` holds, and the pages that follow it."""
         for _ in range(MAX_PAGES):
             yield matches(bundle, resource_type)
             following = _next_link(bundle)

@@ -16,7 +16,7 @@ from functools import partial
 
 from fhir_writeback_dagster.commit import holds, ledger, presence
 from fhir_writeback_dagster.commit.chart import Chart
-from fhir_writeback_dagster.commit.client import Ehr, Unreadable
+from fhir_writeback_dagster.commit.client import Ehr
 from fhir_writeback_dagster.commit.database import Database
 from fhir_writeback_dagster.commit.gate import Gate
 from fhir_writeback_dagster.commit.look import Finding, Look
@@ -100,7 +100,7 @@ class Engine:
             task.result()
 
     def _goes_on(self, deadline: float) -> bool:
-        told = self._stopped.is_set() or self._gate.held or self._pace.held_s > LINGER_S
+        told = self._stopped.is_set() or self._gate.held or self._pace.held_s > LINGER_S or holds.in_blackout(self._w)
         return time.monotonic() < deadline and not told and self.shipping.trouble is None
 
     async def _claim(self, in_hand: int) -> list[Item]:
@@ -128,8 +128,9 @@ class Engine:
 
     async def _take_in(self) -> None:
         """Free what dead workers hold, and empty decide's queue, unless the target is held back by now."""
-        reaped, hold = await self._db.run(
-            lambda c: (ledger.reap(c, self._w, presence.gone(c, self._w)), holds.standing(c, self._w))
+        hold, reaped = await self._db.run(
+            # The target before the work, as at the gate: two transactions that lock never wait for each other.
+            lambda c: (holds.standing(c, self._w), ledger.reap(c, self._w, presence.gone(c, self._w)))
         )
         self.counts["reaped"] += sum(reaped.values())
         if hold.reason:
@@ -206,13 +207,10 @@ class Engine:
             return Halt(Event.REVIEW, "retries_exhausted", {"last": item.reason, "sends": item.sends})
         try:
             return self._adapter.plan(item, await self._look.facts(item))
-        except (Unreadable, NoAnswer) as error:
+        except (TargetError, NoAnswer) as error:
             if error.code in NO_TURN:
                 return Halt(Event.STOP, item.reason or error.code)
             self.shipping.unreadable(error)
-            return Halt(Event.RETRY, error.code)
-        except TargetError as error:
-            self.shipping.trouble = error
             return Halt(Event.RETRY, error.code)
         except DEFECTS as error:
             return Halt(Event.REFUSE, self._defect(error, item))
@@ -226,12 +224,14 @@ class Engine:
         """Look whether a write without an answer was applied; what was not is `leased` afterwards, and goes through the gate."""
         async with self._shipments:
             try:
-                finding = await self._look.at(item)
+                finding = await self.shipping.looked(item)
             except DEFECTS as error:
                 finding = Finding(Event.REVIEW, self._defect(error, item))
         wait = self._w.tenant.ehr.quiet.total_seconds()
         if finding.event is Event.ABSENT and item.now.accepted:
             finding, wait = self._mediated(item, finding)
+        elif finding.event is Event.LOSE and self._since_sent(item) > self._w.tenant.ehr.pending_ttl:
+            finding = Finding(Event.REVIEW, "look_refused_too_long", evidence={"last": finding.reason})
         step = change(
             item,
             finding.event,
@@ -246,11 +246,13 @@ class Engine:
 
     def _mediated(self, item: Item, absent: Finding) -> tuple[Finding, float]:
         """The target took it (202) and has not decided yet: when to ask again, ever more rarely, and when a person asks."""
-        settings = self._w.tenant.ehr
-        since = self._w.now() - item.sent_at if item.sent_at else timedelta()
+        settings, since = self._w.tenant.ehr, self._since_sent(item)
         if since > settings.pending_ttl:
             return Finding(Event.REVIEW, "pending_too_long"), 0.0
         return absent, min(max(since, FIRST_POLL), settings.mirror_every).total_seconds()
+
+    def _since_sent(self, item: Item) -> timedelta:
+        return self._w.now() - item.sent_at if item.sent_at else timedelta()
 
     def _count(self, changes: Iterable[Change]) -> None:
         for made in changes:

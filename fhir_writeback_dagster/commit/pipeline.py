@@ -148,7 +148,7 @@ def _leave(connection: Connection[Any], w: Workplace, *, trouble: bool, throttle
         holds.found_down(connection, w)
     if throttled_s:
         holds.hold(connection, w, "throttled", throttled_s)
-    return ledger.waiting(connection, w), holds.read(connection, w).reason
+    return ledger.waiting(connection, w), holds.standing(connection, w).reason
 
 
 @contextmanager
