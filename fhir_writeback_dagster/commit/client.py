@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 from urllib.parse import urlencode, urljoin
 
@@ -69,17 +70,20 @@ class Ehr:
         body: bytes = b"",
         *,
         deadline: float | None = None,
-        kind: Kind | None = "read",
+        kind: Kind = "read",
+        had_turn: int = 0,
     ) -> Answer:
         """One request below the base; a 401 gets one new token and the same request again (it was not acted on).
 
         :param path: relative to the base; empty for the base itself. One that begins with a slash is below the host: the
             vendor's own API, for which a FHIR base has no place.
+        :param kind: what it is to the target's rate windows.
+        :param had_turn: as so many entries it has had its turn; if it has to be repeated, it needs another one like that.
         :raises NoAnswer: no whole answer came.
         :raises TargetError: no token could be had; the request was not sent.
         """
         url = urljoin(self.base_url, path) if path.startswith("/") else f"{self.base_url}/{path}".rstrip("/")
-        return await self._request(method, url, headers or {}, body, deadline, kind)
+        return await self._request(method, url, headers or {}, body, deadline, kind, had_turn)
 
     async def _request(
         self,
@@ -88,15 +92,17 @@ class Ehr:
         headers: Mapping[str, str],
         body: bytes,
         deadline: float | None = None,
-        kind: Kind | None = "read",
+        kind: Kind = "read",
+        had_turn: int = 0,
     ) -> Answer:
         token = await self._tokens.header()
         # HAPI answers a search of the last minute from its cache otherwise: a look would not see what was just written there.
         whole = {"Accept": FHIR_JSON, "Cache-Control": "no-cache", **headers}
-        answer = await self._http.request(method, url, {**whole, **token}, body, deadline=deadline, kind=kind)
+        ask = partial(self._http.request, method, url, content=body, deadline=deadline, kind=kind)
+        answer = await ask(headers={**whole, **token}, entries=0 if had_turn else 1)
         if answer.status == 401 and await self._tokens.refused(token):
             token = await self._tokens.header()
-            answer = await self._http.request(method, url, {**whole, **token}, body, deadline=deadline)
+            answer = await ask(headers={**whole, **token}, entries=had_turn or 1)
         return answer
 
     async def read(self, resource_type: str, resource_id: str, *, request_id: str = "") -> Answer:

@@ -13,6 +13,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from functools import partial
+from typing import Any
+
+from psycopg import Connection
 
 from fhir_writeback_dagster.commit import holds, ledger, presence
 from fhir_writeback_dagster.commit.chart import Chart
@@ -75,6 +78,7 @@ class Engine:
         """Work until ``deadline`` (on `time.monotonic`'s scale) or until nothing is due.
 
         :raises ServiceError: the database went away. What was in flight is looked up when its lease has run out.
+        :raises LaneHeld: another run took the lane while the database was away; the same holds.
         """
         groups: dict[asyncio.Task[None], int] = {}
         await self._db.run(partial(presence.arrive, w=self._w, worker=self._worker))
@@ -127,11 +131,8 @@ class Engine:
         return items
 
     async def _take_in(self) -> None:
-        """Free what dead workers hold, and empty decide's queue, unless the target is held back by now."""
-        hold, reaped = await self._db.run(
-            # The target before the work, as at the gate: two transactions that lock never wait for each other.
-            lambda c: (holds.standing(c, self._w), ledger.reap(c, self._w, presence.gone(c, self._w)))
-        )
+        """See that the lane is still ours, free what dead workers hold, and empty decide's queue unless the target is held back."""
+        hold, reaped = await self._db.run(self._look_around)
         self.counts["reaped"] += sum(reaped.values())
         if hold.reason:
             self.stop()
@@ -143,6 +144,12 @@ class Engine:
             self.counts["accepted"] += accepted.opened + accepted.reopened
             self.counts["discarded"] += accepted.superseded
             taken = accepted.taken
+
+    def _look_around(self, connection: Connection[Any]) -> tuple[holds.Hold, dict[State, int]]:
+        self._db.keep_lane()
+        # The target before the work, as at the gate: two transactions that lock never wait for each other.
+        hold = holds.standing(connection, self._w)
+        return hold, ledger.reap(connection, self._w, presence.gone(connection, self._w))
 
     async def _wait_for_due(self, deadline: float) -> bool:
         """Nothing can be taken. Wait a little for what is due soon, or is due and another worker has its patient in hand."""

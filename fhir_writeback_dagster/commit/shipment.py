@@ -96,11 +96,18 @@ class Shipping:
         return [await self._exchange(plan.method, plan.path, headers, plan, deadline)]
 
     async def _exchange(
-        self, method: str, path: str, headers: dict[str, str], plan: WirePlan, deadline: float, body: bytes | None = None
+        self,
+        method: str,
+        path: str,
+        headers: dict[str, str],
+        plan: WirePlan,
+        deadline: float,
+        body: bytes | None = None,
+        entries: int = 1,
     ) -> Answer | Outcome:
         try:
             whole = plan.body if body is None else body
-            answer = await self.ehr.send(method, path, headers, whole, deadline=deadline, kind=None)
+            answer = await self.ehr.send(method, path, headers, whole, deadline=deadline, kind="write", had_turn=entries)
         except NoAnswer as none:
             self.failed(none.code)
             outcome = unanswered_outcome(plan.request, sent=none.sent)
@@ -148,7 +155,7 @@ class Shipping:
         kind = self.w.tenant.ehr.bundle
         plans = [want.plan for want in going if isinstance(want.plan, WirePlan)]
         headers = {"Content-Type": FHIR_JSON, "Prefer": "return=representation", "X-Request-Id": request_id}
-        whole = await self._exchange("POST", "", headers, plans[0], deadline, bundle.pack(kind, plans))
+        whole = await self._exchange("POST", "", headers, plans[0], deadline, bundle.pack(kind, plans), len(plans))
         if isinstance(whole, Outcome):
             return [whole] * len(going)
         outcome = classify("create", whole)

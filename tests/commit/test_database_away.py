@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from commit.faults import FaultyLine, First
 from commit.world import World, heart_rate, patient
+from psycopg import Connection
 from support import Database
 
+from fhir_writeback_dagster.commit.database import Database as PatientDatabase
+from fhir_writeback_dagster.commit.pipeline import commit
+from fhir_writeback_dagster.errors import LaneHeld
 from fhir_writeback_dagster.ops.folder import StateFolder
 from fhir_writeback_dagster.ops.postgres import Postgres
 from fhir_writeback_dagster.ops.provision import provision
+from fhir_writeback_dagster.store.db import lane
 
 AWAY_S = 2.0
 
@@ -81,3 +90,41 @@ def test_a_run_outlasts_a_database_that_is_away(
     assert Counter(one["identifier"][0]["value"] for one in world.ehr.search("Observation")) == Counter(
         c.business_key for c in wanted
     )
+
+
+def test_a_run_takes_its_lane_again_when_the_database_is_back(
+    make_world: Callable[..., World], line: FaultyLine, outage: Outage, database: Database
+) -> None:
+    world = make_world(ehr={"base_url": line.base_url, "concurrency": 4, "timeout": "5s"})
+    world.load(patient("a", "a"))
+    world.approve(heart_rate("a", "2024-03-01T10:00:00Z", 60))
+    line.on("POST", "Observation", First(outage.begin))
+    with lane(database.dsn("commit"), "commit", world.w.id, "run-1") as held:
+        commit(replace(world.w, lane=held))
+        outage.end()
+        with pytest.raises(LaneHeld, match="run-1"), lane(database.dsn("commit"), "commit", world.w.id, "run-2"):
+            pass
+
+
+def test_a_run_whose_lane_another_one_took_meanwhile_ends(
+    make_world: Callable[..., World], outage: Outage, database: Database
+) -> None:
+    world = make_world()
+    did: list[str] = []
+
+    async def work() -> None:
+        async with PatientDatabase(replace(world.w, lane=held)) as db:
+            await db.run(away)
+
+    def away(connection: Connection[Any]) -> None:
+        did.append("work")
+        if len(did) == 1:
+            outage.begin()
+            outage.end()
+            others.enter_context(lane(database.dsn("commit"), "commit", world.w.id, "run-2"))
+            connection.execute("SELECT 1")
+
+    with ExitStack() as others, lane(database.dsn("commit"), "commit", world.w.id, "run-1") as held:
+        with pytest.raises(LaneHeld, match="run-2"):
+            asyncio.run(work())
+        assert did == ["work"], "nothing more is done in a lane that is another's"
