@@ -131,7 +131,7 @@ class Engine:
         return items
 
     async def _take_in(self) -> None:
-        """See that the lane is still ours, free what dead workers hold, and empty decide's queue unless the target is held back."""
+        """See that the lane is still ours, free what dead workers hold, empty decide's queue unless the target is held back."""
         hold, reaped = await self._db.run(self._look_around)
         self.counts["reaped"] += sum(reaped.values())
         if hold.reason:
