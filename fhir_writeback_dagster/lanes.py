@@ -18,6 +18,7 @@ import dagster as dg
 
 from fhir_writeback_dagster.errors import ConfigError, LaneHeld, describe
 from fhir_writeback_dagster.settings import Layer, Settings, from_environment
+from fhir_writeback_dagster.store.db import HeldLane
 from fhir_writeback_dagster.store.db import lane as hold_lane
 from fhir_writeback_dagster.workplace import Workplace, open_workplace
 
@@ -56,8 +57,8 @@ def settings_of(lane: Lane) -> Settings:
 def in_lane(context: dg.AssetExecutionContext, lane: Lane, work: Callable[[Workplace], Iterable[Result]]) -> Iterator[Result]:
     """Do ``work`` at the workplace of this run's tenant while holding its lane, and yield its results; see ``holding``."""
 
-    def at_workplace(settings: Settings, tenant: str) -> Iterator[Result]:
-        with open_workplace(settings, tenant, context.run.run_id) as w:
+    def at_workplace(settings: Settings, tenant: str, held: HeldLane) -> Iterator[Result]:
+        with open_workplace(settings, tenant, context.run.run_id, lane=held) as w:
             yield from work(w)
 
     return holding(context, lane, at_workplace)
@@ -66,7 +67,7 @@ def in_lane(context: dg.AssetExecutionContext, lane: Lane, work: Callable[[Workp
 def holding(
     context: dg.AssetExecutionContext,
     lane: Lane,
-    work: Callable[[Settings, str], Iterable[Result]],
+    work: Callable[[Settings, str, HeldLane], Iterable[Result]],
     result: type[Result] = dg.MaterializeResult,
 ) -> Iterator[Result]:
     """Do ``work`` for this run's tenant while holding its lane, and yield its results.
@@ -79,8 +80,8 @@ def holding(
     try:
         settings, tenant = settings_of(lane), context.partition_key
         context.instance.add_run_tags(context.run.run_id, {LANE_TAG: lane, TENANT_TAG: tenant})
-        with hold_lane(settings.dsn, lane, tenant, context.run.run_id):
-            yield from work(settings, tenant)
+        with hold_lane(settings.dsn, lane, tenant, context.run.run_id) as held:
+            yield from work(settings, tenant, held)
     except LaneHeld as other:
         context.log.info("%s", other)
         who = _run(other.holder)

@@ -108,7 +108,9 @@ class Ehr(_Strict):
     )
     mirror_every: Duration = timedelta(minutes=5)
     pending_ttl: Duration = Field(
-        timedelta(days=7), description="how long a submission may be mediated (202) until a person is asked"
+        timedelta(days=7),
+        description="how long after its send a submission may be mediated (202), or a look for one without an answer be refused, "
+        "until a person is asked",
     )
     limits: Limits = Limits()
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 from fhir_writeback_dagster.secretref import resolve
 from fhir_writeback_dagster.settings import Layer, Settings
-from fhir_writeback_dagster.store.db import Store
+from fhir_writeback_dagster.store.db import HeldLane, Store
 from fhir_writeback_dagster.store.sealing import Identity, Sealer
 from fhir_writeback_dagster.tenants import Tenant, load_tenant
 
@@ -29,6 +29,8 @@ class Workplace:
     identity: Identity
     run_id: str
     now: Callable[[], datetime] = utc_now
+    lane: HeldLane | None = None
+    """What the run holds, where it is a run of a lane."""
 
     @property
     def id(self) -> str:
@@ -36,7 +38,13 @@ class Workplace:
 
 
 @contextmanager
-def open_workplace(settings: Settings, tenant_id: str, run_id: str, now: Callable[[], datetime] = utc_now) -> Iterator[Workplace]:
+def open_workplace(
+    settings: Settings,
+    tenant_id: str,
+    run_id: str,
+    now: Callable[[], datetime] = utc_now,
+    lane: HeldLane | None = None,
+) -> Iterator[Workplace]:
     """Load the tenant, resolve its keys and open the layer's database.
 
     :raises ConfigError: the tenant's file or a secret reference is wrong.
@@ -48,7 +56,7 @@ def open_workplace(settings: Settings, tenant_id: str, run_id: str, now: Callabl
     with Store(settings.dsn, settings.layer) as store:
         with store.tenant(tenant_id) as connection:
             sealer.prepare(connection)
-        yield Workplace(settings, tenant, store, sealer, identity, run_id, now)
+        yield Workplace(settings, tenant, store, sealer, identity, run_id, now, lane)
 
 
 Desk = Callable[[Layer, str | None], AbstractContextManager[Iterator[Workplace]]]

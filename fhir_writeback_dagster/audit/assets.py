@@ -8,7 +8,7 @@ import dagster as dg
 from fhir_writeback_dagster.lanes import Result, holding
 from fhir_writeback_dagster.partitions import TENANTS
 from fhir_writeback_dagster.settings import Settings
-from fhir_writeback_dagster.store.db import Store
+from fhir_writeback_dagster.store.db import HeldLane, Store
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", dg.BetaWarning)  # observation by partition is beta in Dagster 1.13
@@ -32,7 +32,7 @@ with warnings.catch_warnings():
         yield from holding(context, "audit", _count, dg.ObserveResult)
 
 
-def _count(settings: Settings, tenant: str) -> Iterator[Result]:
+def _count(settings: Settings, tenant: str, _: HeldLane) -> Iterator[Result]:
     with Store(settings.dsn, settings.layer) as store, store.tenant(tenant) as connection:
         rows = connection.execute(
             "SELECT type, count(*), max(at) FROM audit.event WHERE tenant = %s GROUP BY type ORDER BY type", (tenant,)

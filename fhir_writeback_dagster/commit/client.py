@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 from urllib.parse import urlencode, urljoin
 
@@ -71,17 +72,20 @@ class Ehr:
         body: bytes = b"",
         *,
         deadline: float | None = None,
-        kind: Kind | None = "read",
+        kind: Kind = "read",
+        had_turn: int = 0,
     ) -> Answer:
         """One request below the base; a 401 gets one new token and the same request again (it was not acted on).
 
         :param path: relative to the base; empty for the base itself. One that begins with a slash is below the host: the
             vendor's own API, for which a FHIR base has no place.
+        :param kind: what it is to the target's rate windows.
+        :param had_turn: as so many entries it has had its turn; if it has to be repeated, it needs another one like that.
         :raises NoAnswer: no whole answer came.
         :raises TargetError: no token could be had; the request was not sent.
         """
         url = urljoin(self.base_url, path) if path.startswith("/") else f"{self.base_url}/{path}".rstrip("/")
-        return await self._request(method, url, headers or {}, body, deadline, kind)
+        return await self._request(method, url, headers or {}, body, deadline, kind, had_turn)
 
     async def _request(
         self,
@@ -90,15 +94,17 @@ class Ehr:
         headers: Mapping[str, str],
         body: bytes,
         deadline: float | None = None,
-        kind: Kind | None = "read",
+        kind: Kind = "read",
+        had_turn: int = 0,
     ) -> Answer:
         token = await self._tokens.header()
         # HAPI answers a search of the last minute from its cache otherwise: a look would not see what was just written there.
         whole = {"Accept": FHIR_JSON, "Cache-Control": "no-cache", **self._headers, **headers}
-        answer = await self._http.request(method, url, {**whole, **token}, body, deadline=deadline, kind=kind)
+        ask = partial(self._http.request, method, url, content=body, deadline=deadline, kind=kind)
+        answer = await ask(headers={**whole, **token}, entries=0 if had_turn else 1)
         if answer.status == 401 and await self._tokens.refused(token):
             token = await self._tokens.header()
-            answer = await self._http.request(method, url, {**whole, **token}, body, deadline=deadline)
+            answer = await ask(headers={**whole, **token}, entries=had_turn or 1)
         return answer
 
     async def read(self, resource_type: str, resource_id: str, *, request_id: str = "") -> Answer:
@@ -121,7 +127,21 @@ class Ehr:
         """Page after page of matches. The search itself is a POST, so that no value stands in a URL that servers log."""
         form = urlencode([*params, ("_count", str(count))]).encode()
         headers = {"Content-Type": "application/x-www-form-urlencoded", "Prefer": "handling=strict"}
-        bundle = await self._bundle("POST", f"{self.base_url}/{resource_type}/_search", headers, form, resource_type)
+        first = await self._bundle("POST", f"{self.base_url}/{resource_type}/_search", headers, form, resource_type)
+        async for page in self._from(first, resource_type):
+            yield page
+
+    async def history(self, resource_type: str, resource_id: str) -> AsyncIterator[list[Resource]]:
+        """Page after page of a resource's versions, the newest first.
+
+        :raises Unreadable: a page did not come.
+        """
+        first = await self._bundle("GET", f"{self.base_url}/{resource_type}/{resource_id}/_history", {}, b"", resource_type)
+        async for page in self._from(first, resource_type):
+            yield page
+
+    async def _from(self, bundle: Resource, resource_type: str) -> AsyncIterator[list[Resource]]:
+        """What ``bundle`` holds, and the pages that follow it."""
         for _ in range(MAX_PAGES):
             yield matches(bundle, resource_type)
             following = _next_link(bundle)

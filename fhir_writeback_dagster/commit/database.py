@@ -35,6 +35,7 @@ class Database:
         self._w, self._patience_s = w, PATIENCE_S if patience_s is None else patience_s
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="commit-db")
         self._hurry = threading.Event()
+        self._was_away = False
 
     async def __aenter__(self) -> Self:
         return self
@@ -50,18 +51,32 @@ class Database:
         """``work`` in one transaction of the tenant; committed when it returns. It may run again: see above.
 
         :raises ServiceError: the database went away and stayed away; the transaction did not happen, or did and nobody can say.
+        :raises LaneHeld: it went away, and when it came back another run was faster to take the lane.
         """
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._patiently, work)
+
+    def keep_lane(self) -> None:
+        """Make sure that the run's lane is still its own: a server that was restarted has forgotten it.
+
+        :raises LaneHeld: another run has it.
+        :raises ServiceError: the database went away.
+        """
+        if self._w.lane is not None:
+            self._w.lane.keep()
 
     def _patiently(self, work: Callable[[Connection[Any]], T]) -> T:
         end, pause = time.monotonic() + self._patience_s, FIRST_PAUSE_S
         while True:
             try:
+                if self._was_away:
+                    self.keep_lane()
+                    self._was_away = False
                 with self._w.store.tenant(self._w.id) as connection:
                     return work(connection)
             except ServiceError as error:
                 if error.code not in _AWAY:
                     raise
+                self._was_away = True
                 if time.monotonic() + pause > end or self._hurry.wait(pause):
                     self._hurry.set()  # whoever comes after this one has waited as long
                     raise

@@ -13,10 +13,13 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from functools import partial
+from typing import Any
+
+from psycopg import Connection
 
 from fhir_writeback_dagster.commit import holds, ledger, presence
 from fhir_writeback_dagster.commit.chart import Chart
-from fhir_writeback_dagster.commit.client import Ehr, Unreadable
+from fhir_writeback_dagster.commit.client import Ehr
 from fhir_writeback_dagster.commit.database import Database
 from fhir_writeback_dagster.commit.gate import Gate
 from fhir_writeback_dagster.commit.look import Finding, Look
@@ -75,6 +78,7 @@ class Engine:
         """Work until ``deadline`` (on `time.monotonic`'s scale) or until nothing is due.
 
         :raises ServiceError: the database went away. What was in flight is looked up when its lease has run out.
+        :raises LaneHeld: another run took the lane while the database was away; the same holds.
         """
         groups: dict[asyncio.Task[None], int] = {}
         await self._db.run(partial(presence.arrive, w=self._w, worker=self._worker))
@@ -100,7 +104,7 @@ class Engine:
             task.result()
 
     def _goes_on(self, deadline: float) -> bool:
-        told = self._stopped.is_set() or self._gate.held or self._pace.held_s > LINGER_S
+        told = self._stopped.is_set() or self._gate.held or self._pace.held_s > LINGER_S or holds.in_blackout(self._w)
         return time.monotonic() < deadline and not told and self.shipping.trouble is None
 
     async def _claim(self, in_hand: int) -> list[Item]:
@@ -127,10 +131,8 @@ class Engine:
         return items
 
     async def _take_in(self) -> None:
-        """Free what dead workers hold, and empty decide's queue, unless the target is held back by now."""
-        reaped, hold = await self._db.run(
-            lambda c: (ledger.reap(c, self._w, presence.gone(c, self._w)), holds.standing(c, self._w))
-        )
+        """See that the lane is still ours, free what dead workers hold, empty decide's queue unless the target is held back."""
+        hold, reaped = await self._db.run(self._look_around)
         self.counts["reaped"] += sum(reaped.values())
         if hold.reason:
             self.stop()
@@ -142,6 +144,12 @@ class Engine:
             self.counts["accepted"] += accepted.opened + accepted.reopened
             self.counts["discarded"] += accepted.superseded
             taken = accepted.taken
+
+    def _look_around(self, connection: Connection[Any]) -> tuple[holds.Hold, dict[State, int]]:
+        self._db.keep_lane()
+        # The target before the work, as at the gate: two transactions that lock never wait for each other.
+        hold = holds.standing(connection, self._w)
+        return hold, ledger.reap(connection, self._w, presence.gone(connection, self._w))
 
     async def _wait_for_due(self, deadline: float) -> bool:
         """Nothing can be taken. Wait a little for what is due soon, or is due and another worker has its patient in hand."""
@@ -206,13 +214,10 @@ class Engine:
             return Halt(Event.REVIEW, "retries_exhausted", {"last": item.reason, "sends": item.sends})
         try:
             return self._adapter.plan(item, await self._look.facts(item))
-        except (Unreadable, NoAnswer) as error:
+        except (TargetError, NoAnswer) as error:
             if error.code in NO_TURN:
                 return Halt(Event.STOP, item.reason or error.code)
             self.shipping.unreadable(error)
-            return Halt(Event.RETRY, error.code)
-        except TargetError as error:
-            self.shipping.trouble = error
             return Halt(Event.RETRY, error.code)
         except DEFECTS as error:
             return Halt(Event.REFUSE, self._defect(error, item))
@@ -226,12 +231,14 @@ class Engine:
         """Look whether a write without an answer was applied; what was not is `leased` afterwards, and goes through the gate."""
         async with self._shipments:
             try:
-                finding = await self._look.at(item)
+                finding = await self.shipping.looked(item)
             except DEFECTS as error:
                 finding = Finding(Event.REVIEW, self._defect(error, item))
         wait = self._w.tenant.ehr.quiet.total_seconds()
         if finding.event is Event.ABSENT and item.now.accepted:
             finding, wait = self._mediated(item, finding)
+        elif finding.event is Event.LOSE and self._since_sent(item) > self._w.tenant.ehr.pending_ttl:
+            finding = Finding(Event.REVIEW, "look_refused_too_long", evidence={"last": finding.reason})
         step = change(
             item,
             finding.event,
@@ -246,11 +253,13 @@ class Engine:
 
     def _mediated(self, item: Item, absent: Finding) -> tuple[Finding, float]:
         """The target took it (202) and has not decided yet: when to ask again, ever more rarely, and when a person asks."""
-        settings = self._w.tenant.ehr
-        since = self._w.now() - item.sent_at if item.sent_at else timedelta()
+        settings, since = self._w.tenant.ehr, self._since_sent(item)
         if since > settings.pending_ttl:
             return Finding(Event.REVIEW, "pending_too_long"), 0.0
         return absent, min(max(since, FIRST_POLL), settings.mirror_every).total_seconds()
+
+    def _since_sent(self, item: Item) -> timedelta:
+        return self._w.now() - item.sent_at if item.sent_at else timedelta()
 
     def _count(self, changes: Iterable[Change]) -> None:
         for made in changes:

@@ -54,7 +54,7 @@ class Gate:
     cap: int | None = None
     """Writes a day that need no person's release (`holds.cap`)."""
     held: bool = False
-    """A person paused the target, or the cap is reached: nothing passes in this run any more."""
+    """A person paused the target, a blackout began, or the cap is reached: nothing passes in this run any more."""
     mirror_too_old: bool = False
     """A re-check found the mirror older than the tenant allows: nothing passes until it is refreshed."""
     _jobs: list[_Job] = field(default_factory=list)
@@ -122,7 +122,7 @@ class Gate:
         return decided | self._held_back(connection, [c for c in decided.values() if c and Action.TRANSMIT in c.actions])
 
     def _held_back(self, connection: Connection[Any], sending: Sequence[Change]) -> dict[UUID, Change | None]:
-        """Those of ``sending`` that may not go now: a person paused the target, or they are more than its cap lets through."""
+        """Those of ``sending`` that may not go now: the target is held back, or they are more than its cap lets through."""
         if not sending:
             return {}
         allowed = holds.allowance(connection, self.w, self.cap)

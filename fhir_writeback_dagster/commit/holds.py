@@ -27,6 +27,11 @@ LEAST_USUAL = 100
 """Writes a day below which nothing is unusual."""
 _DAYS_KNOWN = 3
 """So many days with writes make a usual day."""
+_LEAVE: LiteralString = (
+    "SELECT wish = 'paused' OR coalesce(held_until > clock_timestamp(), false) FROM ledger.target "
+    "WHERE tenant = %(tenant)s AND target = %(target)s FOR SHARE"
+)
+_LEAVE_ALONE: LiteralString = _LEAVE.replace("SHARE", "NO KEY UPDATE")
 _DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 
 
@@ -68,7 +73,7 @@ def read(connection: Connection[Any], w: Workplace) -> Hold:
 
 def standing(connection: Connection[Any], w: Workplace) -> Hold:
     """:func:`read`, and a blackout that began is a hold from now on."""
-    if seconds := blackout_s(w.tenant.ehr.limits.blackouts, w.tenant.time_zone, w.now()):
+    if seconds := in_blackout(w):
         hold(connection, w, "blackout", seconds)
     return read(connection, w)
 
@@ -153,19 +158,31 @@ def cap(connection: Connection[Any], w: Workplace) -> int | None:
 
 
 def allowance(connection: Connection[Any], w: Workplace, limit: int | None) -> Allowance:
-    """What may be sent in this transaction.
+    """What may be sent in this transaction. Whoever pauses or holds the target waits for its end, so no marker is written after
+    a `pause` that has returned; with a ``limit`` whoever else asks does, so no two workers use the same rest of it.
 
     :param limit: what :func:`cap` said at the beginning of the run.
     """
-    row = connection.execute(
-        "SELECT (SELECT t.wish = 'paused' OR coalesce(t.held_until > clock_timestamp(), false) FROM ledger.target t "
-        "WHERE t.tenant = %(tenant)s AND t.target = %(target)s), "
-        "(SELECT coalesce(sum(s.counted), 0) FROM ledger.sent s WHERE s.tenant = %(tenant)s AND s.target = %(target)s "
-        "AND s.hour > now() - interval '1 day')",
-        {"tenant": w.id, "target": w.tenant.ehr.target},
+    if seconds := in_blackout(w):
+        hold(connection, w, "blackout", seconds)
+        return Allowance(stopped=True)
+    place = {"tenant": w.id, "target": w.tenant.ehr.target}
+    ask = _LEAVE if limit is None else _LEAVE_ALONE
+    stands = connection.execute(ask, place).fetchone()
+    if stands is None:  # nobody ever held it, so there was nothing to lock
+        connection.execute(
+            "INSERT INTO ledger.target (tenant, target) VALUES (%(tenant)s, %(target)s) ON CONFLICT DO NOTHING", place
+        )
+        stands = connection.execute(ask, place).fetchone()
+    if stands is None or stands[0] or limit is None:
+        return Allowance(stopped=stands is None or bool(stands[0]))
+    # A statement of its own, or it would not see what was counted while the lock was waited for.
+    used = connection.execute(
+        "SELECT coalesce(sum(counted), 0) FROM ledger.sent WHERE tenant = %(tenant)s AND target = %(target)s "
+        "AND hour > now() - interval '1 day'",
+        place,
     ).fetchone()
-    stopped, used = row or (False, 0)
-    return Allowance(bool(stopped), None if limit is None else max(0, limit - int(used)))
+    return Allowance(left=max(0, limit - int(used[0] if used else 0)))
 
 
 def count(connection: Connection[Any], w: Workplace, sends: int) -> None:
@@ -176,6 +193,11 @@ def count(connection: Connection[Any], w: Workplace, sends: int) -> None:
         "DO UPDATE SET writes = s.writes + excluded.writes, counted = s.counted + excluded.counted",
         (w.id, w.tenant.ehr.target, sends, sends),
     )
+
+
+def in_blackout(w: Workplace) -> float:
+    """Seconds until the tenant's blackout is over; 0: there is none now."""
+    return blackout_s(w.tenant.ehr.limits.blackouts, w.tenant.time_zone, w.now())
 
 
 def blackout_s(blackouts: Sequence[Blackout], zone: str, now: datetime) -> float:

@@ -11,21 +11,24 @@ from typing import Any
 
 from fhir_writeback_dagster.commit.adapters.generic import bears
 from fhir_writeback_dagster.commit.adapters.search import token
-from fhir_writeback_dagster.commit.answer import Answer, dicts
+from fhir_writeback_dagster.commit.answer import Answer
 from fhir_writeback_dagster.commit.chart import Chart
-from fhir_writeback_dagster.commit.client import Ehr
+from fhir_writeback_dagster.commit.client import Ehr, Unreadable
 from fhir_writeback_dagster.commit.documents import key_of, successor, supersedes
 from fhir_writeback_dagster.commit.model import Item, Link, Resource, Standing
 from fhir_writeback_dagster.commit.plan import Adapter, ChartFacts, Halt, Settled, WirePlan
 from fhir_writeback_dagster.commit.protocol import Event
-from fhir_writeback_dagster.commit.transport import NoAnswer
+from fhir_writeback_dagster.commit.taxonomy import Outcome, Recovery, classify
+from fhir_writeback_dagster.commit.transport import NO_TURN, NoAnswer
 from fhir_writeback_dagster.errors import TargetError
 from fhir_writeback_dagster.rules.content import same_content
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What a look showed, as an event of the protocol: CONFIRM, ABSENT, REVIEW, or LOSE (could not look: later again)."""
+    """What a look showed, as an event of the protocol: CONFIRM, ABSENT, REVIEW, LOSE (could not look, because of ``error``: later
+    again) or STOP (its turn did not come).
+    """
 
     event: Event
     reason: str
@@ -33,6 +36,7 @@ class Finding:
     standing: Standing | None = None
     evidence: dict[str, Any] = field(default_factory=dict)
     link_state: str | None = None
+    error: TargetError | NoAnswer | None = None
 
 
 ABSENT = Finding(Event.ABSENT, "not_found")
@@ -54,7 +58,7 @@ class Look:
         if link is None or not self._adapter.needs_current(item):
             ours = await self.by_identifier(item) if self._adapter.needs_search(item) else ()
             return ChartFacts(alike, ours=ours)
-        return ChartFacts(alike, await self._ehr.read(link.resource_type, link.resource_id, request_id=str(item.record_id)))
+        return ChartFacts(alike, await self._current(item, link))
 
     async def at(self, item: Item) -> Finding:
         """Was ``item`` applied?"""
@@ -63,7 +67,22 @@ class Look:
                 return await self._superseded(item)
             return await (self._created(item) if item.link is None else self._updated(item, item.link))
         except (TargetError, NoAnswer) as error:
-            return Finding(Event.LOSE, f"look_{error.code}")
+            if error.code in NO_TURN:
+                return Finding(Event.STOP, item.reason or error.code)
+            return Finding(Event.LOSE, f"look_{error.code}", error=error)
+
+    async def _current(self, item: Item, link: Link) -> Answer:
+        """The linked resource as it stands there now, or that it is gone.
+
+        :raises Unreadable: the answer tells neither. It may be refused for this one alone, so it is never more than one failure.
+        """
+        answer = await self._ehr.read(link.resource_type, link.resource_id, request_id=str(item.record_id))
+        outcome = classify("read", answer)
+        if answer.status in (404, 410) or (outcome.recovery is Recovery.CONFIRM and answer.resource() is not None):
+            return answer
+        code = "odd_answer" if outcome.recovery is Recovery.CONFIRM else outcome.code
+        what = f"reading {link.resource_type} ({answer.status})"
+        raise Unreadable(Outcome(code, Recovery.RETRY), what, self._ehr.base_url)
 
     async def _created(self, item: Item) -> Finding:
         by = self._adapter.reconcile(item)
@@ -74,9 +93,10 @@ class Look:
             return Finding(Event.REVIEW, "several_matches", evidence={"resources": _names(found)})
         if found:
             return await self.compare(item, found[0])
-        # An EHR that drops foreign identifiers shows what it stored by its content only.
         alike = [r for r in await self._chart.alike(item, fresh=True) if same_content(item.payload, r)]
-        if alike:
+        # Only an EHR that drops foreign identifiers shows ours by its content alone. Where ours would have been found, an equal
+        # one is somebody else's: the plan that follows sees it too, and links it as theirs.
+        if alike and not by.identifier:
             return Finding(Event.CONFIRM, "found_by_natural_key", "reconciled", Standing(alike[0], None))
         if by.natural_key or self._adapter.capabilities.can_be_found(item.resource_type):
             return ABSENT
@@ -125,7 +145,7 @@ class Look:
         return replace(standing, resource=found, etag=answer.headers.get("etag", standing.etag))
 
     async def _updated(self, item: Item, link: Link) -> Finding:
-        now = await self._ehr.read(link.resource_type, link.resource_id, request_id=str(item.record_id))
+        now = await self._current(item, link)
         plan = self._adapter.plan(item, ChartFacts(current=now))
         if isinstance(plan, Settled):
             return Finding(Event.CONFIRM, "found", plan.outcome, plan.standing)
@@ -134,7 +154,7 @@ class Look:
         if isinstance(plan, WirePlan) and _version(now) == link.version_id:
             return ABSENT
         # Somebody changed it: before our write, or after it, and back perhaps? Its history knows.
-        versions = await self._history(link.resource_type, link.resource_id, after=link.version_id)
+        versions = await self._since(link)
         for version in versions or ():
             then = self._adapter.plan(item, ChartFacts(current=Answer(200, {}, parsed=version)))
             if isinstance(then, Settled):
@@ -145,19 +165,33 @@ class Look:
             return Finding(Event.REVIEW, "history_unreadable")
         return ABSENT
 
-    async def _history(self, resource_type: str, resource_id: str, *, after: str | None = None) -> list[Resource] | None:
-        """Earlier versions, newest first, down to ``after`` (not with it); None where the server shows none."""
-        bundle = (await self._ehr.read(resource_type, f"{resource_id}/_history")).resource()
-        if bundle is None or bundle["resourceType"] != "Bundle":
+    async def _since(self, link: Link) -> list[Resource] | None:
+        """The versions after the one that we left there, newest first; None: nobody can tell which these are."""
+        if link.version_id is None:
             return None
         versions: list[Resource] = []
-        for entry in dicts(bundle.get("entry")):
-            resource = entry.get("resource")
-            if not isinstance(resource, dict) or resource.get("id") != resource_id:
-                continue
-            if after is not None and (resource.get("meta") or {}).get("versionId") == after:
-                break
-            versions.append(resource)
+        for version in await self._history(link.resource_type, link.resource_id, down_to=link.version_id) or ():
+            if Standing(version, None).version_id == link.version_id:
+                return versions or None  # none, and yet another stands there now: it is told in another order
+            versions.append(version)
+        return None
+
+    async def _history(self, resource_type: str, resource_id: str, *, down_to: str | None = None) -> list[Resource] | None:
+        """Earlier versions, newest first, all of them or with all pages down to that of ``down_to``; None where the server does
+        not show them.
+
+        :raises Unreadable: it cannot show them now.
+        """
+        versions: list[Resource] = []
+        try:
+            async for page in self._ehr.history(resource_type, resource_id):
+                versions += [version for version in page if version["id"] == resource_id]
+                if down_to is not None and any(Standing(version, None).version_id == down_to for version in page):
+                    break
+        except Unreadable as error:
+            if error.outcome.recovery in (Recovery.RETRY, Recovery.WAIT):
+                raise
+            return None
         return versions
 
 

@@ -75,6 +75,7 @@ def commit(w: Workplace, deadline_s: float = 60) -> CommitReport:
     :raises TargetError: the EHR or its token endpoint refuses or does not answer at the start; nothing was written.
     :raises ConfigError: the client's key, a policy or the tenant's file is missing or wrong; nothing was written.
     :raises ServiceError: the database went away; what may have been sent is looked up by a later run.
+    :raises LaneHeld: it went away, and another run took the lane meanwhile.
     """
     report, signals = asyncio.run(_commit(w, deadline_s))
     for number in signals:
@@ -148,7 +149,7 @@ def _leave(connection: Connection[Any], w: Workplace, *, trouble: bool, throttle
         holds.found_down(connection, w)
     if throttled_s:
         holds.hold(connection, w, "throttled", throttled_s)
-    return ledger.waiting(connection, w), holds.read(connection, w).reason
+    return ledger.waiting(connection, w), holds.standing(connection, w).reason
 
 
 @contextmanager

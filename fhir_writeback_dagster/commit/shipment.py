@@ -17,7 +17,7 @@ from fhir_writeback_dagster.commit import bundle
 from fhir_writeback_dagster.commit.answer import Answer
 from fhir_writeback_dagster.commit.client import FHIR_JSON, Ehr, Unreadable
 from fhir_writeback_dagster.commit.gate import Gate, Want
-from fhir_writeback_dagster.commit.look import Look
+from fhir_writeback_dagster.commit.look import Finding, Look
 from fhir_writeback_dagster.commit.model import Attempt, Change, Item, Standing, change
 from fhir_writeback_dagster.commit.pace import Pace
 from fhir_writeback_dagster.commit.plan import Adapter, Settled, WirePlan
@@ -98,11 +98,18 @@ class Shipping:
         return [await self._exchange(plan.method, plan.path, headers, plan, deadline)]
 
     async def _exchange(
-        self, method: str, path: str, headers: dict[str, str], plan: WirePlan, deadline: float, body: bytes | None = None
+        self,
+        method: str,
+        path: str,
+        headers: dict[str, str],
+        plan: WirePlan,
+        deadline: float,
+        body: bytes | None = None,
+        entries: int = 1,
     ) -> Answer | Outcome:
         try:
             whole = plan.body if body is None else body
-            answer = await self.ehr.send(method, path, headers, whole, deadline=deadline, kind=None)
+            answer = await self.ehr.send(method, path, headers, whole, deadline=deadline, kind="write", had_turn=entries)
         except NoAnswer as none:
             self.failed(none.code)
             outcome = unanswered_outcome(plan.request, sent=none.sent)
@@ -131,18 +138,26 @@ class Shipping:
                 mend="nothing is lost: what may have arrived is looked up, the rest is sent when the EHR is back",
             )
 
-    def unreadable(self, error: Unreadable | NoAnswer) -> None:
+    def unreadable(self, error: TargetError | NoAnswer) -> None:
         """A read came to nothing; one that is refused is refused to every patient alike."""
-        if isinstance(error, NoAnswer) or error.outcome.recovery in (Recovery.RETRY, Recovery.WAIT):
+        later = isinstance(error, Unreadable) and error.outcome.recovery in (Recovery.RETRY, Recovery.WAIT)
+        if later or isinstance(error, NoAnswer):
             self.failed(error.code)
         else:
             self.trouble = error
+
+    async def looked(self, item: Item) -> Finding:
+        """What a look shows; one that is refused says of the target what any other read says."""
+        finding = await self.look.at(item)
+        if finding.error is not None:
+            self.unreadable(finding.error)
+        return finding
 
     async def _together(self, going: Sequence[Want], request_id: str, deadline: float) -> list[Answer | Outcome]:
         kind = self.w.tenant.ehr.bundle
         plans = [want.plan for want in going if isinstance(want.plan, WirePlan)]
         headers = {"Content-Type": FHIR_JSON, "Prefer": "return=representation", "X-Request-Id": request_id}
-        whole = await self._exchange("POST", "", headers, plans[0], deadline, bundle.pack(kind, plans))
+        whole = await self._exchange("POST", "", headers, plans[0], deadline, bundle.pack(kind, plans), len(plans))
         if isinstance(whole, Outcome):
             return [whole] * len(going)
         outcome = classify("create", whole)
@@ -215,7 +230,7 @@ class Shipping:
             outcome = "reconciled" if item.now.unanswered or item.sends else "suppressed"
             return change(item, Event.CONFIRM, outcome=outcome, reason="existed", standing=standing, attempt=told)
         if item.now.unanswered:
-            finding = await self.look.at(item)
+            finding = await self.looked(item)
             if finding.event is Event.CONFIRM:
                 return change(
                     item, Event.CONFIRM, outcome="reconciled", reason=finding.reason, standing=finding.standing, attempt=told
@@ -225,7 +240,7 @@ class Shipping:
 
     async def _reread(self, item: Item, outcome: Outcome, attempt: Attempt, answer: Answer) -> Change | None:
         """An update was refused: because what stands there is not what we planned on, or because of itself?"""
-        finding = await self.look.at(item)
+        finding = await self.looked(item)
         told = replace(attempt, status=answer.status, outcome=outcome.code, answer=answer.text())
         if finding.event is Event.CONFIRM:
             return change(
@@ -240,7 +255,7 @@ class Shipping:
 
     async def _look_it_up(self, item: Item) -> Standing | None:
         """The answer did not show what stands there now (an empty 201): read it."""
-        finding = await self.look.at(item)
+        finding = await self.looked(item)
         return finding.standing if finding.event is Event.CONFIRM else None
 
     def _failed(self, item: Item, outcome: Outcome, attempt: Attempt, answer: Answer | None) -> Change | None:

@@ -76,8 +76,8 @@ def resume_command(desk: Desk, *, tenant: str, reason: str, by: str) -> None:
 @_by_option
 @click.pass_obj
 def release_command(desk: Desk, *, tenant: str, reason: str, by: str) -> None:
-    """Let go what the cap of writes a day, a blackout, or a target that was down holds back; the cap counts anew from now. What
-    drifted from what was approved stays held until it is approved (`target probe`)."""
+    """Let go what the cap of writes a day, or a target that was down, holds back; the cap counts anew from now. What drifted from
+    what was approved stays held until it is approved (`target probe`)."""
     with desk("commit", tenant) as places:
         for w in places:
             with w.store.tenant(w.id) as connection:

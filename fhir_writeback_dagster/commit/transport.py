@@ -118,19 +118,19 @@ class Http:
         content: bytes = b"",
         *,
         deadline: float | None = None,
-        kind: Kind | None = "read",
+        kind: Kind = "read",
+        entries: int = 1,
     ) -> Answer:
         """Send one request and read its whole answer, within the tenant's `timeout` from when its turn comes.
 
-        :param kind: what it is to the target's rate windows; None: it has had its turn.
-
+        :param kind: what it is to the target's rate windows, of so many ``entries``; 0: it has had its turn.
         :param deadline: on `time.monotonic`'s scale; the exchange is over by then, and does not begin after it. A worker
             that was held up (a stopped process, a full queue) so never sends under a lease that somebody else has taken.
         :raises NoAnswer: no whole answer came.
         :raises TargetError: ``url`` is not at an allowed origin; nothing was sent.
         """
         self.egress.check(url)
-        if self.pace and kind and not await self.pace.turn(kind):
+        if self.pace and entries and not await self.pace.turn(kind, entries):
             raise NoAnswer(STOPPED, sent=False)
         async with self._slots:
             seconds = self.timeout_s if deadline is None else min(self.timeout_s, deadline - time.monotonic())

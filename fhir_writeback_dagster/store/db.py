@@ -103,24 +103,59 @@ def lane_holder(connection: Connection[Any], lane_name: str, tenant: str) -> str
     return str(row[0]).rsplit(" ", 1)[-1] if row else None
 
 
+class HeldLane:
+    """A (lane, tenant) that is ours as long as :meth:`keep` says so: see :func:`lane`."""
+
+    def __init__(self, dsn: str, lane_name: str, tenant: str, holder: str) -> None:
+        self._dsn, self._name, self._tenant, self._holder = dsn, lane_name, tenant, holder
+        self._number = _lane_number(lane_name, tenant)
+        self._connection = self._take()
+
+    def keep(self) -> None:
+        """Take it again where the server has forgotten it: it was restarted, or ended the session.
+
+        :raises LaneHeld: another run was faster; this one has to end.
+        :raises ServiceError: the database does not answer.
+        """
+        try:
+            self._connection.execute("SELECT 1")
+        except psycopg.OperationalError:
+            self._connection.close()
+            self._connection = self._take()
+
+    def release(self) -> None:
+        """Let go, before the connection closes: the server may take a moment to see that, and the next run comes at once."""
+        with suppress(psycopg.Error):
+            self._connection.execute("SELECT pg_advisory_unlock(%s)", (self._number,))
+        self._connection.close()
+
+    def _take(self) -> Connection[TupleRow]:
+        # The name stays under Postgres' 63 bytes, or the run id at its end would be cut: so no tenant in it.
+        connection = connect(self._dsn, application=f"fw {self._name} {self._holder}"[:63])
+        try:
+            if connection.execute("SELECT pg_try_advisory_lock(%s)", (self._number,)).fetchone() == (True,):
+                return connection
+            other = lane_holder(connection, self._name, self._tenant) or "another session"
+        except psycopg.OperationalError as error:
+            connection.close()
+            raise ServiceError("database_lost", f"PostgreSQL went away (sqlstate {error.sqlstate})") from None
+        connection.close()
+        raise LaneHeld(self._name, self._tenant, other)
+
+
 @contextmanager
-def lane(dsn: str, lane_name: str, tenant: str, holder: str) -> Iterator[None]:
+def lane(dsn: str, lane_name: str, tenant: str, holder: str) -> Iterator[HeldLane]:
     """Hold the (lane, tenant) for the block: a session-level advisory lock on a connection of its own.
 
     It goes with the process, so a run that dies leaves nothing behind. ``holder`` (a run id) is what a second comer is told.
 
     :raises LaneHeld: another run holds it; its ``holder`` says which.
     """
-    # The name stays under Postgres' 63 bytes, or the run id at its end would be cut: so no tenant in it.
-    with connect(dsn, application=f"fw {lane_name} {holder}"[:63]) as connection:
-        held = connection.execute("SELECT pg_try_advisory_lock(%s)", (_lane_number(lane_name, tenant),)).fetchone()
-        if held != (True,):
-            raise LaneHeld(lane_name, tenant, lane_holder(connection, lane_name, tenant) or "another session")
-        try:
-            yield
-        finally:  # before the connection closes: the server may take a moment to see that, and the next run comes at once
-            with suppress(psycopg.Error):
-                connection.execute("SELECT pg_advisory_unlock(%s)", (_lane_number(lane_name, tenant),))
+    held = HeldLane(dsn, lane_name, tenant, holder)
+    try:
+        yield held
+    finally:
+        held.release()
 
 
 def copy_rows(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from support import Database
 
 from fhir_writeback_dagster.sandbox.sekmet import CLIENT_ID, Sekmet
 from fhir_writeback_dagster.tenants import Tenant
+from fhir_writeback_dagster.workplace import utc_now
 
 SCOPES = ["system/*.cruds"]
 
@@ -42,8 +44,8 @@ def make_world(
     """``make_world(ehr={…})``: a tenant with its EHR, and commit's workplace."""
     worlds: list[World] = []
 
-    def make(**overrides: Any) -> World:
-        worlds.append(World(ehr_tenant(**overrides), workplace, sekmet, database.superuser).open())
+    def make(clock: Callable[[], datetime] = utc_now, **overrides: Any) -> World:
+        worlds.append(World(ehr_tenant(**overrides), workplace, sekmet, database.superuser, clock).open())
         return worlds[-1]
 
     yield make

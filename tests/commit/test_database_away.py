@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from commit.faults import FaultyLine, First
 from commit.world import World, heart_rate, patient
+from psycopg import Connection
 from support import Database
 
+from fhir_writeback_dagster.commit.database import Database as PatientDatabase
+from fhir_writeback_dagster.commit.pipeline import commit
+from fhir_writeback_dagster.errors import LaneHeld
 from fhir_writeback_dagster.ops.folder import StateFolder
 from fhir_writeback_dagster.ops.postgres import Postgres
 from fhir_writeback_dagster.ops.provision import provision
+from fhir_writeback_dagster.store.db import lane
 
-AWAY_S = 2.0
+AWAY_S, LONG_AWAY_S = 2.0, 20.0
+"""The second is longer than the leases of the test that uses it; a minute is no other (a run waits for two)."""
 
 
 class Outage:
@@ -26,7 +36,7 @@ class Outage:
     """
 
     def __init__(self, state: StateFolder, postgres: Postgres) -> None:
-        self._state, self.postgres = state, postgres
+        self._state, self.postgres, self.away_s = state, postgres, AWAY_S
         self._back = threading.Thread(target=self._start_again, daemon=True)
         self._started, self._over = threading.Event(), threading.Event()
 
@@ -42,7 +52,7 @@ class Outage:
         self._over.set()
 
     def _start_again(self) -> None:
-        time.sleep(AWAY_S)
+        time.sleep(self.away_s)
         self.postgres = Postgres(self._state, port=self.postgres.port, durable=False)
         self._started.set()
         self._over.wait()
@@ -81,3 +91,61 @@ def test_a_run_outlasts_a_database_that_is_away(
     assert Counter(one["identifier"][0]["value"] for one in world.ehr.search("Observation")) == Counter(
         c.business_key for c in wanted
     )
+
+
+def test_a_run_goes_on_by_itself_when_the_database_was_away_for_longer_than_its_leases(
+    make_world: Callable[..., World], line: FaultyLine, outage: Outage, database: Database
+) -> None:
+    outage.away_s = LONG_AWAY_S
+    world = make_world(ehr={"base_url": line.base_url, "concurrency": 4, "timeout": "2s"})
+    world.load(*(patient(f"p{n}", f"p{n}") for n in range(10)))
+    wanted = world.approve_all([heart_rate(f"p{n % 10}", f"2024-03-01T10:0{n // 10}:00Z", 60 + n) for n in range(20)])
+    line.on("POST", "Observation", None, None, None, First(outage.begin))
+    with lane(database.dsn("commit"), "commit", world.w.id, "run-1") as held:
+        began = time.monotonic()
+        report = commit(replace(world.w, lane=held), deadline_s=LONG_AWAY_S + 60)
+        assert time.monotonic() - began > LONG_AWAY_S
+    outage.end()
+    assert (report.waiting, report.trouble) == ({}, "")
+    assert {state for state, *_ in world.intents()} == {"committed"}
+    assert Counter(one["identifier"][0]["value"] for one in world.ehr.search("Observation")) == Counter(
+        c.business_key for c in wanted
+    )
+
+
+def test_a_run_takes_its_lane_again_when_the_database_is_back(
+    make_world: Callable[..., World], line: FaultyLine, outage: Outage, database: Database
+) -> None:
+    world = make_world(ehr={"base_url": line.base_url, "concurrency": 4, "timeout": "5s"})
+    world.load(patient("a", "a"))
+    world.approve(heart_rate("a", "2024-03-01T10:00:00Z", 60))
+    line.on("POST", "Observation", First(outage.begin))
+    with lane(database.dsn("commit"), "commit", world.w.id, "run-1") as held:
+        commit(replace(world.w, lane=held))
+        outage.end()
+        with pytest.raises(LaneHeld, match="run-1"), lane(database.dsn("commit"), "commit", world.w.id, "run-2"):
+            pass
+
+
+def test_a_run_whose_lane_another_one_took_meanwhile_ends(
+    make_world: Callable[..., World], outage: Outage, database: Database
+) -> None:
+    world = make_world()
+    did: list[str] = []
+
+    async def work() -> None:
+        async with PatientDatabase(replace(world.w, lane=held)) as db:
+            await db.run(away)
+
+    def away(connection: Connection[Any]) -> None:
+        did.append("work")
+        if len(did) == 1:
+            outage.begin()
+            outage.end()
+            others.enter_context(lane(database.dsn("commit"), "commit", world.w.id, "run-2"))
+            connection.execute("SELECT 1")
+
+    with ExitStack() as others, lane(database.dsn("commit"), "commit", world.w.id, "run-1") as held:
+        with pytest.raises(LaneHeld, match="run-2"):
+            asyncio.run(work())
+        assert did == ["work"], "nothing more is done in a lane that is another's"

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from datetime import datetime
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from click.testing import CliRunner
 from commit.faults import FaultyLine, First, Say
 from commit.world import World, heart_rate, patient
+from psycopg import Connection
+from psycopg.errors import LockNotAvailable
 
 from fhir_writeback_dagster.commit import holds, target_commands
 from fhir_writeback_dagster.errors import TargetError
@@ -161,6 +164,79 @@ def test_in_a_blackout_the_target_is_left_alone(make_world: Callable[..., World]
     _two(world)
     assert world.commit().held == "blackout"
     assert line.seen == []
+
+
+def test_no_marker_is_written_once_a_blackout_has_begun(make_world: Callable[..., World], line: FaultyLine) -> None:
+    zone = ZoneInfo("America/New_York")
+    begin = datetime.now(zone).replace(second=0) + timedelta(minutes=2)
+    night = [{"from": f"{begin:%H:%M}", "to": f"{begin + timedelta(hours=1):%H:%M}"}]
+    late = timedelta()
+    world = make_world(
+        clock=lambda: datetime.now(UTC) + late,
+        time_zone=zone.key,
+        ehr={"base_url": line.base_url, "concurrency": 1, "limits": {"blackouts": night}},
+    )
+    world.load(*(patient(f"p{n}", f"p{n}") for n in range(6)))
+    world.approve_all([heart_rate(f"p{n}", AT, 72) for n in range(6)])
+
+    def falls() -> None:
+        nonlocal late
+        late = timedelta(minutes=3)
+
+    line.on("POST", "Observation", None, First(falls))
+    report = world.commit()
+    assert (report.counts["created"], report.held) == (2, "blackout")
+    assert len(line.sent("POST", "Observation")) == 2
+    assert sum(report.waiting.values()) == 4
+    assert world.owner_rows(PENDING) == [(None,)]
+
+
+@contextmanager
+def two_transactions(world: World) -> Iterator[tuple[Connection[Any], Connection[Any], Callable[[], None]]]:
+    """Of two workers, side by side: where the second would have to wait for the first it is told so (LockNotAvailable). The
+    third is to call when the first has committed.
+    """
+    with world.another() as one, world.another() as other, ExitStack() as first:
+        a = first.enter_context(one.store.tenant(one.id))
+        with other.store.tenant(other.id) as b:
+            b.execute("SET LOCAL lock_timeout = '200ms'")
+            yield a, b, first.close
+
+
+def _ask(connection: Connection[Any], world: World, limit: int | None = None) -> holds.Allowance:
+    """As `allowance`; what has to wait leaves the transaction as it was."""
+    with connection.transaction():
+        return holds.allowance(connection, world.w, limit)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_after_a_pause_has_returned_no_gate_is_open_any_more(world: World, known: bool) -> None:
+    if known:
+        command(world, "resume", "--reason", "known to the database", "--by", "ann")
+    with two_transactions(world) as (gate, pause, commit):
+        assert not _ask(gate, world).stopped
+        with pytest.raises(LockNotAvailable), pause.transaction():
+            holds.wish(pause, world.w, "paused", "ann", "stop")
+        commit()
+        holds.wish(pause, world.w, "paused", "ann", "stop")
+    with two_transactions(world) as (resume, gate, commit):
+        holds.wish(resume, world.w, "running", "ann", "go on")
+        with pytest.raises(LockNotAvailable):
+            _ask(gate, world)
+        commit()
+        assert not _ask(gate, world).stopped
+    with two_transactions(world) as (one, other, _):
+        assert _ask(one, world) == _ask(other, world), "workers do not wait for each other"
+
+
+def test_two_workers_do_not_use_the_same_rest_of_the_cap(world: World) -> None:
+    with two_transactions(world) as (one, other, commit):
+        assert _ask(one, world, 3).left == 3
+        holds.count(one, world.w, 3)
+        with pytest.raises(LockNotAvailable):
+            _ask(other, world, 3)
+        commit()
+        assert _ask(other, world, 3).left == 0
 
 
 def test_a_target_that_is_down_is_asked_ever_more_rarely_and_by_a_read_first(faulty: World, line: FaultyLine) -> None:

@@ -8,11 +8,12 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from commit.faults import FaultyLine, Seen
+import pytest
+from commit.faults import FaultyLine, Say, Seen
 from commit.world import World, heart_rate, patient
 
 from fhir_writeback_dagster.commit.database import Database
-from fhir_writeback_dagster.commit.pace import Pace, Window, take
+from fhir_writeback_dagster.commit.pace import Kind, Pace, Window, take
 
 AT = "2024-03-01T10:00:00Z"
 
@@ -68,6 +69,28 @@ def test_a_dear_request_costs_its_points_for_each_entry(make_world: Callable[...
     asyncio.run(work())
     ((used,),) = world.rows("SELECT used FROM ledger.rate WHERE tenant = %s")
     assert 421 <= used <= 421 + 125
+
+
+def test_a_write_that_is_repeated_with_a_new_token_has_its_turn_as_a_write_again(
+    make_world: Callable[..., World], line: FaultyLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = make_world(ehr={"base_url": line.base_url, "bundle_size": 2, "limits": {"points_per_minute": 5000}})
+    world.load(patient("a", "a"))
+    world.refresh()
+    world.approve_all([heart_rate("a", f"2024-03-01T10:0{n}:00Z", 70) for n in range(2)])
+    turns: list[tuple[str, int]] = []
+    turn = Pace.turn
+
+    async def noted(pace: Pace, kind: Kind, entries: int = 1) -> bool:
+        turns.append((kind, entries))
+        return await turn(pace, kind, entries)
+
+    monkeypatch.setattr(Pace, "turn", noted)
+    refused = [Say(401)]
+    line.rules.append(lambda seen: refused.pop() if refused and seen.method == "POST" and not seen.path else None)
+    assert world.commit().counts["created"] == 2
+    # A new token is a read between the two.
+    assert [one for one in turns if one[0] == "write"] == [("write", 2), ("write", 2)]
 
 
 def test_nobody_waits_for_a_turn_once_the_run_ends(make_world: Callable[..., World]) -> None:

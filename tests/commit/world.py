@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Self
 from uuid import UUID
 
@@ -19,7 +19,7 @@ from fhir_writeback_dagster.rules.policy import PolicyAsk
 from fhir_writeback_dagster.sandbox.sekmet import Sekmet
 from fhir_writeback_dagster.store.db import Row, connect, copy_rows
 from fhir_writeback_dagster.tenants import Tenant
-from fhir_writeback_dagster.workplace import Workplace
+from fhir_writeback_dagster.workplace import Workplace, utc_now
 
 MRN = "urn:oid:2.16.840.1.113883.19.5"
 VISIT = "urn:oid:2.16.840.1.113883.19.6"
@@ -95,14 +95,22 @@ class Candidate:
 class World:
     """One tenant, its EHR, and commit's workplace ``w``."""
 
-    def __init__(self, tenant: Tenant, workplace: Callable[..., Any], ehr: Sekmet, superuser: str) -> None:
+    def __init__(
+        self,
+        tenant: Tenant,
+        workplace: Callable[..., Any],
+        ehr: Sekmet,
+        superuser: str,
+        clock: Callable[[], datetime] = utc_now,
+    ) -> None:
+        self._clock = clock
         self.tenant, self.ehr, self._workplace, self._superuser = tenant, ehr, workplace, superuser
         self._stack = ExitStack()
         self.w: Workplace
         self.decide: Workplace
 
     def open(self) -> Self:
-        self.w = self._stack.enter_context(self._workplace("commit", self.tenant))
+        self.w = self._stack.enter_context(self._workplace("commit", self.tenant, self._clock))
         self.decide = self._stack.enter_context(self._workplace("decide", self.tenant))
         return self
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
+from fhir_writeback_dagster.sandbox.drills import crew, finding
 from fhir_writeback_dagster.sandbox.drills import stage as stages
 from fhir_writeback_dagster.sandbox.drills.admission import admit
 from fhir_writeback_dagster.sandbox.drills.catalogue import BY_NAME, Drill
@@ -38,6 +42,7 @@ def test_its_promises_hold(stage: Stage, name: str) -> None:
     result = play(BY_NAME[name], stage, WRITES)
     assert result.held, result.table()
     assert sum(result.faults.values()) > 0, "nothing went wrong: the drill proves nothing"
+    assert result.finding.reconciled > 0 or not BY_NAME[name].reconciles, "nothing was in doubt: the drill proves nothing"
     assert list(result.to_json()) == [
         "drill",
         "writes",
@@ -49,7 +54,17 @@ def test_its_promises_hold(stage: Stage, name: str) -> None:
         "faults",
         "recovery_s",
         "held",
+        "with_people",
+        "may_ask",
     ]
+
+
+@pytest.mark.parametrize("name", ["two-workers", "kill-worker"])
+def test_an_engine_that_sends_again_unseen_is_caught(stage: Stage, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crew, "WORKER", [sys.executable, str(Path(__file__).with_name("resending_worker.py"))])
+    result = play(BY_NAME[name], stage, WRITES)
+    assert result.finding.duplicates > 0, result.table()
+    assert not result.held
 
 
 @pytest.fixture
@@ -81,7 +96,7 @@ def _in_ehr(stage: Stage, patient: str) -> list[dict[str, Any]]:
     return stage.server.chart.search("Observation", patient=f"Patient/{patient}")
 
 
-def test_what_is_wrong_in_the_ehr_is_counted_whatever_the_ledger_says(stage: Stage) -> None:
+def test_what_is_wrong_in_the_ehr_is_counted_whatever_the_ledger_says(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     ward = admit(stage, "finding", 6, 1)
     rows = ward.rows()
     ward.deliver(rows)
@@ -107,6 +122,10 @@ def test_what_is_wrong_in_the_ehr_is_counted_whatever_the_ledger_says(stage: Sta
     code, number, unit = rows[4].value.parts[0]
     assert not isinstance(number, str)
     added(lambda: ward.wanted.update({facts[4]: Value(((code, number + 5, unit),))}), wrongly_sent=1)
+    ledger = finding._ledger
+    asked = {"with_people": frozenset({facts[2]})}
+    with_person = partial(monkeypatch.setattr, finding, "_ledger", lambda w: replace(ledger(w), **asked))
+    added(with_person, lost=-1, with_people=1, wrongly_sent=1)
     ward.rows_told += 1
     assert find(ward).unaccounted == 3
     assert unwanted["id"] != overwritten["id"]

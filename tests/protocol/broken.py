@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from unittest.mock import patch
 
-from protocol.ehr import ATOMIC, NOTHING, SEARCH, Tier
+from protocol.ehr import ATOMIC, BLIND, NOTHING, SEARCH, Tier
 from protocol.engine import Rules
 from protocol.model import Model
 from protocol.world import Budget
@@ -50,6 +50,13 @@ class NoDoubt(Rules):
     """The next revision is created although a person still has to find out about the first."""
 
     heeds_doubt = False
+
+
+class NoPatienceLimit(Rules):
+    """What the target does not let us look up is looked up again and again."""
+
+    def refused(self, *, given_up: bool) -> Event:  # noqa: ARG002
+        return Event.LOSE
 
 
 class ConflictWithoutLook(Rules):
@@ -119,6 +126,7 @@ BROKEN = (
     Broken("409 of a create race read as stale", RaceReadAsStale(), ATOMIC, _TWICE, "nobody_asked_in_vain", revisions=1),
     Broken("sends after its lease", NoDeadline(), SEARCH, _LATE, "fresh_recheck"),
     Broken("creates beside one in doubt", NoDoubt(), NOTHING, _LOSS, "one_resource"),
+    Broken("asks for ever who does not answer", NoPatienceLimit(), BLIND, _LOSS, "every_intent_ends"),
     Broken("table: sent and dead is ready again", _SENT_FOR_UNSENT, SEARCH, _CRASH, "one_resource"),
     Broken("table: unknown is sent again unseen", _SENT_AGAIN_UNSEEN, NOTHING, _LOSS, "one_resource"),
     Broken("table: unknown is superseded", _SUPERSEDES_UNKNOWN, SEARCH, _LOSS, "one_resource"),

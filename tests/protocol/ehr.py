@@ -25,23 +25,27 @@ class Tier:
     """What a target offers against doing a thing twice; ``kind`` is what its create is to the taxonomy."""
 
     name: str
-    create: Literal["client_id", "vendor_key", "if_none_exist", "racy_if_none_exist", "plain", "mediated"]
+    create: Literal["client_id", "vendor_key", "revision_key", "if_none_exist", "racy_if_none_exist", "plain", "mediated"]
     kind: Kind = "create"
     search: bool = True
     """Our identifier survives and can be searched for."""
     if_match: bool = True
+    refuses_looks: bool = False
+    """Whatever is searched for or read is refused."""
 
 
 CLIENT_ID = Tier("client-assigned id", "client_id", kind="update")
 VENDOR_KEY = Tier("vendor idempotency key", "vendor_key")
+REVISION_KEY = Tier("vendor idempotency key of a revision", "revision_key")
 ATOMIC = Tier("atomic If-None-Exist", "if_none_exist", kind="conditional_create")
 RACY = Tier("non-atomic If-None-Exist", "racy_if_none_exist", kind="conditional_create")
 SEARCH = Tier("search before create", "plain")
 NOTHING = Tier("nothing", "plain", search=False)
 MEDIATED = Tier("mediated submission", "mediated")
 NO_IF_MATCH = Tier("If-Match ignored", "if_none_exist", kind="conditional_create", if_match=False)
+BLIND = Tier("looks refused", "if_none_exist", kind="conditional_create", refuses_looks=True)
 
-_REFUSES_SECOND = {"client_id": 412, "vendor_key": 409}
+_REFUSES_SECOND = {"client_id": 412, "vendor_key": 409, "revision_key": 409}
 
 
 class Phase(IntEnum):
@@ -101,7 +105,7 @@ def serve(tier: Tier, resources: Resources, request: Request, *, race: bool) -> 
 def _arrive(tier: Tier, resources: Resources, request: Request, *, race: bool) -> Served:
     if tier.create == "plain":
         return _create(resources, request)
-    there = [r for r in resources if r.indexed] if tier.create == "racy_if_none_exist" else resources
+    there = [r for r in resources if _knows(tier, r, request)]
     if there:
         return resources, None, Answer(_REFUSES_SECOND.get(tier.create, 200), *there[0][:3])
     if tier.create in _REFUSES_SECOND:
@@ -109,6 +113,13 @@ def _arrive(tier: Tier, resources: Resources, request: Request, *, race: bool) -
     if race and tier.create == "if_none_exist":
         return resources, None, Answer(409)
     return resources, request._replace(phase=Phase.IN_HAND), None
+
+
+def _knows(tier: Tier, resource: Resource, request: Request) -> bool:
+    """Does the server see that ``request`` would make a second one of ``resource``?"""
+    if tier.create == "revision_key":
+        return bool(resource.had & 1 << request.revision)
+    return resource.indexed or tier.create != "racy_if_none_exist"
 
 
 def _create(resources: Resources, request: Request) -> Served:

@@ -135,6 +135,10 @@ class Rules:
             return Outcome(outcome.code, Recovery.REVIEW if now and now[0].says == PERSON else Recovery.QUARANTINE)
         return outcome
 
+    def refused(self, *, given_up: bool) -> Event:
+        """The target does not let us look."""
+        return Event.REVIEW if given_up else Event.LOSE
+
     def looked(self, link: Link, revision: int, sight: Sight | None, *, given_up: bool) -> Event:
         """What became of an attempt that nobody answered."""
         if sight is None:

@@ -105,6 +105,11 @@ class Model:
         away = [r for r in world.requests() if not (self.tier.create == "mediated" and r.phase is Phase.IN_HAND)]
         return not away and all(r.indexed for r in world.resources)
 
+    def _has_patience(self, intent: Intent) -> bool:
+        """It waits for a mediator, or for a target that lets us look."""
+        refused = self.tier.refuses_looks and intent.life.state is State.UNKNOWN
+        return (intent.life.accepted or refused) and not intent.given_up
+
     def _decide(self, world: World) -> Iterator[Move[World]]:
         if len(world.intents) < self.revisions + self.updates:
             now = world._replace(intents=(*world.intents, Intent()))
@@ -124,6 +129,6 @@ class Model:
                 if not alive or world.budget.has("expiries"):
                     now, _ = self.apply(world.spend("expiries") if alive else world, revision, Event.EXPIRE)
                     yield self.move(f"the lease of r{revision} runs out", now, fault=alive, tells=(-1, revision, Event.EXPIRE))
-            elif intent.life.accepted and not intent.given_up and not world.orphans:
+            elif self._has_patience(intent) and not world.orphans:
                 now = world.put_intent(revision, intent._replace(given_up=True))
                 yield self.move(f"the patience with r{revision} is over", now, environment=True)

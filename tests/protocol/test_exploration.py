@@ -18,7 +18,7 @@ import re
 
 import pytest
 from protocol.broken import BROKEN, Broken
-from protocol.ehr import ATOMIC, CLIENT_ID, MEDIATED, NO_IF_MATCH, NOTHING, RACY, SEARCH, VENDOR_KEY
+from protocol.ehr import ATOMIC, BLIND, CLIENT_ID, MEDIATED, NO_IF_MATCH, NOTHING, RACY, REVISION_KEY, SEARCH, VENDOR_KEY
 from protocol.engine import Rules
 from protocol.explore import Found, dead_end, explore, livelock, story
 from protocol.model import Model
@@ -63,6 +63,7 @@ BOUNDED = {
     "If-Match ignored": Model(NO_IF_MATCH, bounded=True, budget=ONCE_EACH._replace(edits=0), updates=True),
     "If-Match, requests repeated": Model(ATOMIC, bounded=True, budget=EVERY_FAULT, updates=True),
     "mediated, no 202 lost": Model(MEDIATED, bounded=True, budget=Budget(faults=2, busy=1, revocations=1, rejections=1)),
+    "looks refused": Model(BLIND, bounded=True, budget=ONCE_EACH),
     "non-atomic, deep": Model(RACY, bounded=True, budget=DEEP._replace(duplicates=0), drops_late_workers=True),
     "search, deep": Model(SEARCH, bounded=True, budget=DEEP._replace(duplicates=0), drops_late_workers=True),
     "nothing, deep": Model(NOTHING, bounded=True, budget=DEEP._replace(duplicates=0), drops_late_workers=True),
@@ -82,6 +83,7 @@ NOT_WITHOUT = {
         Model(NO_IF_MATCH, bounded=True, budget=Budget(faults=1, edits=1), updates=True),
         "person_stands",
     ),
+    "vendor idempotency key, but of each revision": (Model(REVISION_KEY, bounded=False, budget=_LOSS), "one_resource"),
     "mediated, its 202 lost": (Model(MEDIATED, bounded=True, budget=_LOSS), "one_resource"),
 }
 """What a tier cannot promise: the assumption that `docs/protocol.md` names for it, dropped."""

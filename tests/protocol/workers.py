@@ -150,6 +150,10 @@ def _look(model: Model, world: World, n: int, worker: Worker) -> Iterator[Move[W
         yield _tell(model, world.spend("busy"), n, Event.LOSE, "cannot look", fault=True)
     if world.budget.has("stops"):
         yield _tell(model, world.spend("stops"), n, Event.STOP, "is told to stop", fault=True)
+    if model.tier.refuses_looks:
+        event = model.rules.refused(given_up=world.intents[worker.revision - 1].given_up)
+        yield _tell(model, world, n, event, "is not let look")
+        return
     sight = model.rules.see(model.tier, world.link, world.resources)
     found = "cannot ask" if sight is None else f"finds {f'r{sight.says}' if sight.many else 'nothing'}"
     seen = worker._replace(at=At.LOOKED, heard=() if sight is None else sight)

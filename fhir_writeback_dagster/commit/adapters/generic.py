@@ -93,7 +93,7 @@ class Generic:
         if precondition == "if_none_exist":
             headers["If-None-Exist"] = request["ifNoneExist"] = if_none_exist(self._system, item.business_key)
         elif precondition == "idempotency_key":
-            headers[self._target.vendor.create.idempotency_header.get("Idempotency-Key")] = _repeat_key(self._system, item)
+            headers[self._target.vendor.create.idempotency_header.get("Idempotency-Key")] = _key_of_fact(self._system, item)
         # A repeat is harmless where a precondition stands; only there may a lost race simply be tried again.
         return WirePlan(
             request="conditional_create" if precondition == "if_none_exist" else "create",
@@ -227,9 +227,11 @@ def _refused(refusal: str) -> Halt:
     return Halt(events.get(refusal, Event.REFUSE), refusal)
 
 
-def _repeat_key(system: str, item: Item) -> str:
-    """A UUID that is the same each time this revision of this fact is sent, and at no other."""
-    return str(uuid.uuid5(uuid.NAMESPACE_URL, f"{system}|{item.business_key}|{item.revision}"))
+def _key_of_fact(system: str, item: Item) -> str:
+    """A UUID that is the same whenever a resource of this fact is created, whatever its revision says: the server then refuses
+    the next revision's create where a late one of an earlier revision was faster, and the other way round.
+    """
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, f"{system}|{item.business_key}"))
 
 
 def _names(resources: Iterable[Resource]) -> list[str]:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
 from typing import Any
 
-from fhir_writeback_dagster.sandbox.drills.happenings import edit_resources, merge_patients, revoke_consent
+from fhir_writeback_dagster.sandbox.drills import acts
 from fhir_writeback_dagster.sandbox.drills.storm import storm
-from fhir_writeback_dagster.sandbox.drills.ward import Ward, corrected
+from fhir_writeback_dagster.sandbox.drills.ward import Ward
 from fhir_writeback_dagster.sandbox.fault_proxy import faults as f
 from fhir_writeback_dagster.sandbox.fault_proxy.exchange import READS, WRITES
 from fhir_writeback_dagster.sandbox.fault_proxy.personality import PLAIN, Personality
@@ -25,6 +23,7 @@ class Drill:
     :param personality: what the EHR always does.
     :param ehr: laid over the tenant's `ehr`, and ``consent`` over its `consent`.
     :param writes: where no other number is asked for.
+    :param reconciles: some of its writes have no answer and stand there: if none was found again, it proved nothing.
     :param may_ask: share of the writes that a person may be asked about, where a fault looks like a refusal.
     """
 
@@ -37,6 +36,7 @@ class Drill:
     ehr: Mapping[str, Any] = field(default_factory=dict)
     consent: Mapping[str, Any] = field(default_factory=dict)
     writes: int = 200
+    reconciles: bool = False
     may_ask: float = 0.0
 
     def script(self, writes: int) -> Sequence[Rule]:
@@ -44,132 +44,13 @@ class Drill:
         return self.rules(writes) if callable(self.rules) else self.rules
 
 
-#: A mirror older than this is read again before anything is sent; longer than a slow server needs to be read.
-_FRESH = {"max_age": "3s"}
-_UNTIL_STALE_S = 3.0
-
-
-def _written(ward: Ward, *, workers: int = 1) -> None:
-    ward.deliver(ward.rows())
-    ward.work(workers)
-    ward.settle()
-
-
-def _duplicate_delivery(ward: Ward) -> None:
-    rows = ward.rows()
-    file = ward.deliver(rows)
-    ward.drop(file)
-    ward.deliver(rows[::-1])
-    ward.work()
-    ward.settle()
-    with ward.nothing_is_written():
-        ward.deliver(sorted(rows, key=lambda row: str(row.columns["mrn"])))
-        ward.settle()
-
-
-def _old_file_again(ward: Ward) -> None:
-    rows = ward.rows()
-    ward.deliver(rows)
-    ward.work()
-    ward.settle()
-    newer = corrected(rows[::2])
-    ward.deliver(newer)
-    ward.settle()
-    with ward.nothing_is_written():
-        ward.deliver(rows[::-1], old=True)
-        ward.settle()
-
-
-def _downtime(ward: Ward) -> None:
-    ward.deliver(ward.rows())
-    ward.work()
-    ward.until(0.3)
-    ward.outage(3)
-    ward.settle()
-
-
-def _kill_worker(ward: Ward) -> None:
-    ward.deliver(ward.rows())
-    ward.work()
-    for share in (0.3, 0.7):
-        ward.until(share)
-        ward.kill_worker()
-    ward.settle()
-
-
-def _kill_postgres(ward: Ward) -> None:
-    ward.deliver(ward.rows())
-    ward.work()
-    ward.until(0.3)
-    ward.kill_postgres(2)
-    ward.settle()
-
-
-def _consent_revoked(ward: Ward) -> None:
-    half = ward.writes // 2
-    ward.deliver(ward.rows(half))
-    ward.work()
-    ward.settle()
-    ward.crew.dismiss()
-    approved = ward.rows(ward.writes - half)
-    ward.deliver(approved)
-    revoke_consent(ward, approved)
-    time.sleep(_UNTIL_STALE_S)
-    ward.work()
-    ward.settle()
-
-
-def _patient_merged(ward: Ward) -> None:
-    ward.deliver(ward.rows())
-    merge_patients(ward)
-    time.sleep(_UNTIL_STALE_S)
-    ward.work()
-    ward.settle()
-
-
-def _clinician_edited(ward: Ward) -> None:
-    rows = ward.rows()
-    ward.deliver(rows)
-    ward.work()
-    ward.settle()
-    edit_resources(ward, rows)
-    ward.deliver(corrected(rows))
-    ward.settle()
-
-
-def _clock_jump(ward: Ward) -> None:
-    """A day ahead, then three hours back: verdicts expire, and what was read "in the future" must not count as fresh."""
-    half = ward.writes // 2
-    ward.deliver(ward.rows(half))
-    ward.jump(timedelta(hours=25))
-    ward.work()
-    ward.settle()
-    ward.crew.dismiss()
-    approved = ward.rows(ward.writes - half)
-    ward.deliver(approved)
-    ward.jump(timedelta(hours=-3))
-    revoke_consent(ward, approved)
-    time.sleep(_UNTIL_STALE_S)
-    ward.work()
-    ward.settle()
-
-
-def _partial_transaction(ward: Ward) -> None:
-    half = ward.writes // 2
-    ward.deliver(ward.rows(half))
-    ward.work()
-    ward.settle()
-    ward.crew.dismiss()
-    ward.configure(ehr={"bundle": "transaction"})
-    ward.deliver(ward.rows(ward.writes - half))
-    ward.work()
-    ward.settle()
-
-
-def _everything(ward: Ward) -> None:
-    ward.deliver(ward.rows())
-    ward.work(2)
-    ward.settle(ward.killing_workers(every_s=6))
+#: A mirror older than this is read again before anything is sent.
+_FRESH = {"max_age": f"{acts.UNTIL_STALE_S:.0f}s"}
+#: The lease of what may have been sent is ten seconds longer than the timeout, and is waited for; with few requests at once
+#: there is always more to send when somebody dies.
+_BRIEF = {"timeout": "2s", "concurrency": 2}
+#: Before such an EHR a write that is sent again unseen makes a second resource; a server that looks first would hide it.
+_MAKES_WHAT_IT_IS_TOLD = Personality(name="makes what it is told", ignores_if_none_exist=True)
 
 
 DRILLS: tuple[Drill, ...] = (
@@ -177,13 +58,16 @@ DRILLS: tuple[Drill, ...] = (
         "downtime",
         "the EHR is killed in the middle of the work and comes back",
         "nothing is lost or written twice; the work goes on by itself",
-        _downtime,
+        acts.downtime,
+        [Rule("answer_lost", f.DropAnswer(), on=WRITES, probability=0.1)],
+        personality=_MAKES_WHAT_IT_IS_TOLD,
+        reconciles=True,
     ),
     Drill(
         "token-expiry",
         "access tokens expire on the way, and the token endpoint is out of order now and then",
         "a refused token costs a new one, never a write",
-        _written,
+        acts.written,
         [
             Rule("token_expired", f.expired_token(), on=(*WRITES, *READS), probability=0.15),
             Rule("token_endpoint_503", f.Say(503, "transient"), on=("token",), probability=0.2),
@@ -194,14 +78,14 @@ DRILLS: tuple[Drill, ...] = (
         "consent-revoked",
         "patients withdraw consent after their writes were approved and before they are sent",
         "nothing is written that consent, as last read, does not allow",
-        _consent_revoked,
+        acts.consent_revoked,
         consent=_FRESH,
     ),
     Drill(
         "partial-transaction",
         "bundles are done in part, refused as a whole, answered without some entries, or lost",
         "each entry is written once, whatever became of its bundle",
-        _partial_transaction,
+        acts.partial_transaction,
         [
             Rule("batch_in_part", f.PartialBatch(), on=("bundle",), probability=0.2),
             Rule("half_a_batch_lost", f.PartialBatch(lost=True), on=("bundle",), probability=0.1),
@@ -215,7 +99,7 @@ DRILLS: tuple[Drill, ...] = (
         "duplicate-delivery",
         "the same file comes again, its rows come in another order, and requests arrive twice on the way",
         "one resource a fact; the second delivery writes nothing at all",
-        _duplicate_delivery,
+        acts.duplicate_delivery,
         [
             Rule("answer_lost", f.DropAnswer(), on=WRITES, probability=0.1),
             Rule("arrived_twice", f.Repeat(), on=WRITES, probability=0.1),
@@ -226,68 +110,76 @@ DRILLS: tuple[Drill, ...] = (
         "old-file-again",
         "corrections are written, and then the file that they correct comes again",
         "what was corrected does not come back",
-        _old_file_again,
+        acts.old_file_again,
         [Rule("answer_lost", f.DropAnswer(), on=WRITES, probability=0.1)],
     ),
     Drill(
         "patient-merged",
         "patients are merged into others after their writes were approved and before they are sent",
         "nothing goes into the chart of a merged patient; the survivor's gets it",
-        _patient_merged,
+        acts.patient_merged,
         consent=_FRESH,
     ),
     Drill(
         "clinician-edited",
         "people change and delete what we wrote, and then the source corrects it",
         "what a person changed is not overwritten, what a person deleted is not made again: a person is asked",
-        _clinician_edited,
+        acts.clinician_edited,
         [Rule("answer_lost", f.DropAnswer(), on=WRITES, probability=0.1)],
     ),
     Drill(
         "two-workers",
         "two workers of one tenant at once, on a slow and lossy line, with a search that lags",
         "no write is sent by both",
-        lambda ward: _written(ward, workers=2),
+        lambda ward: acts.written(ward, workers=2),
         [
             Rule("answer_lost", f.DropAnswer(), on=WRITES, probability=0.1),
             Rule("delayed", f.Delay(0.3), on=WRITES, probability=0.2),
             Rule("search_stale", f.StaleSearch(0.8), on=("search",), probability=0.5),
         ],
+        personality=_MAKES_WHAT_IT_IS_TOLD,
+        reconciles=True,
     ),
     Drill(
         "kill-worker",
         "the worker is killed (SIGKILL) twice while requests are in flight",
         "what it may have sent is looked up, what it had not sent is sent",
-        _kill_worker,
-        [Rule("delayed", f.Delay(0.1), on=WRITES)],
-        ehr={"timeout": "2s"},  # the lease of what may have been sent is ten seconds longer, and is waited for
+        acts.kill_worker,
+        [Rule("delayed", f.Delay(0.2), on=WRITES)],
+        personality=_MAKES_WHAT_IT_IS_TOLD,
+        ehr=_BRIEF,
+        reconciles=True,
     ),
     Drill(
         "kill-postgres",
-        "the database server is killed (SIGKILL) in the middle of the work and comes back",
+        "the database server is killed (SIGKILL) in the middle of the work and comes back; then again, and the worker with it",
         "nothing that was recorded is gone, nothing that was sent is sent again unseen",
-        _kill_postgres,
-        [Rule("delayed", f.Delay(0.05), on=WRITES)],
+        acts.kill_postgres,
+        [Rule("delayed", f.Delay(0.2), on=WRITES)],
+        personality=_MAKES_WHAT_IT_IS_TOLD,
+        ehr=_BRIEF,
+        reconciles=True,
     ),
     Drill(
         "clock-jump",
         "the wall clock jumps a day ahead, then three hours back, and patients withdraw consent meanwhile",
         "leases, verdicts and the age of the mirror survive it; a mirror from the future is not fresh",
-        _clock_jump,
+        acts.clock_jump,
         consent=_FRESH,
     ),
     Drill(
         "rate-limit",
         "the EHR takes 15 requests a second and answers the others with 429, without saying when to come again",
         "everything is written; a refusal for haste is no failure of a write",
-        _written,
+        acts.written,
         personality=Personality(name="hasty", requests=15, window_s=1.0),
     ),
     Drill(
         "everything",
-        "a fifth of all writes meets one of 26 faults, a tenth of the reads, and a worker is killed every few seconds",
+        "a fifth of all writes meets one of 26 faults, a tenth of the reads, a fifth of the facts is corrected midway, and a "
+        "worker is killed every few seconds",
         "no duplicate, nothing lost, nothing unaccounted for",
-        _everything,
+        acts.everything,
         lambda writes: storm(0.2, writes),
         ehr={"bundle_size": 4, "concurrency": 16},  # batches, and single requests for what they leave
         may_ask=0.02,

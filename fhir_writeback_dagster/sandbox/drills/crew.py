@@ -10,6 +10,8 @@ from pathlib import Path
 from fhir_writeback_dagster.ops.process import Child, Program
 from fhir_writeback_dagster.settings import DSN
 
+WORKER = [sys.executable, "-m", "fhir_writeback_dagster.sandbox.drills.worker"]
+
 
 class Crew:
     """The workers of one tenant. ``log`` takes what they say."""
@@ -17,7 +19,7 @@ class Crew:
     def __init__(self, home: Path, tenant: str, dsn: str, log: Path) -> None:
         self._program = Program(
             "a commit worker",
-            [sys.executable, "-m", "fhir_writeback_dagster.sandbox.drills.worker", str(home), tenant],
+            [*WORKER, str(home), tenant],
             {"PATH": os.environ.get("PATH", ""), DSN: dsn, "PYTHONUNBUFFERED": "1"},
             log,
             home,

@@ -21,7 +21,8 @@ class Finding:
     :param duplicates: resources beside the first of the same fact. Read in the EHR.
     :param lost: facts that should stand in the EHR as told last, and do not, and no person was asked about. Read in the EHR.
     :param wrongly_sent: what stands there and should not: for a patient whose consent was withdrawn, in the chart of a merged
-        patient, over what a person had changed; and versions stored while nothing was to be written. Read in the EHR.
+        patient, over what a person had changed; a value that nobody told, where a person is asked about the fact; and versions
+        stored while nothing was to be written. Read in the EHR.
     :param unaccounted: rows that are in no end, or open still; and resources that the EHR and the ledger do not both know, unless
         a person is asked about their fact (a write in doubt may arrive when nobody can look any more).
     :param with_people: facts that should stand and were given to a person instead.
@@ -52,6 +53,9 @@ def find(ward: Ward) -> Finding:
     short = {fact for fact, value in ward.wanted.items() if value is not None and not _stands(standing.get(fact), value)}
     overwritten = {fact for fact in short & ward.theirs if fact in standing}
     missed = short - overwritten
+    # What a person is asked about may still say what was told before; anything else is our doing.
+    asked = missed & ledger.with_people
+    never_told = {fact for fact in asked & standing.keys() if not _was_told(standing[fact], ward.told.get(fact))}
     unwanted = sum(len(there) for fact, there in standing.items() if ward.wanted.get(fact) is None)
     report = ward.report()
     astray = abs(ward.rows_told - report.rows) + abs(report.rows - sum(report.ends.values())) + report.ends["waiting"]
@@ -60,9 +64,9 @@ def find(ward: Ward) -> Finding:
     return Finding(
         duplicates=sum(len(there) - 1 for there in standing.values()),
         lost=len(missed - ledger.with_people),
-        wrongly_sent=unwanted + len(overwritten) + ward.written_for_nothing,
+        wrongly_sent=unwanted + len(overwritten) + len(never_told) + ward.written_for_nothing,
         unaccounted=astray + len((in_ehr ^ ledger.resources) - in_doubt),
-        with_people=len(missed & ledger.with_people),
+        with_people=len(asked),
         reconciled=ledger.reconciled,
     )
 
@@ -85,6 +89,10 @@ def _standing(ward: Ward) -> dict[FactKey, list[Resource]]:
 
 def _stands(there: list[Resource] | None, value: Value) -> bool:
     return bool(there) and all(agree(value_of(resource), value) for resource in there or ())
+
+
+def _was_told(there: list[Resource], told: list[Value] | None) -> bool:
+    return all(any(agree(value_of(resource), value) for value in told or ()) for resource in there)
 
 
 def _ledger(w: Workplace) -> _Ledger:

@@ -36,7 +36,7 @@ class Result:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """The object of issue 4."""
+        """For programs. Where nothing is wrong and it is not held, more was given to people than may be."""
         found = self.finding
         return {
             "drill": self.drill.name,
@@ -49,6 +49,8 @@ class Result:
             "faults": self.faults,
             "recovery_s": round(self.recovery_s, 1),
             "held": self.held,
+            "with_people": found.with_people,
+            "may_ask": self.may_ask,
         }
 
     def table(self) -> str:

@@ -37,6 +37,7 @@ from fhir_writeback_dagster.workplace import Workplace, open_workplace
 STUCK_S = 180.0
 SOURCE = "lab_portal"
 _POLL_S, _TELL_EVERY, _WARMING_UP = 0.2, 1000, 3
+_GLANCE_S, _NEXT_WRITE_S = 0.002, 5.0
 _MEASURES = [measure for measure in LABS if measure.other is None]
 _STAMP = "%m/%d/%Y %H:%M"
 
@@ -56,6 +57,8 @@ class Ward:
     crew: Crew
     wanted: dict[FactKey, Value | None] = field(default_factory=dict)
     theirs: set[FactKey] = field(default_factory=set)
+    told: dict[FactKey, list[Value]] = field(default_factory=dict)
+    """Every value that any extract told of a fact."""
     charts: set[str] = field(default_factory=set)
     """Ids of the patients whose charts are looked into."""
     rows_told: int = 0
@@ -89,6 +92,9 @@ class Ward:
         file = csv_file(SOURCE, "labs.csv", rows)
         self.drop(file)
         self.rows_told += len(rows)
+        for row in rows:
+            if row.fact:
+                self.told.setdefault(row.fact, []).append(row.value)
         if not old:
             self.wanted.update({row.fact: row.value for row in rows if row.fact and row.fact not in self.theirs})
         return file
@@ -128,9 +134,15 @@ class Ward:
         self._until(lambda report: not report.pending and not report.ends["waiting"], meanwhile)
         self.rest_at = time.monotonic()
 
-    def until(self, share: float) -> None:
+    def until(self, share: float, meanwhile: Callable[[], None] = lambda: None) -> None:
         """Let them work until that share of the drill's writes is recorded."""
-        self._until(lambda report: report.created >= share * self.writes)
+        self._until(lambda report: report.created >= share * self.writes, meanwhile)
+
+    def until_in_flight(self) -> None:
+        """Let them work until one more write has left: it has no answer yet, where the line delays it."""
+        sent, end = self._sent(), time.monotonic() + _NEXT_WRITE_S
+        while self._sent() == sent and time.monotonic() < end:
+            time.sleep(_GLANCE_S)
 
     @contextmanager
     def nothing_is_written(self) -> Iterator[None]:
@@ -152,10 +164,11 @@ class Ward:
         self.trouble("worker_killed")
         self.crew.kill()
 
-    def kill_postgres(self, away_s: float) -> None:
+    def kill_postgres(self, away_s: float, meanwhile: Callable[[], None] = lambda: None) -> None:
         """SIGKILL to the database server; it comes back after ``away_s``."""
         self.trouble("postgres_killed")
         os.kill(self.stage.postgres.pid, signal.SIGKILL)
+        meanwhile()
         time.sleep(away_s)
         self.stage.postgres.revive()
 

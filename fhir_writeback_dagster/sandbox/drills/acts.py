@@ -1,0 +1,142 @@
+"""What happens in each drill: short acts on a ward. What goes wrong on the line meanwhile is in the catalogue."""
+
+from __future__ import annotations
+
+import time
+from datetime import timedelta
+
+from fhir_writeback_dagster.sandbox.drills.happenings import edit_resources, merge_patients, revoke_consent
+from fhir_writeback_dagster.sandbox.drills.ward import Ward, corrected
+
+#: The oldest mirror that may be sent on; longer than a slow server needs to be read.
+UNTIL_STALE_S = 3.0
+
+
+def written(ward: Ward, *, workers: int = 1) -> None:
+    ward.deliver(ward.rows())
+    ward.work(workers)
+    ward.settle()
+
+
+def duplicate_delivery(ward: Ward) -> None:
+    rows = ward.rows()
+    file = ward.deliver(rows)
+    ward.drop(file)
+    ward.deliver(rows[::-1])
+    ward.work()
+    ward.settle()
+    with ward.nothing_is_written():
+        ward.deliver(sorted(rows, key=lambda row: str(row.columns["mrn"])))
+        ward.settle()
+
+
+def old_file_again(ward: Ward) -> None:
+    rows = ward.rows()
+    ward.deliver(rows)
+    ward.work()
+    ward.settle()
+    newer = corrected(rows[::2])
+    ward.deliver(newer)
+    ward.settle()
+    with ward.nothing_is_written():
+        ward.deliver(rows[::-1], old=True)
+        ward.settle()
+
+
+def downtime(ward: Ward) -> None:
+    ward.deliver(ward.rows())
+    ward.work()
+    ward.until(0.3)
+    ward.outage(3)
+    ward.settle()
+
+
+def kill_worker(ward: Ward) -> None:
+    ward.deliver(ward.rows())
+    ward.work()
+    for share in (0.3, 0.7):
+        ward.until(share)
+        ward.until_in_flight()
+        ward.kill_worker()
+    ward.settle()
+
+
+def kill_postgres(ward: Ward) -> None:
+    ward.deliver(ward.rows())
+    ward.work()
+    ward.until(0.3)
+    ward.kill_postgres(2)
+    ward.until(0.5)
+    ward.until_in_flight()
+    ward.kill_postgres(2, ward.kill_worker)
+    ward.settle()
+
+
+def consent_revoked(ward: Ward) -> None:
+    half = ward.writes // 2
+    ward.deliver(ward.rows(half))
+    ward.work()
+    ward.settle()
+    ward.crew.dismiss()
+    approved = ward.rows(ward.writes - half)
+    ward.deliver(approved)
+    revoke_consent(ward, approved)
+    time.sleep(UNTIL_STALE_S)
+    ward.work()
+    ward.settle()
+
+
+def patient_merged(ward: Ward) -> None:
+    ward.deliver(ward.rows())
+    merge_patients(ward)
+    time.sleep(UNTIL_STALE_S)
+    ward.work()
+    ward.settle()
+
+
+def clinician_edited(ward: Ward) -> None:
+    rows = ward.rows()
+    ward.deliver(rows)
+    ward.work()
+    ward.settle()
+    edit_resources(ward, rows)
+    ward.deliver(corrected(rows))
+    ward.settle()
+
+
+def clock_jump(ward: Ward) -> None:
+    """A day ahead, then three hours back: verdicts expire, and what was read "in the future" must not count as fresh."""
+    half = ward.writes // 2
+    ward.deliver(ward.rows(half))
+    ward.jump(timedelta(hours=25))
+    ward.work()
+    ward.settle()
+    ward.crew.dismiss()
+    approved = ward.rows(ward.writes - half)
+    ward.deliver(approved)
+    ward.jump(timedelta(hours=-3))
+    revoke_consent(ward, approved)
+    time.sleep(UNTIL_STALE_S)
+    ward.work()
+    ward.settle()
+
+
+def partial_transaction(ward: Ward) -> None:
+    half = ward.writes // 2
+    ward.deliver(ward.rows(half))
+    ward.work()
+    ward.settle()
+    ward.crew.dismiss()
+    ward.configure(ehr={"bundle": "transaction"})
+    ward.deliver(ward.rows(ward.writes - half))
+    ward.work()
+    ward.settle()
+
+
+def everything(ward: Ward) -> None:
+    rows, killing = ward.rows(), ward.killing_workers(every_s=6)
+    ward.deliver(rows)
+    ward.work(2)
+    ward.until(0.5, killing)
+    ward.deliver(corrected(rows[::5]))
+    ward.settle(killing)

@@ -1,0 +1,14 @@
+"""A drill's commit worker that is wrong in one thing: what may have been sent is sent again, and nobody looks before."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from fhir_writeback_dagster.commit import protocol, shipment, taxonomy
+from fhir_writeback_dagster.commit.protocol import Event, State
+from fhir_writeback_dagster.sandbox.drills import worker
+
+shipment.unanswered_outcome = lambda *_, **__: taxonomy.NOT_SENT  # type: ignore[assignment]
+protocol.TABLE[State.SENDING, Event.EXPIRE] = (State.READY, ())
+worker.main(Path(sys.argv[1]), sys.argv[2])
