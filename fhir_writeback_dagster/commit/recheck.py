@@ -104,7 +104,9 @@ class Recheck:
         for item in items:
             known = facts.get(item.intent_id)
             sampled = in_sample(w.identity, modes, item.business_key, item.content_hash)
-            objection = about_records(item, known, w.tenant.closed_encounter) or about_mode(modes.of(item.resource_type), known, sampled=sampled)
+            objection = about_records(item, known, w.tenant.closed_encounter) or about_mode(
+                modes.of(item.resource_type), known, sampled=sampled
+            )
             if objection:
                 found[item.intent_id] = objection
             elif known:
@@ -175,9 +177,7 @@ class Recheck:
         return found
 
 
-def about_records(
-    item: Item, known: Facts | None, closed_encounter: Literal["review", "permit"] = "review"
-) -> Objection | None:
+def about_records(item: Item, known: Facts | None, closed_encounter: Literal["review", "permit"] = "review") -> Objection | None:
     """Verdict, revision order, patient and encounter; what a person approved for a closed encounter goes."""
     if known is None:
         return Objection(Event.WITHDRAW, "verdict_gone")

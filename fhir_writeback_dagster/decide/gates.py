@@ -140,4 +140,10 @@ def rule(
 
 def consent_version(consent: ConsentDecision) -> dict[str, Any]:
     """How the verdict names the consent that it was made on."""
-    return {"outcome": consent.outcome, "id": consent.consent_id, "version": consent.version, "provision": consent.provision}
+    return {
+        "outcome": consent.outcome,
+        "id": consent.consent_id,
+        "version": consent.version,
+        "provision": consent.provision,
+        "reason": consent.reason,
+    }

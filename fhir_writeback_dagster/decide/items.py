@@ -52,6 +52,10 @@ class Item:
     keys: list[str] = field(default_factory=list)
     """Every business key that its fact may be known by."""
     business_key: str | None = None
+    codings: tuple[tuple[str, str], ...] = ()
+    """(system, code) of all codes in the payload."""
+    labels: tuple[tuple[str, str], ...] = ()
+    """(system, code) of its security labels."""
     payload: dict[str, Any] | None = None
     content_hash: bytes | None = None
     natural_key: bytes | None = None

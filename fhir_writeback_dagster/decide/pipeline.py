@@ -23,6 +23,7 @@ from fhir_writeback_dagster.decide.corrections import bring_up
 from fhir_writeback_dagster.decide.gates import Reason, consent_version, encounter_reasons, event_day, rule, target_reason
 from fhir_writeback_dagster.decide.identity import ACCEPT, Fact, Incoming, Placement, accept, business_keys, place
 from fhir_writeback_dagster.decide.items import Item, load
+from fhir_writeback_dagster.decide.labels import LabelList, births_of, codings_in, labelled, load_labels
 from fhir_writeback_dagster.decide.mapping import Mapping, Refs, load_mapping
 from fhir_writeback_dagster.decide.matching import EncounterAsk, match_encounters, match_patients
 from fhir_writeback_dagster.decide.modes import note
@@ -94,6 +95,8 @@ class _Round:
             kind: load_mapping(w.settings.mappings / "fhir", kind, version) for kind, version in w.tenant.mappings.items()
         }
         self.policies: PolicySet = load_policies(w.settings.policies, w.tenant.policies)
+        self.labels: LabelList = load_labels(w.settings.mappings / "labels", w.tenant.labels)
+        self.births: dict[str, str] = {}
         self.accepted: dict[str, Fact] = {}
 
     def run(self, connection: Connection[Any], items: list[Item]) -> list[Item]:
@@ -106,6 +109,7 @@ class _Round:
                 item.end("quarantined", "no_mapping")
         self._skip_open(connection, items)
         self._match(connection, [i for i in items if i.open])
+        self.births = births_of(connection, self.w, sorted({i.patient_id for i in items if i.open and i.patient_id}))
         facts = self._map(connection, [i for i in items if i.open])
         self._rule(connection, [i for i in items if i.open], facts)
         later = self._place(connection, [i for i in items if i.open], facts, told)
@@ -179,10 +183,15 @@ class _Round:
             business_key=item.business_key,
         )
         try:
-            item.payload = item.mapping.render(item.data, refs)
+            payload = item.mapping.render(item.data, refs)
+            item.codings = codings_in(payload)
         except CandidateProblem as problem:
             item.end("quarantined", problem.code, problem.where)
             return
+        born = self.births.get(item.patient_id or "", item.record.patient.birth_date)
+        item.labels = self.labels.of(item.record, item.codings, born, self.w.now())
+        # An update names single fields of a resource that has its own labels already.
+        item.payload = labelled(payload, item.labels if item.mapping.interaction == "create" else ())
         item.content_hash = canonicaljson.sha256(item.payload)
         natural = natural_key(item.payload)
         item.natural_key = self.w.identity.digest("natural-key", *natural) if natural else None
@@ -278,6 +287,8 @@ class _Round:
                 "policy_ids": list(policy.policy_ids),
                 "consent": consent_version(consent),
                 "match": item.evidence.get("match"),
+                # How many and by which list; which they are would tell of the patient, and stands in the sealed context.
+                "labels": {"version": self.labels.version, "sha256": self.labels.sha256, "count": len(item.labels)},
             }
             if item.ruling.outcome == "denied":
                 _settle(item)

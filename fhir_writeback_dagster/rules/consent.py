@@ -38,8 +38,9 @@ class ConsentAsk:
     """What is to be written and why.
 
     ``purpose`` is a code of v3-ActReason, ``actor`` our organisation's reference as consents name it (None: not configured),
-    ``codings`` and ``labels`` are (system, code) of the resource's code and ``meta.security``, ``at`` is now (with offset) and
-    ``event`` the first and last instant that the data can be about, if that is known.
+    ``codings`` and ``labels`` are (system, code) of all codes in the resource and of its security labels, ``at`` is now (with
+    offset) and ``event`` the first and last instant that the data can be about, if that is known. ``coded`` is False where what
+    it is about is told in words only.
     """
 
     purpose: str
@@ -49,6 +50,7 @@ class ConsentAsk:
     labels: tuple[Coding, ...]
     at: datetime
     event: tuple[datetime, datetime] | None = None
+    coded: bool = True
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -59,6 +61,7 @@ class ConsentAsk:
             "labels": [list(c) for c in self.labels],
             "at": self.at.isoformat(),
             "event": None if self.event is None else [t.isoformat() for t in self.event],
+            "coded": self.coded,
         }
 
     @classmethod
@@ -72,6 +75,7 @@ class ConsentAsk:
             labels=tuple((system, code) for system, code in data["labels"]),
             at=datetime.fromisoformat(data["at"]),
             event=None if event is None else (datetime.fromisoformat(event[0]), datetime.fromisoformat(event[1])),
+            coded=data.get("coded", True),
         )
 
 

@@ -112,11 +112,12 @@ def _class(provision: Mapping[str, Any], _effect: Effect, ask: ConsentAsk) -> An
 
 
 def _code(provision: Mapping[str, Any], _effect: Effect, ask: ConsentAsk) -> Answer:
-    """R4: if this code is found in an instance, then the rule applies; an instance without codes cannot be looked into."""
+    """R4: if this code is found in an instance, then the rule applies; one that is told in words cannot be looked into."""
     if "code" not in provision:
         return True
     named = [coding for concept in provision["code"] for coding in _or_unclear(codings(concept))]
-    return _any((coding in ask.codings) if all(coding) and ask.codings else None for coding in named)
+    absent = False if ask.coded and ask.codings else None
+    return _any((coding in ask.codings or absent) if all(coding) else None for coding in named)
 
 
 def _label(provision: Mapping[str, Any], effect: Effect, ask: ConsentAsk) -> Answer:
