@@ -20,7 +20,15 @@ from fhir_writeback_dagster import canonicaljson
 from fhir_writeback_dagster.decide import facts as memory
 from fhir_writeback_dagster.decide.asks import answer_of, consent_ask, consents_of, policy_ask
 from fhir_writeback_dagster.decide.corrections import bring_up
-from fhir_writeback_dagster.decide.gates import Reason, consent_version, encounter_reasons, event_day, rule, target_reason
+from fhir_writeback_dagster.decide.gates import (
+    Reason,
+    Ruling,
+    consent_version,
+    encounter_reasons,
+    event_day,
+    rule,
+    target_reason,
+)
 from fhir_writeback_dagster.decide.identity import ACCEPT, Fact, Incoming, Placement, accept, business_keys, place
 from fhir_writeback_dagster.decide.items import Item, load
 from fhir_writeback_dagster.decide.labels import LabelList, births_of, codings_in, labelled, load_labels
@@ -39,6 +47,8 @@ from fhir_writeback_dagster.store.capability import read_target
 from fhir_writeback_dagster.workplace import Workplace
 
 BATCH = 1000
+#: Of what validation finds in one payload, the errors first: as many as help somebody to mend it.
+MAX_ISSUES = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,10 +205,12 @@ class _Round:
         item.content_hash = canonicaljson.sha256(item.payload)
         natural = natural_key(item.payload)
         item.natural_key = self.w.identity.digest("natural-key", *natural) if natural else None
-        errors = [issue for issue in validate(item.payload) if issue.severity == "error"]
-        if errors:
-            item.evidence["issues"] = [{"layer": e.layer, "code": e.code, "path": e.path} for e in errors[:20]]
-            item.end("quarantined", f"invalid_{errors[0].code}", errors[0].path)
+        item.issues = sorted(validate(item.payload), key=lambda issue: issue.severity != "error")[:MAX_ISSUES]
+        if item.issues and item.issues[0].severity == "error":
+            item.end("quarantined", f"invalid_{item.issues[0].code}", item.issues[0].path)
+            item.verdict_id = new_id()
+            item.ruling = Ruling("denied", ())
+            item.versions = {"mapping": f"{item.kind}/{item.mapping.version}", "mapping_sha256": item.mapping.sha256}
 
     def _place(
         self, connection: Connection[Any], items: list[Item], facts: dict[str, Fact], told: dict[tuple[str, bytes], str]

@@ -128,7 +128,7 @@ def _not_json(line: int) -> dict[str, Any]:
 def _result(issues: list[Issue]) -> dict[str, Any]:
     return {
         "valid": not any(issue.severity == "error" for issue in issues),
-        "issues": [{"layer": i.layer, "code": i.code, "path": i.path, "severity": i.severity} for i in issues],
+        "issues": [issue.to_json() for issue in issues],
     }
 
 
