@@ -115,7 +115,20 @@ def _entries(bundle: Resource, line: int) -> Iterator[tuple[Resource, str | None
         if not isinstance(resource.get("resourceType"), str):
             raise ExtractRefused("bad_json", "an entry is not a resource", line=line, mend="name its resourceType")
         full = entry.get("fullUrl")
-        yield resource, full if isinstance(full, str) else None
+        yield _with_labels_of(bundle, resource), full if isinstance(full, str) else None
+
+
+def _with_labels_of(bundle: dict[str, Any], resource: dict[str, Any]) -> dict[str, Any]:
+    """``resource`` with the labels of its Bundle, which hold for all that is in it."""
+    meta = bundle.get("meta")
+    labels = meta.get("security") if isinstance(meta, dict) else None
+    if labels is None:
+        return resource
+    told = resource.get("meta")
+    own = told if isinstance(told, dict) else {}
+    before = own.get("security")
+    parts = [part for one in (before, labels) for part in (one if isinstance(one, list) else [one]) if part is not None]
+    return {**resource, "meta": {**own, "security": parts}}
 
 
 def _resolver(entries: Iterable[_Entry]) -> Callable[[str, int], Resource | None]:

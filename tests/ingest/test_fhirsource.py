@@ -227,6 +227,15 @@ def test_labels_come_along_whatever_the_contract_names(told: Any) -> None:
     assert plain.record.labels is None
 
 
+def test_the_labels_of_a_bundle_hold_for_all_that_is_in_it(told: Any) -> None:
+    of_bundle = {"system": CONFIDENTIALITY, "code": "R"}
+    given = json.loads(bundle(changed(meta={"security": [{"system": "urn:local", "code": "VIP"}]}), changed(id="o2")))
+    one, other = told(json.dumps({**given, "meta": {"security": [of_bundle]}})).records
+    assert [label.code for label in one.record.labels] == ["VIP", "R"]
+    assert [label.code for label in other.record.labels] == ["R"]
+    assert told(json.dumps({**given, "meta": {"security": "secret"}})).records == []
+
+
 @pytest.mark.parametrize("label", [{"code": "R"}, {"system": CONFIDENTIALITY}, {"display": "secret"}])
 def test_a_label_that_is_no_code_of_a_system_is_not_lost(told: Any, label: dict[str, str]) -> None:
     made = told(bundle(changed(meta={"security": [label]}), changed(id="o2")))
