@@ -16,39 +16,27 @@ from uuid import UUID
 
 from psycopg import Connection
 
-from fhir_writeback_dagster import canonicaljson
 from fhir_writeback_dagster.decide import facts as memory
 from fhir_writeback_dagster.decide.asks import answer_of, consent_ask, consents_of, policy_ask
 from fhir_writeback_dagster.decide.corrections import bring_up
-from fhir_writeback_dagster.decide.gates import (
-    Reason,
-    Ruling,
-    consent_version,
-    encounter_reasons,
-    event_day,
-    rule,
-    target_reason,
-)
+from fhir_writeback_dagster.decide.gates import Reason, consent_version, encounter_reasons, event_day, rule, target_reason
 from fhir_writeback_dagster.decide.identity import ACCEPT, Fact, Incoming, Placement, accept, business_keys, place
 from fhir_writeback_dagster.decide.items import Item, load
-from fhir_writeback_dagster.decide.labels import LabelList, births_of, codings_in, labelled, load_labels
-from fhir_writeback_dagster.decide.mapping import Mapping, Refs, load_mapping
+from fhir_writeback_dagster.decide.labels import LabelList, births_of, load_labels
+from fhir_writeback_dagster.decide.mapping import Mapping, load_mapping
 from fhir_writeback_dagster.decide.matching import EncounterAsk, match_encounters, match_patients
 from fhir_writeback_dagster.decide.modes import note
 from fhir_writeback_dagster.decide.outcome import store
-from fhir_writeback_dagster.decide.validation import validate
+from fhir_writeback_dagster.decide.payload import render
 from fhir_writeback_dagster.errors import CandidateProblem
 from fhir_writeback_dagster.ids import new_id
 from fhir_writeback_dagster.rules.content import same_content
 from fhir_writeback_dagster.rules.modes import in_sample
-from fhir_writeback_dagster.rules.natural_key import natural_key
 from fhir_writeback_dagster.rules.policy import PolicySet, load_policies
 from fhir_writeback_dagster.store.capability import read_target
 from fhir_writeback_dagster.workplace import Workplace
 
 BATCH = 1000
-#: Of what validation finds in one payload, the errors first: as many as help somebody to mend it.
-MAX_ISSUES = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,37 +168,8 @@ class _Round:
         for item in items:
             if item.open:
                 item.business_key = next((key for key in item.keys if key in known), item.keys[0])
-                self._render(item)
+                render(self.w, item, self.labels, self.births.get(item.patient_id or ""))
         return known
-
-    def _render(self, item: Item) -> None:
-        assert item.mapping is not None
-        assert item.business_key is not None
-        refs = Refs(
-            patient=f"Patient/{item.patient_id}",
-            encounter=f"Encounter/{item.encounter_id}" if item.encounter_id else None,
-            identifier_system=self.w.tenant.identifier_system,
-            business_key=item.business_key,
-        )
-        try:
-            payload = item.mapping.render(item.data, refs)
-            item.codings = codings_in(payload)
-        except CandidateProblem as problem:
-            item.end("quarantined", problem.code, problem.where)
-            return
-        born = self.births.get(item.patient_id or "", item.record.patient.birth_date)
-        item.labels = self.labels.of(item.record, item.codings, born, self.w.now())
-        # An update names single fields of a resource that has its own labels already.
-        item.payload = labelled(payload, item.labels if item.mapping.interaction == "create" else ())
-        item.content_hash = canonicaljson.sha256(item.payload)
-        natural = natural_key(item.payload)
-        item.natural_key = self.w.identity.digest("natural-key", *natural) if natural else None
-        item.issues = sorted(validate(item.payload), key=lambda issue: issue.severity != "error")[:MAX_ISSUES]
-        if item.issues and item.issues[0].severity == "error":
-            item.end("quarantined", f"invalid_{item.issues[0].code}", item.issues[0].path)
-            item.verdict_id = new_id()
-            item.ruling = Ruling("denied", ())
-            item.versions = {"mapping": f"{item.kind}/{item.mapping.version}", "mapping_sha256": item.mapping.sha256}
 
     def _place(
         self, connection: Connection[Any], items: list[Item], facts: dict[str, Fact], told: dict[tuple[str, bytes], str]
