@@ -78,6 +78,7 @@ class _Record(_Model):
     actor: Actor
     confidence: Decimal | None = Field(None, ge=0, le=1, description="the agent's own; None for plain sources")
     basis: Literal["observed", "inferred"] = "observed"
+    labels: tuple[Coding, ...] | None = Field(None, description="security labels that the source gives; others follow in decide")
     discriminator: str | None = Field(None, description="tells apart rows of one extract that agree in identity; see contract")
 
 

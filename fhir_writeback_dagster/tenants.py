@@ -175,6 +175,7 @@ class Tenant(_Strict):
     keys: Keys
     sources: dict[str, SourceUse] = Field(min_length=1)
     mappings: dict[str, int] = Field(description="version of the mapping of each kind that this tenant runs")
+    labels: int = Field(1, ge=1, description="version of the list that says which codes and ages are sensitive; docs/consent.md")
     modes: Modes = Modes()
     consent: Consent = Consent()
     matching: Matching = Matching()

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 from psycopg import Connection
@@ -22,6 +22,7 @@ from fhir_writeback_dagster.commit.protocol import Event, State
 from fhir_writeback_dagster.commit.sqlfile import statement
 from fhir_writeback_dagster.errors import ServiceError
 from fhir_writeback_dagster.rules.consent import ConsentAsk, evaluate
+from fhir_writeback_dagster.rules.encounters import takes_no_more
 from fhir_writeback_dagster.rules.modes import in_sample, needs_person, writes
 from fhir_writeback_dagster.rules.policy import PolicyAsk, PolicyDecision, load_policies
 from fhir_writeback_dagster.tenants import Mode, Modes, load_tenant
@@ -103,7 +104,9 @@ class Recheck:
         for item in items:
             known = facts.get(item.intent_id)
             sampled = in_sample(w.identity, modes, item.business_key, item.content_hash)
-            objection = about_records(item, known) or about_mode(modes.of(item.resource_type), known, sampled=sampled)
+            objection = about_records(item, known, w.tenant.closed_encounter) or about_mode(
+                modes.of(item.resource_type), known, sampled=sampled
+            )
             if objection:
                 found[item.intent_id] = objection
             elif known:
@@ -174,8 +177,8 @@ class Recheck:
         return found
 
 
-def about_records(item: Item, known: Facts | None) -> Objection | None:
-    """Verdict, revision order, patient and encounter."""
+def about_records(item: Item, known: Facts | None, closed_encounter: Literal["review", "permit"] = "review") -> Objection | None:
+    """Verdict, revision order, patient and encounter; what a person approved for a closed encounter goes."""
     if known is None:
         return Objection(Event.WITHDRAW, "verdict_gone")
     if known.superseded:
@@ -197,6 +200,10 @@ def about_records(item: Item, known: Facts | None) -> Objection | None:
         (item.encounter_id is not None and not known.encounter_known, "encounter_gone"),
         (item.encounter_id is not None and not in_encounter, "encounter_moved"),
         (known.encounter_status == "entered-in-error", "encounter_in_error"),
+        (
+            closed_encounter == "review" and takes_no_more(known.encounter_status, item.kind) and not known.reviewed,
+            "encounter_closed",
+        ),
     )
     reason = next((code for holds, code in complaints if holds), None)
     return Objection(Event.WITHDRAW, reason) if reason else None

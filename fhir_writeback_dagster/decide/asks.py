@@ -16,6 +16,10 @@ from fhir_writeback_dagster.rules.policy import PolicyAsk
 from fhir_writeback_dagster.tenants import Tenant
 from fhir_writeback_dagster.workplace import Workplace
 
+#: FHIR's own vocabularies of status, category and the like: policies have words of their own for these, and a list of the codes
+#: that a source may write need not hold them.
+_OF_FHIR = ("http://terminology.hl7.org/CodeSystem/", "http://hl7.org/fhir/us/core/CodeSystem/")
+
 
 def policy_ask(tenant: str, item: Item, now: datetime, *, known: bool) -> PolicyAsk:
     """``known``: the fact has been told before, so that this would change what stands there."""
@@ -30,23 +34,24 @@ def policy_ask(tenant: str, item: Item, now: datetime, *, known: bool) -> Policy
         interaction="update" if known or item.mapping.interaction == "update" else "create",
         confidence=item.record.confidence,
         basis=item.record.basis,
-        codes=tuple(f"{coding.system}|{coding.code}" for coding in codings_of(item.record)),
+        codes=tuple(f"{system}|{code}" for system, code in item.codings if not system.startswith(_OF_FHIR)),
         encounter_status=item.encounter_status,
         now=now,
+        labels=tuple(f"{system}|{code}" for system, code in item.labels),
     )
 
 
 def consent_ask(tenant: Tenant, item: Item, now: datetime) -> ConsentAsk:
     assert item.mapping is not None
-    labels = ((item.payload or {}).get("meta") or {}).get("security") or ()
     return ConsentAsk(
         purpose=tenant.consent.purpose,
         actor=tenant.consent.actor,
         resource_type=item.mapping.resource_type,
-        codings=tuple((coding.system, coding.code) for coding in codings_of(item.record)),
-        labels=tuple((label["system"], label["code"]) for label in labels),
+        codings=item.codings,
+        labels=item.labels,
         at=now,
         event=event_day(item.record),
+        coded=bool(codings_of(item.record)),
     )
 
 

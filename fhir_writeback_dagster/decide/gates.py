@@ -10,6 +10,7 @@ from typing import Any, Literal
 from fhir_writeback_dagster.canonical import CanonicalRecord
 from fhir_writeback_dagster.rules import modes
 from fhir_writeback_dagster.rules.consent import ConsentDecision
+from fhir_writeback_dagster.rules.encounters import takes_no_more
 from fhir_writeback_dagster.rules.policy import PolicyDecision
 from fhir_writeback_dagster.rules.target import Target
 from fhir_writeback_dagster.tenants import Mode
@@ -17,10 +18,6 @@ from fhir_writeback_dagster.tenants import Mode
 #: An event may be written down a day before or after the encounter that it belongs to, as time zones and late entry have it.
 ENCOUNTER_TOLERANCE = timedelta(days=1)
 
-#: FHIR Encounter.status values after which an encounter takes no new orders or notes.
-CLOSED = frozenset({"finished", "cancelled", "entered-in-error"})
-
-_ORDERS_AND_NOTES = frozenset({"medication_request", "document"})
 _EVENT_TIME = {
     "vital_sign": "effective",
     "lab_result": "effective",
@@ -88,7 +85,7 @@ def encounter_reasons(
     reasons = []
     if status == "entered-in-error":
         reasons.append(Reason("semantic", "encounter_in_error", "encounter"))
-    elif status in CLOSED and record.kind in _ORDERS_AND_NOTES and closed_encounter == "review":
+    elif takes_no_more(status, record.kind) and closed_encounter == "review":
         reasons.append(Reason("semantic", "encounter_closed", "encounter"))
     event, (start, end) = event_day(record), period
     if event is not None and (
@@ -144,4 +141,10 @@ def rule(
 
 def consent_version(consent: ConsentDecision) -> dict[str, Any]:
     """How the verdict names the consent that it was made on."""
-    return {"outcome": consent.outcome, "id": consent.consent_id, "version": consent.version, "provision": consent.provision}
+    return {
+        "outcome": consent.outcome,
+        "id": consent.consent_id,
+        "version": consent.version,
+        "provision": consent.provision,
+        "reason": consent.reason,
+    }

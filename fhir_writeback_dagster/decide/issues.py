@@ -21,6 +21,10 @@ class Issue:
     path: str
     severity: Severity = "error"
 
+    def to_json(self) -> dict[str, str]:
+        """As a verdict keeps it beside its reasons."""
+        return {"layer": self.layer, "code": self.code, "path": self.path, "severity": self.severity}
+
 
 def path_text(path: tuple[str | int, ...]) -> str:
     """``("Observation", "component", 0, "code")`` as ``Observation.component[0].code``."""

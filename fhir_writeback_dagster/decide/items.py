@@ -12,6 +12,7 @@ from psycopg import Connection
 from fhir_writeback_dagster import canonicaljson
 from fhir_writeback_dagster.canonical import CanonicalRecord, from_json
 from fhir_writeback_dagster.decide.gates import Ruling
+from fhir_writeback_dagster.decide.issues import Issue
 from fhir_writeback_dagster.decide.mapping import Mapping
 from fhir_writeback_dagster.ids import new_id
 from fhir_writeback_dagster.workplace import Workplace
@@ -52,7 +53,13 @@ class Item:
     keys: list[str] = field(default_factory=list)
     """Every business key that its fact may be known by."""
     business_key: str | None = None
+    codings: tuple[tuple[str, str], ...] = ()
+    """(system, code) of all codes in the payload."""
+    labels: tuple[tuple[str, str], ...] = ()
+    """(system, code) of its security labels."""
     payload: dict[str, Any] | None = None
+    issues: list[Issue] = field(default_factory=list)
+    """What validation found in the payload; warnings only, unless it ended there."""
     content_hash: bytes | None = None
     natural_key: bytes | None = None
     context: dict[str, Any] | None = None

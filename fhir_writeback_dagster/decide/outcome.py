@@ -104,7 +104,7 @@ def _verdicts(connection: Connection[Any], w: Workplace, items: Sequence[Item]) 
                 i.verdict_id,
                 i.candidate_id,
                 i.ruling.outcome,
-                Jsonb([reason.to_json() for reason in i.ruling.reasons]),
+                Jsonb([*(reason.to_json() for reason in i.ruling.reasons), *(issue.to_json() for issue in i.issues)]),
                 Jsonb(i.versions),
                 now,
                 now + w.tenant.verdict_ttl,

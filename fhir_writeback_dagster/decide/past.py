@@ -67,4 +67,5 @@ def last_verdicts(w: Workplace, count: int) -> Iterator[Judged]:
     for candidate_id, resource_type, outcome, reasons, context in rows:
         with contextlib.suppress(ServiceError):
             asked = w.sealer.open_json("decision.candidate.context", candidate_id, context)
-            yield Judged(candidate_id, resource_type, outcome, reasons, PolicyAsk.from_json(asked["policy"]))
+            grounds = [reason for reason in reasons if reason.get("severity") != "warning"]  # these decide nothing
+            yield Judged(candidate_id, resource_type, outcome, grounds, PolicyAsk.from_json(asked["policy"]))

@@ -16,23 +16,22 @@ from uuid import UUID
 
 from psycopg import Connection
 
-from fhir_writeback_dagster import canonicaljson
 from fhir_writeback_dagster.decide import facts as memory
 from fhir_writeback_dagster.decide.asks import answer_of, consent_ask, consents_of, policy_ask
 from fhir_writeback_dagster.decide.corrections import bring_up
 from fhir_writeback_dagster.decide.gates import Reason, consent_version, encounter_reasons, event_day, rule, target_reason
 from fhir_writeback_dagster.decide.identity import ACCEPT, Fact, Incoming, Placement, accept, business_keys, place
 from fhir_writeback_dagster.decide.items import Item, load
-from fhir_writeback_dagster.decide.mapping import Mapping, Refs, load_mapping
+from fhir_writeback_dagster.decide.labels import LabelList, births_of, load_labels
+from fhir_writeback_dagster.decide.mapping import Mapping, load_mapping
 from fhir_writeback_dagster.decide.matching import EncounterAsk, match_encounters, match_patients
 from fhir_writeback_dagster.decide.modes import note
 from fhir_writeback_dagster.decide.outcome import store
-from fhir_writeback_dagster.decide.validation import validate
+from fhir_writeback_dagster.decide.payload import render
 from fhir_writeback_dagster.errors import CandidateProblem
 from fhir_writeback_dagster.ids import new_id
 from fhir_writeback_dagster.rules.content import same_content
 from fhir_writeback_dagster.rules.modes import in_sample
-from fhir_writeback_dagster.rules.natural_key import natural_key
 from fhir_writeback_dagster.rules.policy import PolicySet, load_policies
 from fhir_writeback_dagster.rules.target import NOT_READ, Target
 from fhir_writeback_dagster.store.capability import read_target
@@ -95,6 +94,8 @@ class _Round:
             kind: load_mapping(w.settings.mappings / "fhir", kind, version) for kind, version in w.tenant.mappings.items()
         }
         self.policies: PolicySet = load_policies(w.settings.policies, w.tenant.policies)
+        self.labels: LabelList = load_labels(w.settings.mappings / "labels", w.tenant.labels)
+        self.births: dict[str, str] = {}
         self.accepted: dict[str, Fact] = {}
 
     def run(self, connection: Connection[Any], items: list[Item]) -> list[Item]:
@@ -109,6 +110,7 @@ class _Round:
         target = read_target(connection, self.w)
         self._match(connection, [i for i in items if i.open])
         self._await_statement(target, [i for i in items if i.open])
+        self.births = births_of(connection, self.w, sorted({i.patient_id for i in items if i.open and i.patient_id}))
         facts = self._map(connection, [i for i in items if i.open])
         self._rule(connection, target, [i for i in items if i.open], facts)
         later = self._place(connection, [i for i in items if i.open], facts, told)
@@ -176,30 +178,8 @@ class _Round:
         for item in items:
             if item.open:
                 item.business_key = next((key for key in item.keys if key in known), item.keys[0])
-                self._render(item)
+                render(self.w, item, self.labels, self.births.get(item.patient_id or ""))
         return known
-
-    def _render(self, item: Item) -> None:
-        assert item.mapping is not None
-        assert item.business_key is not None
-        refs = Refs(
-            patient=f"Patient/{item.patient_id}",
-            encounter=f"Encounter/{item.encounter_id}" if item.encounter_id else None,
-            identifier_system=self.w.tenant.identifier_system,
-            business_key=item.business_key,
-        )
-        try:
-            item.payload = item.mapping.render(item.data, refs)
-        except CandidateProblem as problem:
-            item.end("quarantined", problem.code, problem.where)
-            return
-        item.content_hash = canonicaljson.sha256(item.payload)
-        natural = natural_key(item.payload)
-        item.natural_key = self.w.identity.digest("natural-key", *natural) if natural else None
-        errors = [issue for issue in validate(item.payload) if issue.severity == "error"]
-        if errors:
-            item.evidence["issues"] = [{"layer": e.layer, "code": e.code, "path": e.path} for e in errors[:20]]
-            item.end("quarantined", f"invalid_{errors[0].code}", errors[0].path)
 
     def _place(
         self, connection: Connection[Any], items: list[Item], facts: dict[str, Fact], told: dict[tuple[str, bytes], str]
@@ -287,6 +267,8 @@ class _Round:
                 "policy_ids": list(policy.policy_ids),
                 "consent": consent_version(consent),
                 "match": item.evidence.get("match"),
+                # How many and by which list; which they are would tell of the patient, and stands in the sealed context.
+                "labels": {"version": self.labels.version, "sha256": self.labels.sha256, "count": len(item.labels)},
             }
             if item.ruling.outcome == "denied":
                 _settle(item)

@@ -5,6 +5,7 @@ The line of a resource holds codes and paths, never a value, so it may go into a
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterable, Iterator
 from itertools import chain
@@ -26,7 +27,8 @@ def validate_files(paths: Iterable[str]) -> Iterator[dict[str, Any]]:
     """``{"valid", "issues": [{"layer", "code", "path", "severity"}]}`` for each resource, in the order of the input.
 
     A path is a file or ``-`` for standard input. A file holds one resource, an array of resources, a Bundle (its entries count)
-    or one of these a line. What is no JSON is one invalid result, with its line as path.
+    or one of these a line. What is no JSON is one invalid result, with its line as path; so is a JSON object in which a name
+    stands twice, for readers differ in which of the two they take.
 
     :raises ConfigError: a file that cannot be read.
     """
@@ -50,8 +52,11 @@ def _results(stream: BinaryIO) -> Iterator[dict[str, Any]]:
         yield from _of_lines(chain([first], numbered))
         return
     lines = [first, *numbered]
-    whole = _parse(b"".join(line for _, line in lines))
-    if _is_document(whole):
+    text = b"".join(line for _, line in lines)
+    whole = _parse(text)
+    if _is_document(whole) and _names_twice(text):
+        yield _result([Issue("syntactic", "duplicate_key", f"line {first[0]}")])
+    elif _is_document(whole):
         yield from _of_document(whole)
     elif any(isinstance(one := _parse(line), dict) and "resourceType" in one for _, line in lines[1:]):
         yield from _of_lines(lines)  # NDJSON that begins with a broken line
@@ -62,7 +67,12 @@ def _results(stream: BinaryIO) -> Iterator[dict[str, Any]]:
 def _of_lines(lines: Iterable[tuple[int, bytes]]) -> Iterator[dict[str, Any]]:
     for number, line in lines:
         document = _parse(line)
-        yield from _of_document(document) if _is_document(document) else [_not_json(number)]
+        if not _is_document(document):
+            yield _not_json(number)
+        elif _names_twice(line):
+            yield _result([Issue("syntactic", "duplicate_key", f"line {number}")])
+        else:
+            yield from _of_document(document)
 
 
 def _is_document(value: Any) -> bool:
@@ -76,11 +86,34 @@ def _parse(data: bytes) -> Any:
         return None
 
 
+class _TwiceError(ValueError):
+    """A JSON object names something twice."""
+
+
+def _once(pairs: list[tuple[str, Any]]) -> None:
+    if len({name for name, _ in pairs}) < len(pairs):
+        raise _TwiceError
+
+
+def _names_twice(data: bytes) -> bool:
+    """Does an object of this JSON hold two members of one name? ``msgspec`` keeps the last and does not say."""
+    try:
+        json.loads(data, object_pairs_hook=_once, parse_int=str, parse_float=str)  # no number is read: they may be of any size
+    except _TwiceError:
+        return True
+    return False
+
+
 def _of_document(document: dict[str, Any] | list[Any]) -> Iterator[dict[str, Any]]:
     if isinstance(document, list):
         resources: list[Any] = document
     elif document.get("resourceType") == "Bundle":
-        entries = document.get("entry", ())
+        entries = document.get("entry", [])
+        if not isinstance(entries, list):
+            yield _result([Issue("syntactic", "type", "Bundle.entry")])
+            return
+        if wrong := [number for number, entry in enumerate(entries) if not isinstance(entry, dict)]:
+            yield _result([Issue("syntactic", "type", f"Bundle.entry[{number}]") for number in wrong])
         resources = [entry["resource"] for entry in entries if isinstance(entry, dict) and "resource" in entry]
     else:
         resources = [document]
@@ -95,7 +128,7 @@ def _not_json(line: int) -> dict[str, Any]:
 def _result(issues: list[Issue]) -> dict[str, Any]:
     return {
         "valid": not any(issue.severity == "error" for issue in issues),
-        "issues": [{"layer": i.layer, "code": i.code, "path": i.path, "severity": i.severity} for i in issues],
+        "issues": [issue.to_json() for issue in issues],
     }
 
 

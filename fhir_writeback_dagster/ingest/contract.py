@@ -32,6 +32,7 @@
         fields:                         # shared by all `rows` whose kind has that field; a rule's own wins
           effective: {column: TAKEN, order: dmy}
           status: {column: STATE, values: {F: final, P: preliminary}}
+          labels: [{code: 42CFRPart2}]  # security labels, all that hold; or {column: SENS, values: {Y: HIV, N: null}}
         rows:                           # first rule whose `when` holds takes the row; none: quarantined, `no_rule`
           - when: {ITEM: [SYS, DIA]}
             kind: vital_sign
@@ -48,9 +49,9 @@
 
 A field of ``fields`` is a field of the kind's model in :mod:`fhir_writeback_dagster.canonical`; what it is made from follows
 its type: :class:`ConceptFrom`, :class:`QuantityFrom`, :class:`DateFrom`, :class:`IdentifierFrom`, :class:`ReactionFrom`,
-:class:`ComponentFrom`, :class:`ContentFrom` (a document's ``data``; its ``sha256`` follows), else :class:`TextFrom`. Each may be
-a list of alternatives with ``when``: the first that holds gives the value, none leaves the field unsaid. ``when`` maps a column
-to a list of texts, or to ``present`` or ``absent``; all of its columns must hold.
+:class:`ComponentFrom`, :class:`LabelFrom`, :class:`ContentFrom` (a document's ``data``; its ``sha256`` follows), else
+:class:`TextFrom`. Each may be a list of alternatives with ``when``: the first that holds gives the value, none leaves the field
+unsaid. ``when`` maps a column to a list of texts, or to ``present`` or ``absent``; all of its columns must hold.
 """
 
 from __future__ import annotations

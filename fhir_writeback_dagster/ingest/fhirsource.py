@@ -22,14 +22,17 @@ from typing import Any, NamedTuple
 import msgspec
 import polars as pl
 
+from fhir_writeback_dagster.canonical import Coding
 from fhir_writeback_dagster.errors import ExtractRefused
 from fhir_writeback_dagster.ingest.contract import Table, columns_read_by
+from fhir_writeback_dagster.ingest.conversions import Problem
 from fhir_writeback_dagster.ingest.rowrules import Rule, holds
 from fhir_writeback_dagster.rules import resourceurl
 from fhir_writeback_dagster.rules.r4 import definitions, types_of
 
 MAX_COLUMNS = 5_000
 
+_LABEL = re.compile(r"meta\.security\.\d+\.(system|version|code|display|userSelected)")
 _NAME = re.compile(r"_?[A-Za-z][A-Za-z0-9]*")
 
 _RELATIVE = re.compile(r"[A-Z][A-Za-z]+/[A-Za-z0-9\-.]{1,64}", re.ASCII)
@@ -112,7 +115,20 @@ def _entries(bundle: Resource, line: int) -> Iterator[tuple[Resource, str | None
         if not isinstance(resource.get("resourceType"), str):
             raise ExtractRefused("bad_json", "an entry is not a resource", line=line, mend="name its resourceType")
         full = entry.get("fullUrl")
-        yield resource, full if isinstance(full, str) else None
+        yield _with_labels_of(bundle, resource), full if isinstance(full, str) else None
+
+
+def _with_labels_of(bundle: dict[str, Any], resource: dict[str, Any]) -> dict[str, Any]:
+    """``resource`` with the labels of its Bundle, which hold for all that is in it."""
+    meta = bundle.get("meta")
+    labels = meta.get("security") if isinstance(meta, dict) else None
+    if labels is None:
+        return resource
+    told = resource.get("meta")
+    own = told if isinstance(told, dict) else {}
+    before = own.get("security")
+    parts = [part for one in (before, labels) for part in (one if isinstance(one, list) else [one]) if part is not None]
+    return {**resource, "meta": {**own, "security": parts}}
 
 
 def _resolver(entries: Iterable[_Entry]) -> Callable[[str, int], Resource | None]:
@@ -172,6 +188,21 @@ def _flat(value: Any, path: str) -> Iterator[tuple[str, str]]:
         yield path, str(value)
 
 
+def labels_of(frame: pl.DataFrame) -> list[tuple[Coding, ...] | Problem]:
+    """The security labels of each row, whatever its contract says; a :class:`Problem` where one is no code of a system."""
+    places = sorted({name.rpartition(".")[0] for name in frame.columns if _LABEL.fullmatch(name)})
+    nothing = pl.Series([None] * frame.height, dtype=pl.String)
+    found: list[list[Coding] | None] = [[] for _ in range(frame.height)]
+    for place in places:
+        parts = (frame.get_column(f"{place}.{name}", default=nothing) for name in ("system", "code", "display"))
+        for row, (system, code, display) in enumerate(zip(*parts, strict=True)):
+            if system and code and (labels := found[row]) is not None:
+                labels.append(Coding(system=system, code=code))
+            elif system or code or display:
+                found[row] = None
+    return [Problem("unknown_element", "meta") if labels is None else tuple(labels) for labels in found]
+
+
 def unread(frame: pl.DataFrame, table: Table, rule: Rule) -> dict[int, str | None]:
     """Rows (positions) that say something which ``rule`` would lose, with the element; None where R4 does not know it.
 
@@ -182,7 +213,12 @@ def unread(frame: pl.DataFrame, table: Table, rule: Rule) -> dict[int, str | Non
     types = frame["resourceType"].to_list()
     for name in frame.columns:
         conditions = read.get(name, [])
-        if {} in conditions or name.startswith("@") or any(fnmatchcase(name, glob) for glob in table.ignored):
+        if (
+            {} in conditions
+            or name.startswith("@")
+            or _LABEL.fullmatch(name)
+            or any(fnmatchcase(name, glob) for glob in table.ignored)
+        ):
             continue
         said = frame[name].is_not_null()
         for condition in conditions:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 
 from fhir_writeback_dagster import canonical
 from fhir_writeback_dagster.ingest.units import UnknownUnitError, factor
+from fhir_writeback_dagster.rules.consent_codes import ACT_CODE
 from fhir_writeback_dagster.tenants import TimeZone
 
 #: Column -> its texts (None is a column that says nothing), or whether it says anything. All columns must hold.
@@ -183,6 +184,24 @@ class ReactionFrom(From):
         yield from filter(None, (self.manifestation, self.severity))
 
 
+class LabelFrom(From):
+    """One security label of the record, a code of HL7's v3-ActCode unless ``system`` says otherwise.
+
+    ``values`` translates the column's texts, null for "no label"; a text that it does not hold is ``unknown_value``: a label
+    that nobody understands must not get lost.
+    """
+
+    column: str | None = None
+    code: str | None = Field(None, description="the same label for every row")
+    system: str = ACT_CODE
+    values: dict[str, str | None] | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> LabelFrom:
+        self._one_of("column", "code")
+        return self
+
+
 class ComponentFrom(From):
     """One component of a row that holds several measurements; left out where the row does not say its value."""
 
@@ -212,7 +231,7 @@ class Fields(_Strict):
 _MADE_ELSEWHERE = {"patient", "encounter", "actor", "discriminator", "kind", "sha256"}
 
 #: Fields whose alternatives all hold at once: each gives one member of the list.
-LISTS = {"components", "reactions"}
+LISTS = {"components", "labels", "reactions"}
 
 _MODELS: dict[str, type[BaseModel]] = {
     model.model_fields["kind"].default: model for model in get_args(get_args(canonical.CanonicalRecord)[0])
@@ -238,6 +257,7 @@ def _made_from(name: str, annotation: object) -> type[From]:
         (canonical.Component, ComponentFrom),
         (canonical.Reaction, ReactionFrom),
         (canonical.Concept, ConceptFrom),
+        (canonical.Coding, LabelFrom),
         (canonical.Quantity, QuantityFrom),
         (canonical.Identifier, IdentifierFrom),
         (canonical.DateTime, DateFrom),

@@ -18,7 +18,7 @@ from fhir_writeback_dagster.canonical import Actor, CanonicalRecord, Coding, Com
 from fhir_writeback_dagster.ingest.contract import Table
 from fhir_writeback_dagster.ingest.conversions import Content, Problem
 from fhir_writeback_dagster.ingest.dates import instant
-from fhir_writeback_dagster.ingest.fhirsource import unread
+from fhir_writeback_dagster.ingest.fhirsource import labels_of, unread
 from fhir_writeback_dagster.ingest.fields import record_model
 from fhir_writeback_dagster.ingest.rowrules import ActorFrom, Group, NotWritten, Rule, holds
 from fhir_writeback_dagster.ingest.values import Maker, each
@@ -65,6 +65,7 @@ def normalise(frame: pl.DataFrame, name: str, table: Table, actor: ActorFrom, ma
         frame.select(list(table.columns)).select(pl.when(~said.is_in(table.nulls)).then(said).name.keep()).with_row_index(_ROW)
     )
     made = Normalised()
+    labels = labels_of(delivered) if table.format == "fhir" else []
     free = pl.repeat(value=True, n=frame.height, eager=True)
     for rule in table.rows:
         takes = free & frame.select(holds(rule.when).alias("takes")).to_series() if rule.when else free
@@ -81,7 +82,7 @@ def normalise(frame: pl.DataFrame, name: str, table: Table, actor: ActorFrom, ma
             end = NotARecord("not_written", rule.not_written)
             made.others.update(dict.fromkeys(part[_ROW].to_list(), end))
         else:
-            _Rule(name, table, rule, part, made).make(actor, maker)
+            _Rule(name, table, rule, part, made, labels).make(actor, maker)
     made.others.update(dict.fromkeys(free.arg_true().to_list(), NotARecord("quarantined", "no_rule")))
     made.records.sort(key=lambda record: record.rows[0])
     return made
@@ -95,6 +96,7 @@ class _Member(NamedTuple):
     component: Component
     head: dict[str, Any]
     as_of: datetime | None
+    labels: tuple[Coding, ...]
 
 
 @dataclass(slots=True)
@@ -106,6 +108,8 @@ class _Rule:
     rule: Rule
     frame: pl.DataFrame
     made: Normalised
+    labels: Sequence[Any] = ()
+    """Of each row of the table, where its format carries labels: beside those that the contract names."""
     needed: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -150,6 +154,9 @@ class _Rule:
         }
         for field_name, alternatives in self.rule.fields.specs().items():
             columns[field_name] = maker.field(self.rule.kind, field_name, alternatives, self.frame)
+        if self.labels:
+            given = [self.labels[row] for row in self.frame[_ROW]]
+            columns["labels"] = [_joined(*pair) for pair in zip(given, columns.get("labels", [()] * len(given)), strict=True)]
         names = tuple(columns)
         for values in zip(*columns.values(), strict=True):
             fields = {name: value for name, value in zip(names, values, strict=True) if value is not None and value != ()}
@@ -223,7 +230,8 @@ class _Rule:
                 self._quarantine(row, problem)
                 continue
             parts = {name: fields.pop(name) for name in ("code", "quantity", "concept", "text") if name in fields}
-            members.setdefault(key, []).append(_Member(row, _code(parts["code"]), Component(**parts), fields, as_of))
+            labels = fields.pop("labels", ())
+            members.setdefault(key, []).append(_Member(row, _code(parts["code"]), Component(**parts), fields, as_of, labels))
         for key, found in members.items():
             reason = "group_incomplete" if key in broken else _disagreement(found)
             record = Problem(reason, group.by[0]) if reason else self._panel(group, found)
@@ -239,7 +247,9 @@ class _Rule:
         coding = Coding(system=group.code.system, code=group.code.code, display=group.code.display)
         components = {member.code: member.component for member in found}
         ordered = tuple(components[code] for code in sorted(components))
-        return self._record({**found[0].head, "code": Concept(codings=(coding,)), "components": ordered})
+        labels = tuple(dict.fromkeys(label for member in found for label in member.labels))
+        head = found[0].head | ({"labels": labels} if labels else {})  # as sensitive as the most sensitive of its rows
+        return self._record({**head, "code": Concept(codings=(coding,)), "components": ordered})
 
 
 def _disagreement(found: list[_Member]) -> str | None:
@@ -253,6 +263,11 @@ def _disagreement(found: list[_Member]) -> str | None:
         if seen.setdefault(member.code, member.component) != member.component:
             return "ambiguous_group"
     return None
+
+
+def _joined(one: Any, other: Any) -> Any:
+    """Two lists of labels as one; a :class:`Problem` in either stays."""
+    return next((part for part in (one, other) if isinstance(part, Problem)), None) or (*one, *other)
 
 
 def _code(concept: Concept) -> tuple[str, ...]:

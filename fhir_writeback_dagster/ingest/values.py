@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import polars as pl
 from pydantic import ValidationError
 
-from fhir_writeback_dagster.canonical import Comparator, Component, Identifier, PatientRef, Reaction
+from fhir_writeback_dagster.canonical import Coding, Comparator, Component, Identifier, PatientRef, Reaction
 from fhir_writeback_dagster.ingest import dates
 from fhir_writeback_dagster.ingest.concepts import ConceptMap
 from fhir_writeback_dagster.ingest.conversions import Problem, concept, content, put_together, quantity
@@ -24,6 +24,7 @@ from fhir_writeback_dagster.ingest.fields import (
     DateFrom,
     From,
     IdentifierFrom,
+    LabelFrom,
     QuantityFrom,
     ReactionFrom,
     TextFrom,
@@ -63,6 +64,7 @@ class Maker:
             IdentifierFrom: self.identifiers,
             ContentFrom: self.contents,
             ReactionFrom: self.reactions,
+            LabelFrom: self.labels,
         }
         object.__setattr__(self, "_makers", makers)
 
@@ -173,6 +175,20 @@ class Maker:
             put_together(Reaction, manifestation=concept, severity=severity) if concept is not None else None
             for concept, severity in zip(manifestations, severities, strict=True)
         ]
+
+    def labels(self, spec: LabelFrom, frame: pl.DataFrame) -> list[Any]:
+        if spec.column is None:
+            return [Coding(system=spec.system, code=spec.code or "")] * frame.height
+        values, unknown = spec.values, Problem("unknown_value", spec.column)
+
+        def read(text: str | None) -> Any:
+            if text is not None and values is not None:
+                if text not in values:
+                    return unknown
+                text = values[text]
+            return None if text is None else Coding(system=spec.system, code=text)
+
+        return each(_texts(frame, spec.column), read)
 
     def components(self, spec: ComponentFrom, frame: pl.DataFrame, kind: str) -> list[Any]:
         nothing = [None] * frame.height

@@ -24,6 +24,7 @@ from fhir_writeback_dagster.rules.consent_codes import (
     POLICY_RULES,
     RESTRICTED,
     SCOPES,
+    covering,
     purposes_of,
 )
 from fhir_writeback_dagster.rules.consent_conditions import applies, in_force
@@ -37,8 +38,9 @@ class ConsentAsk:
     """What is to be written and why.
 
     ``purpose`` is a code of v3-ActReason, ``actor`` our organisation's reference as consents name it (None: not configured),
-    ``codings`` and ``labels`` are (system, code) of the resource's code and ``meta.security``, ``at`` is now (with offset) and
-    ``event`` the first and last instant that the data can be about, if that is known.
+    ``codings`` and ``labels`` are (system, code) of all codes in the resource and of its security labels, ``at`` is now (with
+    offset) and ``event`` the first and last instant that the data can be about, if that is known. ``coded`` is False where what
+    it is about is told in words only.
     """
 
     purpose: str
@@ -48,6 +50,7 @@ class ConsentAsk:
     labels: tuple[Coding, ...]
     at: datetime
     event: tuple[datetime, datetime] | None = None
+    coded: bool = True
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -58,6 +61,7 @@ class ConsentAsk:
             "labels": [list(c) for c in self.labels],
             "at": self.at.isoformat(),
             "event": None if self.event is None else [t.isoformat() for t in self.event],
+            "coded": self.coded,
         }
 
     @classmethod
@@ -71,6 +75,7 @@ class ConsentAsk:
             labels=tuple((system, code) for system, code in data["labels"]),
             at=datetime.fromisoformat(data["at"]),
             event=None if event is None else (datetime.fromisoformat(event[0]), datetime.fromisoformat(event[1])),
+            coded=data.get("coded", True),
         )
 
 
@@ -106,11 +111,11 @@ def evaluate(consents: Sequence[Mapping[str, Any]], ask: ConsentAsk) -> ConsentD
         ruling = _rule(consent, ask)
         if ruling is not None:
             (denied if ruling.effect == "deny" else permitted).append((str(consent.get("id")), consent, ruling))
-    restricted = {RESTRICTED[code] for system, code in ask.labels if system == ACT_CODE and code in RESTRICTED}
     if denied:
         return _decision(*min(denied, key=_by_id))
-    covered = {RESTRICTED[code] for _, _, ruling in permitted for code in ruling.labels if code in RESTRICTED}
-    if restricted - covered:
+    named = frozenset[str]().union(*(ruling.labels for _, _, ruling in permitted))
+    restricted = (code for system, code in ask.labels if system == ACT_CODE and code in RESTRICTED)
+    if any(named.isdisjoint(covering(code)) for code in restricted):
         return ConsentDecision("deny", reason="restricted_not_permitted")
     if permitted:
         return _decision(*min(permitted, key=_by_id))
@@ -137,14 +142,36 @@ def _rule(consent: Mapping[str, Any], ask: ConsentAsk) -> _Ruling | None:
     scopes = {code for system, code in codings(consent["scope"]) if system == CONSENT_SCOPE}
     if not scopes or scopes - SCOPES.keys():
         return _Ruling("deny", "scope", "unknown_scope")
-    categories = {
-        code for category in consent.get("category", ()) for system, code in codings(category) if system == CONSENT_CATEGORY
-    }
-    if not any(_concerns(scope, ask) for scope in scopes) or (categories and categories <= NOT_ABOUT_DATA):
+    if not any(_concerns(scope, ask) for scope in scopes):
         return None
-    if EMERGENCY_ONLY in categories and ask.purpose not in EMERGENCY_PURPOSES:
+    categories = [set(codings(category)) for category in consent.get("category", ())]
+    apart = [bool(named) and named <= _NOT_ABOUT_DATA for named in categories]
+    if categories and all(apart):
+        return None
+    if any((CONSENT_CATEGORY, EMERGENCY_ONLY) in named for named in categories) and ask.purpose not in EMERGENCY_PURPOSES:
         return _Ruling("deny", "category", "emergency_only")
-    return _base_and_root(consent, ask)
+    ruling = _base_and_root(consent, ask)
+    if ruling is None or ruling.effect == "deny":
+        return ruling
+    if not _NOT_ABOUT_DATA.isdisjoint(set().union(*categories)):
+        # A notice or directive beside something else: what it forbids counts, what it permits may be about another thing.
+        return None if _root_effect(consent) == "permit" else _Ruling("deny", "category", "unclear_category")
+    return _not_verified(consent) or ruling
+
+
+_NOT_ABOUT_DATA = frozenset((CONSENT_CATEGORY, code) for code in NOT_ABOUT_DATA)
+
+
+def _not_verified(consent: Mapping[str, Any]) -> _Ruling | None:
+    """Somebody has written down that the patient has not confirmed it: a denial counts all the same, a permit does not."""
+    for number, verification in enumerate(consent.get("verification", ())):
+        if verification.get("verified") is not True:
+            return _Ruling("deny", f"verification[{number}].verified", "not_verified")
+    return None
+
+
+def _root_effect(consent: Mapping[str, Any]) -> Effect | None:
+    return (consent.get("provision") or {}).get("type") or _base(consent.get("policyRule"))
 
 
 def _concerns(scope: str, ask: ConsentAsk) -> bool:

@@ -75,7 +75,7 @@ LABEL_PARENT: Final = {
     "DVD": "BH",
 }
 
-#: Labels whose data a general permit does not cover: a provision has to name the label (or its parent).
+#: Labels whose data a general permit does not cover: a provision has to name each of them, or its parent (:func:`covering`).
 #: 42 CFR Part 2 §2.31 wants the consent to name substance use disorder records; state laws want the like for the others.
 RESTRICTED: Final = {
     "42CFRPart2": "part2",
@@ -94,6 +94,9 @@ RESTRICTED: Final = {
     "ADOL": "minors",
 }
 
+_PART_2: Final = frozenset({"42CFRPart2", "42CFRPart2CD"})
+_SUBSTANCES: Final = frozenset({"SUD", "ETH", "ETHUD", "OPIOIDUD"})
+
 
 def purposes_of(code: str) -> frozenset[str]:
     """``code`` and the purposes that include it: a permit for TREAT covers ETREAT, not the other way round."""
@@ -103,6 +106,28 @@ def purposes_of(code: str) -> frozenset[str]:
 def labels_of(code: str) -> frozenset[str]:
     """``code`` and the wider sensitivity labels that include it."""
     return _upwards(code, LABEL_PARENT)
+
+
+def covering(code: str) -> frozenset[str]:
+    """The labels that a permit may name for data labelled ``code``, which is restricted: itself, or a wider one of its category.
+
+    42CFRPart2 covers every kind of substance use disorder information, for that is what a consent under this law is about; none
+    of the kinds covers 42CFRPart2, and behavioural health at large covers none of them.
+    """
+    law = _PART_2 if code in _SUBSTANCES else frozenset()
+    return frozenset(wider for wider in labels_of(code) | law if RESTRICTED.get(wider) == RESTRICTED[code])
+
+
+def hit_by(denied: str, borne: str) -> bool | None:
+    """Does a ban on data labelled ``denied`` forbid data labelled ``borne``? None: it may, the labels do not say.
+
+    A narrower label is hit. A wider one may hold just what is banned; so may 42CFRPart2, ETH (HL7: alcohol *or* drug abuse) and
+    the other kinds of substance use disorder information among each other, but not alcohol (ETHUD) and opioids (OPIOIDUD).
+    """
+    if denied in labels_of(borne) or (borne in _PART_2 and denied in labels_of("SUD")):
+        return True
+    kin = {denied, borne} <= _SUBSTANCES | _PART_2 and {denied, borne} != {"ETHUD", "OPIOIDUD"}
+    return None if borne in labels_of(denied) or kin else False
 
 
 def _upwards(code: str, parents: dict[str, str]) -> frozenset[str]:

@@ -16,7 +16,10 @@ from fhir_writeback_dagster.rules.consent_codes import (
     CONSENT_ACTION,
     DEFAULT_RANK,
     RESOURCE_TYPES,
+    RESTRICTED,
     WRITE_ACTIONS,
+    covering,
+    hit_by,
     labels_of,
     purposes_of,
 )
@@ -109,11 +112,12 @@ def _class(provision: Mapping[str, Any], _effect: Effect, ask: ConsentAsk) -> An
 
 
 def _code(provision: Mapping[str, Any], _effect: Effect, ask: ConsentAsk) -> Answer:
-    """R4: if this code is found in an instance, then the rule applies; an instance without codes cannot be looked into."""
+    """R4: if this code is found in an instance, then the rule applies; one that is told in words cannot be looked into."""
     if "code" not in provision:
         return True
     named = [coding for concept in provision["code"] for coding in _or_unclear(codings(concept))]
-    return _any((coding in ask.codings) if all(coding) and ask.codings else None for coding in named)
+    absent = False if ask.coded and ask.codings else None
+    return _any((coding in ask.codings or absent) if all(coding) else None for coding in named)
 
 
 def _label(provision: Mapping[str, Any], effect: Effect, ask: ConsentAsk) -> Answer:
@@ -130,17 +134,20 @@ def _label(provision: Mapping[str, Any], effect: Effect, ask: ConsentAsk) -> Ans
         if system == CONFIDENTIALITY and code in CONFIDENTIALITY_RANK:
             levels.append(CONFIDENTIALITY_RANK[code])
         else:
-            answers.append(_bears(system, code, ask) if system and code and system != CONFIDENTIALITY else None)
+            answers.append(_bears(system, code, effect, ask) if system and code and system != CONFIDENTIALITY else None)
     if effect == "deny":
         return _any([*answers, *(_rank(ask) >= level for level in levels)])
     allowed: Answer = not levels or _rank(ask) <= max(levels)
     return False if allowed is False else _any(answers) if answers else allowed
 
 
-def _bears(system: str, code: str, ask: ConsentAsk) -> bool:
-    return any(
-        own == system and (value == code or (system == ACT_CODE and code in labels_of(value))) for own, value in ask.labels
-    )
+def _bears(system: str, code: str, effect: Effect, ask: ConsentAsk) -> Answer:
+    borne = [value for own, value in ask.labels if own == system]
+    if system != ACT_CODE:
+        return code in borne
+    if effect == "deny":
+        return _any(hit_by(code, value) for value in borne)
+    return any(code in labels_of(value) or (value in RESTRICTED and code in covering(value)) for value in borne)
 
 
 def _rank(ask: ConsentAsk) -> int:

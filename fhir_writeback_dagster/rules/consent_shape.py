@@ -9,17 +9,35 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import Any
 
 from fhir_writeback_dagster.rules.fhirtime import instant
+from fhir_writeback_dagster.rules.r4 import definitions
 
 Coding = tuple[str, str]
 
-_CONSENT = frozenset(
-    "resourceType id meta language text contained extension identifier status scope category patient dateTime performer "
-    "organization sourceAttachment sourceReference policy policyRule verification provision".split()
-)
-_PROVISION = frozenset("id extension type period actor action securityLabel purpose class code dataPeriod data provision".split())
+#: R4's Consent: JSON property -> type; ``*`` is a list, a small letter a primitive. Types without an entry are R4's data types.
+_ELEMENTS: Mapping[str, Mapping[str, str]] = {
+    "Consent": {
+        "resourceType": "code", "id": "id", "meta": "Meta", "language": "code", "text": "", "contained": "", "extension": "",
+        "identifier": "Identifier*", "status": "code", "scope": "CodeableConcept", "category": "CodeableConcept*",
+        "patient": "Reference", "dateTime": "dateTime", "performer": "Reference*", "organization": "Reference*",
+        "sourceAttachment": "Attachment", "sourceReference": "Reference", "policy": "Consent.policy*",
+        "policyRule": "CodeableConcept", "verification": "Consent.verification*", "provision": "Consent.provision",
+    },
+    "Consent.policy": {"id": "string", "extension": "", "authority": "uri", "uri": "uri"},
+    "Consent.verification": {
+        "id": "string", "extension": "", "verified": "boolean", "verifiedWith": "Reference", "verificationDate": "dateTime",
+    },
+    "Consent.provision": {
+        "id": "string", "extension": "", "type": "code", "period": "Period", "actor": "Consent.provision.actor*",
+        "action": "CodeableConcept*", "securityLabel": "Coding*", "purpose": "Coding*", "class": "Coding*",
+        "code": "CodeableConcept*", "dataPeriod": "Period", "data": "Consent.provision.data*", "provision": "Consent.provision*",
+    },
+    "Consent.provision.actor": {"id": "string", "extension": "", "role": "CodeableConcept", "reference": "Reference"},
+    "Consent.provision.data": {"id": "string", "extension": "", "meaning": "code", "reference": "Reference"},
+}  # fmt: skip
 _LISTS = ("actor", "action", "securityLabel", "purpose", "class", "code", "data", "provision")
 _DEEPEST = 16
 
@@ -46,7 +64,7 @@ def _problems(consent: Mapping[str, Any]) -> Iterator[Problem]:
         yield Problem("resourceType", "unknown_construct")
     if consent.get("status") != "active":  # the evaluator has put aside every other status that R4 knows
         yield Problem("status", "unknown_construct")
-    yield from _unknown(consent, _CONSENT, "")
+    yield from _unknown(consent, _elements("Consent"), "")
     for name in ("scope", "policyRule", "provision"):
         if not isinstance(consent.get(name, {}), dict) or (name == "scope" and name not in consent):
             yield Problem(name, "malformed")
@@ -54,13 +72,14 @@ def _problems(consent: Mapping[str, Any]) -> Iterator[Problem]:
         yield Problem("category", "malformed")
     if "provision" in consent:
         yield from _provision(consent["provision"], "provision", 0)
+    yield from _within(consent, "Consent", "", 0)
 
 
 def _provision(provision: Mapping[str, Any], path: str, depth: int) -> Iterator[Problem]:
     if depth > _DEEPEST:
         yield Problem(path, "too_deep")
         return
-    yield from _unknown(provision, _PROVISION, f"{path}.")
+    yield from _unknown(provision, _elements("Consent.provision"), f"{path}.")
     kind = provision.get("type")
     if kind not in ("permit", "deny") and (depth > 0 or "type" in provision):
         yield Problem(f"{path}.type", "no_type" if kind is None else "unknown_construct")
@@ -75,7 +94,47 @@ def _provision(provision: Mapping[str, Any], path: str, depth: int) -> Iterator[
         yield from _provision(nested, f"{path}.provision[{number}]", depth + 1)
 
 
-def _unknown(element: Mapping[str, Any], known: frozenset[str], prefix: str) -> Iterator[Problem]:
+@cache
+def _elements(structure: str) -> Mapping[str, str]:
+    """JSON property -> type of ``structure``, as in :data:`_ELEMENTS`; an extension may hold anything: it changes nothing."""
+    if structure in _ELEMENTS:
+        return _ELEMENTS[structure]
+    found = definitions().structures[structure].elements
+    return {
+        key: "" if kind == "Extension" else f"{kind}{'*' * element.many}"
+        for element in found
+        for key, kind in element.json_names().items()
+    }
+
+
+def _within(element: Mapping[str, Any], structure: str, prefix: str, depth: int) -> Iterator[Problem]:
+    """What is wrong below ``element`` at any depth: another property or another shape than R4 has there."""
+    if depth > 2 * _DEEPEST:
+        yield Problem(prefix.rstrip("."), "too_deep")
+        return
+    elements = _elements(structure)
+    for name, value in element.items():
+        kind = elements.get(name, "")
+        if not kind:  # its own element has told of what is unknown, and an extension or a narrative may be as it likes
+            continue
+        parts = [(f"{prefix}{name}", value)]
+        if kind[-1] == "*":
+            if not isinstance(value, list) or not value:
+                yield Problem(f"{prefix}{name}", "malformed")
+                continue
+            kind, parts = kind[:-1], [(f"{prefix}{name}[{number}]", part) for number, part in enumerate(value)]
+        for path, part in parts:
+            if kind[0].islower():
+                if isinstance(part, dict | list):
+                    yield Problem(path, "malformed")
+            elif not isinstance(part, dict):
+                yield Problem(path, "malformed")
+            else:
+                yield from _unknown(part, _elements(kind), f"{path}.")
+                yield from _within(part, kind, f"{path}.", depth + 1)
+
+
+def _unknown(element: Mapping[str, Any], known: Mapping[str, str], prefix: str) -> Iterator[Problem]:
     for key in sorted(map(str, element)):
         # `_type` alone is a primitive without a value: its extension says why, and that is not for us to read.
         if key not in known and not (key.startswith("_") and key[1:] in known and key[1:] in element):

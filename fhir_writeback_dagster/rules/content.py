@@ -193,7 +193,8 @@ def laid_over(chart: Resource, payload: Resource, before: Resource | None = None
     """The chart's resource with what our payload says: the wanted state of the smallest update.
 
     What the chart has beyond ours stays; what says the same stays as the chart writes it. ``before`` is the payload that was
-    sent last: what it said and the new one no longer says goes, unless the chart says something else there by now.
+    sent last: what it said and the new one no longer says goes, unless the chart says something else there by now. A security
+    label is added where it is missing, and none is ever taken away.
     Of a Patient, a telecom or address is laid over the one of the same system or use. A narrative of the old content goes.
     """
     kind = payload["resourceType"]
@@ -215,6 +216,11 @@ def laid_over(chart: Resource, payload: Resource, before: Resource | None = None
     missing = [i for i in payload.get("identifier", ()) if not any(_same_identifier(i, o) for o in chart.get("identifier", ()))]
     if missing:
         wanted["identifier"] = [*chart.get("identifier", ()), *missing]
+    meta = chart.get("meta", {})
+    borne = set(tokens(meta.get("security", ())))
+    labels = [label for label in payload.get("meta", {}).get("security", ()) if next(tokens([label])) not in borne]
+    if labels:
+        wanted["meta"] = {**meta, "security": [*meta.get("security", ()), *labels]}
     return wanted
 
 

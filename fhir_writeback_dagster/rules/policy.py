@@ -30,7 +30,8 @@ _ACTIONS = ("propose", "autoCommit")
 class PolicyAsk:
     """One write, as the policies see it; what the fields mean stands in ``policies/schema.cedarschema``.
 
-    ``codes`` are ``system|code``, ``now`` is an instant with offset. Cedar sees ``confidence`` cut (not rounded) to four digits.
+    ``codes`` and ``labels`` are ``system|code``, ``now`` is an instant with offset. Cedar sees ``confidence`` cut (not rounded)
+    to four digits.
     """
 
     tenant: str
@@ -45,6 +46,7 @@ class PolicyAsk:
     codes: tuple[str, ...]
     encounter_status: str | None
     now: datetime
+    labels: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -60,6 +62,7 @@ class PolicyAsk:
             "codes": list(self.codes),
             "encounter_status": self.encounter_status,
             "now": self.now.isoformat(),
+            "labels": list(self.labels),
         }
 
     @classmethod
@@ -71,6 +74,7 @@ class PolicyAsk:
                 "confidence": None if confidence is None else Decimal(confidence),
                 "codes": tuple(data["codes"]),
                 "now": datetime.fromisoformat(data["now"]),
+                "labels": tuple(data.get("labels", ())),
             }
         )
 
@@ -137,6 +141,7 @@ def _requests(ask: PolicyAsk) -> list[dict[str, Any]]:
         "interaction": ask.interaction,
         "basis": ask.basis,
         "codes": sorted(set(ask.codes)),
+        "labels": sorted(set(ask.labels)),
         "now": f"{ask.now.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}",
     }
     if ask.confidence is not None:

@@ -51,6 +51,7 @@ class Ask(_Strict):
     confidence: Decimal | None = Field(None, ge=0, le=1)
     basis: Literal["observed", "inferred"] = "observed"
     codes: tuple[str, ...] = Field((), description="system|code")
+    labels: tuple[str, ...] = Field((), description="system|code of security labels")
     encounter_status: str | None = None
     now: AwareDatetime = _NOON
 
@@ -132,6 +133,7 @@ def _ask(cases: Cases, case: Case) -> PolicyAsk:
         codes=ask.codes,
         encounter_status=ask.encounter_status,
         now=ask.now,
+        labels=ask.labels,
     )
 
 

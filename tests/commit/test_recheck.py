@@ -51,6 +51,39 @@ def test_what_changed_in_the_ehr_since_the_verdict(world: World, then: list[Any]
     _withdrawn(world, reason)
 
 
+def _closing(world: World, kind: str = "document") -> World:
+    """An encounter that was open when decide looked is finished now."""
+    world.load(patient("a", "a"), encounter("e", "a"))
+    world.refresh()
+    world.approve(heart_rate("a", AT, 72), encounter_id="e", kind=kind)
+    world.load(encounter("e", "a", "finished"))
+    world.refresh()
+    return world
+
+
+@pytest.mark.parametrize("kind", ["document", "medication_request"])
+def test_an_encounter_that_was_closed_takes_no_more_orders_and_notes(world: World, kind: str) -> None:
+    _withdrawn(_closing(world, kind), "encounter_closed")
+
+
+def test_what_was_measured_in_it_may_still_be_written(world: World) -> None:
+    assert _closing(world, "vital_sign").commit().counts["created"] == 1
+
+
+def test_a_tenant_may_permit_notes_for_a_closed_encounter(make_world: Callable[..., World]) -> None:
+    assert _closing(make_world(closed_encounter="permit")).commit().counts["created"] == 1
+
+
+def test_what_a_person_approved_for_a_closed_encounter_goes(world: World) -> None:
+    _closing(world)
+    world.change(
+        "INSERT INTO review.task (tenant, task_id, candidate_id, opened_by, reason, content_hash, evidence, state) "
+        "SELECT tenant, gen_random_uuid(), candidate_id, 'decide', 'encounter_closed', content_hash, '{}', 'approved' "
+        "FROM decision.candidate WHERE tenant = %s"
+    )
+    assert world.commit().counts["created"] == 1
+
+
 def test_nothing_changed_and_it_is_sent(world: World) -> None:
     world.load(patient("a", "a"), patient("b", "b"), encounter("e", "a"), consent("c", "a"))
     world.approve(heart_rate("a", AT, 72), encounter_id="e")

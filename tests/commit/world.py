@@ -51,7 +51,7 @@ def encounter(encounter_id: str, patient_id: str, status: str = "in-progress", *
     }
 
 
-def consent(consent_id: str, patient_id: str, provision: str = "permit", **more: Any) -> Resource:
+def consent(consent_id: str, patient_id: str, provision: str | Resource = "permit", **more: Any) -> Resource:
     return {
         "resourceType": "Consent",
         "id": consent_id,
@@ -61,7 +61,7 @@ def consent(consent_id: str, patient_id: str, provision: str = "permit", **more:
         "patient": {"reference": f"Patient/{patient_id}"},
         "dateTime": "2024-01-01",
         "policyRule": {"coding": [{"system": "http://terminology.hl7.org/CodeSystem/v3-ActCode", "code": "OPTIN"}]},
-        "provision": {"type": provision},
+        "provision": {"type": provision} if isinstance(provision, str) else provision,
         **more,
     }
 

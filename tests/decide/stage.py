@@ -126,13 +126,28 @@ class Stage:
         **fields: Any,
     ) -> UUID:
         """A heart rate as ingest hands it on; returns its record id."""
-        data = {
+        heart_rate = {
             "kind": "vital_sign",
-            "patient": {"identifiers": [{"system": MRN, "value": mrn}]},
-            "actor": {"type": "source", "id": source},
             "code": HEART_RATE,
             "effective": effective,
             "quantity": {"value": str(value), "unit": "/min", "code": "/min"},
+        }
+        return self.say(heart_rate | fields, mrn, row=row, source=source, as_of=as_of, extract=extract)
+
+    def say(
+        self,
+        fields: dict[str, Any],
+        mrn: str = "100",
+        *,
+        row: str = "row-1",
+        source: str = "bedside",
+        as_of: datetime | None = None,
+        extract: UUID | None = None,
+    ) -> UUID:
+        """Any record, by its fields and kind."""
+        data = {
+            "patient": {"identifiers": [{"system": MRN, "value": mrn}]},
+            "actor": {"type": "source", "id": source},
             **fields,
         }
         record, record_id, extract = to_json(from_json(data)), new_id(), extract or new_id()

@@ -26,6 +26,39 @@ WEIGHT = {
 }
 
 
+ACT_CODE = "http://terminology.hl7.org/CodeSystem/v3-ActCode"
+
+
+def test_a_label_goes_with_an_agent_s_resource_to_consent_and_into_the_payload(
+    make_tenant: MakeTenant, workplace: OpenLayer, home: Path
+) -> None:
+    (home / "expectations").unlink()
+    (home / "expectations").mkdir()
+    tenant = make_tenant(
+        None, sources={"fhir_agent": {"version": 1, "landing": "landing/agent"}}, consent={"none_found": "permit"}
+    )
+    stage = Stage(tenant, workplace)
+    stage.mirror({"id": "p100", "mrn": "100"})
+    labels = {"PSY": "denied", "HIV": "in_review"}
+    lines = [
+        json.dumps({**WEIGHT, "id": code, "meta": {"security": [{"system": ACT_CODE, "code": code}]}}
+                   | {"effectiveDateTime": f"2026-03-01T08:00:0{n}Z"})
+        for n, code in enumerate(labels)
+    ]  # fmt: skip
+    (home / "landing" / "agent" / "findings.ndjson").write_text("\n".join(lines))
+    with workplace("ingest", tenant) as w:
+        land(w)
+        normalise(w)
+    stage.decide()
+    ends = {}
+    with workplace("decide", tenant) as w:
+        for row in stage.rows("SELECT * FROM decision.candidate"):
+            payload = canonicaljson.decode(w.sealer.open("decision.candidate.payload", row["candidate_id"], row["payload"]))
+            (label,) = payload["meta"]["security"]
+            ends[label["code"]] = row["state"]
+    assert ends == labels
+
+
 def test_an_agent_s_resources_are_proposals_like_any_others(make_tenant: MakeTenant, workplace: OpenLayer, home: Path) -> None:
     (home / "expectations").unlink()
     (home / "expectations").mkdir()

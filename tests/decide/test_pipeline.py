@@ -446,3 +446,45 @@ def test_original_and_correction_of_one_batch_are_asked_as_create_and_update(sta
     assert report.states == {"approved": 2}
     asked = [stage.context(one)["policy"]["interaction"] for one in (first, second)]
     assert asked == ["create", "update"]
+
+
+def _verdict_of_item(stage: Stage, record: Any) -> dict[str, Any]:
+    (verdict,) = stage.rows(
+        "SELECT v.* FROM decision.verdict v JOIN decision.candidate c USING (tenant, verdict_id) WHERE c.record_id = %s", record
+    )
+    return verdict
+
+
+def test_everything_that_validation_finds_stands_in_the_verdict(stage: Stage, database: Any) -> None:
+    record = stage.tell(quantity={"value": "72", "unit": "bananas", "code": "bananas"})
+    stage.decide()
+    assert stage.end_of(record) == ("quarantined", "invalid_ucum")
+    verdict = _verdict_of_item(stage, record)
+    assert verdict["outcome"] == "denied"
+    place = {"layer": "semantic", "path": "Observation.valueQuantity.code", "severity": "error"}
+    assert verdict["reasons"] == [{**place, "code": "ucum"}, {**place, "code": "vs-unit"}]
+    assert verdict["versions"]["mapping"] == "vital_sign/1"
+    assert "bananas" not in repr(verdict)
+    with connect(database.superuser) as owner:
+        items = owner.execute("SELECT code, path, verdict_id FROM quarantine.item WHERE tenant = %s", (stage.tenant.tenant,))
+        assert items.fetchall() == [("invalid_ucum", "Observation.valueQuantity.code", verdict["verdict_id"])]
+
+
+def test_a_payload_of_many_faults_names_the_first_twenty(stage: Stage) -> None:
+    wrong = {"value": "1", "unit": "x", "code": "bananas"}
+    parts = [{"code": {"codings": [{"system": "http://loinc.org", "code": f"{n}-1"}]}, "quantity": wrong} for n in range(30)]
+    record = stage.tell(components=parts)
+    stage.decide()
+    assert stage.end_of(record) == ("quarantined", "invalid_ucum")
+    paths = [reason["path"] for reason in _verdict_of_item(stage, record)["reasons"]]
+    assert paths == [f"Observation.component[{n}].valueQuantity.code" for n in range(20)]
+
+
+def test_a_warning_stops_nothing_and_is_told(stage: Stage) -> None:
+    code = {"codings": [{"system": "http://snomed.info/sct", "code": "38341003"}]}
+    record = stage.say({"kind": "condition", "code": code, "category": "problem-list-item"})
+    stage.decide()
+    assert stage.end_of(record) == ("approved", None)
+    reasons = _verdict_of_item(stage, record)["reasons"]
+    assert reasons[0]["layer"] == "policy", "what decided comes first"
+    assert reasons[1:] == [{"layer": "semantic", "code": "con-3", "path": "Condition", "severity": "warning"}]

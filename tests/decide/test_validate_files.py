@@ -71,6 +71,34 @@ def test_an_entry_that_is_no_object_and_a_type_that_is_not_written_are_invalid(t
     assert [(r["valid"], r["issues"][0]["code"]) for r in found] == [(False, "type"), (False, "unsupported_type")]
 
 
+@pytest.mark.parametrize("entry", ["null", "7", '"x"', "{}", "true"])
+def test_entries_of_a_bundle_that_are_no_list_are_an_issue(tmp_path: Path, entry: str) -> None:
+    found = results(tmp_path, '{"resourceType": "Bundle", "entry": ' + entry + "}\n" + json.dumps(GOOD))
+    issue = {"layer": "syntactic", "code": "type", "path": "Bundle.entry", "severity": "error"}
+    assert found == [{"valid": False, "issues": [issue]}, GOOD_RESULT]
+
+
+def test_an_entry_that_is_no_object_is_an_issue_beside_the_others(tmp_path: Path) -> None:
+    found = results(tmp_path, json.dumps({"resourceType": "Bundle", "entry": [None, {"resource": GOOD}, 3]}))
+    assert [[i["path"] for i in r["issues"]] for r in found] == [["Bundle.entry[0]", "Bundle.entry[2]"], []]
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        ('{"resourceType": "Observation", "status": "final", "status": "Mallory", "code": {"text": "x"}}', 1),
+        ('{"resourceType": "Observation", "status": "final",\n "code": {"text": "x",\n "text": "Mallory"}}', 1),
+        (json.dumps(GOOD) + '\n{"resourceType": "Observation", "code": {"text": "a", "te\\u0078t": "Mallory"}}', 2),
+        ('[{"resourceType": "Observation", "resourceType": "Patient"}]', 1),
+    ],
+    ids=["a line", "many lines", "a later line, escaped", "an array"],
+)
+def test_a_name_that_stands_twice_is_an_issue(tmp_path: Path, content: str, line: int) -> None:
+    found = results(tmp_path, content)
+    assert found[-1]["issues"] == [{"layer": "syntactic", "code": "duplicate_key", "path": f"line {line}", "severity": "error"}]
+    assert found[:-1] == [GOOD_RESULT] * (line - 1)
+
+
 def test_digits_of_decimals_and_great_numbers_survive_reading(tmp_path: Path) -> None:
     text = json.dumps(GOOD)[:-1] + ', "valueQuantity": {"value": 1e400}}'
     assert results(tmp_path, text) == [GOOD_RESULT]

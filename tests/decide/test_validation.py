@@ -219,6 +219,22 @@ def test_a_contained_resource_is_checked_like_any_other() -> None:
     assert ("semantic", "reference_target", "MedicationRequest.medicationReference") in codes(swapped)
 
 
+def test_what_is_contained_and_has_no_definitions_of_ours_is_read_by_fhir_resources_whatever_its_shape() -> None:
+    slot = {
+        "resourceType": "Slot",
+        "id": "s",
+        "schedule": {"reference": "Schedule/1"},
+        "status": "free",
+        "start": "2026-01-01T10:00:00Z",
+        "end": "2026-01-01T11:00:00Z",
+    }
+    given = {"resourceType": "Observation", "status": "final", "code": {"text": "x"}, "focus": [{"reference": "#s"}]}
+    assert validate({**given, "contained": [slot]}) == []
+    for wrong in ({**slot, "start": "next week"}, {**slot, "nonsense": 1}, {"resourceType": "Slot", "id": "s"}):
+        assert {code for _, code, _ in codes({**given, "contained": [wrong]})} == {"model"}, wrong
+    assert validate({**given, "contained": [slot]}) == []
+
+
 def test_a_vital_sign_keeps_to_the_vital_signs_profiles() -> None:
     def vital(code: str, **more: Any) -> Resource:
         return observation(category=[VITAL_SIGNS], code={"coding": [{"system": LOINC, "code": code}]}, **more)

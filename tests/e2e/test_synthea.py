@@ -20,6 +20,7 @@ from conftest import MakeTenant, OpenLayer
 from e2e.synthea_twins import KINDS, bundles, chart, compare, rows
 
 from fhir_writeback_dagster.ops.report import TenantReport, read_report
+from fhir_writeback_dagster.rules.consent_codes import ACT_CODE, CONSENT_SCOPE, RESTRICTED
 from fhir_writeback_dagster.sandbox.sekmet import CLIENT_ID, Sekmet
 
 pytestmark = pytest.mark.timeout(900)
@@ -46,7 +47,8 @@ def written(
     from fhir_writeback_dagster.decide.pipeline import decide
     from fhir_writeback_dagster.ingest.pipeline import land, normalise
 
-    sekmet.load(chart(synthea))
+    held = chart(synthea)
+    sekmet.load([*held, *(_permits_all(patient["id"]) for patient in held if patient["resourceType"] == "Patient")])
     key = home / "keys" / "synthea.jwk"
     key.touch(mode=0o600)
     key.write_text(client_key)
@@ -98,6 +100,21 @@ def test_every_written_resource_agrees_with_its_twin(
     assert set(report.reasons["not_written"]) == {"reference_only", "source_truth_only"}
     assert report.ends["created"] + report.ends["in_review"] + report.ends["not_written"] == report.rows
     _patients_untouched(sekmet, synthea)
+
+
+def _permits_all(patient: str) -> dict[str, Any]:
+    """A consent that names what a general one does not cover: Synthea's lives hold adolescence, drugs and despair."""
+    named = [{"system": ACT_CODE, "code": code} for code in sorted(RESTRICTED)]
+    return {
+        "resourceType": "Consent",
+        "id": f"c-{patient}"[:64],
+        "status": "active",
+        "scope": {"coding": [{"system": CONSENT_SCOPE, "code": "patient-privacy"}]},
+        "category": [{"coding": [{"system": "http://loinc.org", "code": "59284-0"}]}],
+        "patient": {"reference": f"Patient/{patient}"},
+        "policyRule": {"coding": [{"system": ACT_CODE, "code": "OPTIN"}]},
+        "provision": {"type": "permit", "provision": [{"type": "permit", "securityLabel": named}]},
+    }
 
 
 def _told(report: TenantReport) -> str:

@@ -217,6 +217,32 @@ def test_a_blood_pressure_has_both_components(told: Any) -> None:
     assert [str(part.quantity.value) for part in record.record.components] == ["120", "80"]
 
 
+CONFIDENTIALITY = "http://terminology.hl7.org/CodeSystem/v3-Confidentiality"
+
+
+def test_labels_come_along_whatever_the_contract_names(told: Any) -> None:
+    security = [{"system": CONFIDENTIALITY, "code": "R", "display": "restricted"}, {"system": "urn:local", "code": "VIP"}]
+    labelled, plain = told(bundle(changed(meta={"security": security}), changed(id="o2"))).records
+    assert [(label.system, label.code) for label in labelled.record.labels] == [(CONFIDENTIALITY, "R"), ("urn:local", "VIP")]
+    assert plain.record.labels is None
+
+
+def test_the_labels_of_a_bundle_hold_for_all_that_is_in_it(told: Any) -> None:
+    of_bundle = {"system": CONFIDENTIALITY, "code": "R"}
+    given = json.loads(bundle(changed(meta={"security": [{"system": "urn:local", "code": "VIP"}]}), changed(id="o2")))
+    one, other = told(json.dumps({**given, "meta": {"security": [of_bundle]}})).records
+    assert [label.code for label in one.record.labels] == ["VIP", "R"]
+    assert [label.code for label in other.record.labels] == ["R"]
+    assert told(json.dumps({**given, "meta": {"security": "secret"}})).records == []
+
+
+@pytest.mark.parametrize("label", [{"code": "R"}, {"system": CONFIDENTIALITY}, {"display": "secret"}])
+def test_a_label_that_is_no_code_of_a_system_is_not_lost(told: Any, label: dict[str, str]) -> None:
+    made = told(bundle(changed(meta={"security": [label]}), changed(id="o2")))
+    assert len(made.records) == 1
+    assert (made.others[1].reason, made.others[1].column) == ("unknown_element", "meta")
+
+
 def test_narrative_and_translations_say_nothing_else(told: Any) -> None:
     code = {"coding": [*WEIGHT["code"]["coding"], {"system": "urn:local", "code": "W"}]}
     made = told(bundle(changed(text={"status": "generated", "div": "<div>72 kg</div>"}, code=code)))

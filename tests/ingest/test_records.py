@@ -275,6 +275,26 @@ def test_a_word_without_a_translation_is_a_problem_of_its_row() -> None:
     assert [r.record.status for r in result.records] == ["final", "final"]  # type: ignore[union-attr]
 
 
+ACT_CODE = "http://terminology.hl7.org/CodeSystem/v3-ActCode"
+
+
+def test_a_source_labels_its_records() -> None:
+    own = [{"code": "42CFRPart2"}, {"column": "sens", "values": {"H": "HIV", "-": None}}]
+    result = made(
+        [{"sens": "H"}, {"sens": "-"}, {"sens": None}, {"sens": "?"}], table(fields={"labels": own}, columns={"sens": "chart"})
+    )
+    assert reasons(result) == {3: "unknown_value"}
+    found = [[(label.system, label.code) for label in r.record.labels or ()] for r in result.records]
+    assert found == [[(ACT_CODE, "42CFRPart2"), (ACT_CODE, "HIV")], [(ACT_CODE, "42CFRPart2")], [(ACT_CODE, "42CFRPart2")]]
+    assert "labels" not in to_json(made([{}]).records[0].record), "a record without labels is told as ever"
+
+
+def test_a_group_is_as_sensitive_as_the_most_sensitive_of_its_rows() -> None:
+    of = table(rule={"group": PRESSURE}, fields={"labels": {"column": "sens"}}, columns={"sens": "chart"})
+    [record] = made([{"item": "8480-6", "sens": "HIV"}, {"item": "8462-4", "sens": None}], of).records
+    assert [label.code for label in record.record.labels or ()] == ["HIV"]
+
+
 def test_the_source_declares_the_order_of_its_versions() -> None:
     of = table(as_of={"column": "changed"}, columns={"changed": "operational"})
     result = made([{"changed": "2024-03-01T10:00:00+02:00"}, {"changed": None}, {"changed": "soon"}], of)

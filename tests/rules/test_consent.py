@@ -70,6 +70,8 @@ def actor(reference: str) -> list[dict[str, Any]]:
 TREAT, RESEARCH = [coding("v3-ActReason", "TREAT")], [coding("v3-ActReason", "HRESCH")]
 COLLECT, ACCESS = [concept("consentaction", "collect")], [concept("consentaction", "access")]
 LOCAL = "urn:example:local"
+NPP = concept("consentcategorycodes", "npp")
+ODD = [{**actor(US)[0], "foo": 1}]
 
 Case = tuple[str, dict[str, Any], ConsentAsk, str, str | None, str]
 
@@ -104,6 +106,16 @@ CASES: list[Case] = [
     ("no scope", {k: v for k, v in consent(permit()).items() if k != "scope"}, ASK, "deny", "scope", "malformed"),
     ("do not resuscitate", consent(deny(), category=[concept("consentcategorycodes", "dnr")]), ASK, "none", None, "none_applies"),
     ("notice of privacy practices", consent(permit(), category=[concept("consentcategorycodes", "npp")]), ASK, "none", None, "none_applies"),
+    ("a notice and a consent document, denied", consent(deny(), category=[NPP, {"coding": [{"system": LOINC, "code": "59284-0"}]}]), ASK, "deny", "provision", "denied"),
+    ("a notice and a local category, denied", consent(deny(), category=[NPP, {"coding": [{"system": LOCAL, "code": "x"}]}]), ASK, "deny", "provision", "denied"),
+    ("a notice and a category in words, denied", consent(deny(), category=[{"text": "privacy"}, NPP]), ASK, "deny", "provision", "denied"),
+    ("a notice that is something local too, denied", consent(deny(), category=[{"coding": [*NPP["coding"], {"system": LOCAL, "code": "x"}]}]), ASK, "deny", "provision", "denied"),
+    ("a code of a notice in another system, denied", consent(deny(), category=[{"coding": [{"system": LOCAL, "code": "npp"}]}]), ASK, "deny", "provision", "denied"),
+    ("a notice beside a local category permits nothing", consent(permit(), category=[NPP, {"text": "privacy"}]), ASK, "none", None, "none_applies"),
+    ("nor lifts its own denial", consent(deny(permit()), category=[NPP, {"text": "privacy"}]), ASK, "deny", "category", "unclear_category"),
+    ("two directives", consent(deny(), category=[NPP, concept("consentcategorycodes", "dnr")]), ASK, "none", None, "none_applies"),
+    ("a local category", consent(permit(), category=[{"text": "privacy"}]), ASK, "permit", "provision", "permitted"),
+    ("emergency only, beside another", consent(permit(), category=[{"text": "privacy"}, concept("consentcategorycodes", "emrgonly")]), ASK, "deny", "category", "emergency_only"),
     ("emergency only", consent(permit(), category=[concept("consentcategorycodes", "emrgonly")]), ASK, "deny", "category", "emergency_only"),
     ("emergency only, in one", consent(permit(), category=[concept("consentcategorycodes", "emrgonly")]), replace(ASK, purpose="ETREAT"), "permit", "provision", "permitted"),
     # period
@@ -183,6 +195,16 @@ CASES: list[Case] = [
     ("behavioural health covers psychiatry", consent(permit(securityLabel=[coding("v3-ActCode", "BH")])), replace(ASK, labels=(label("PSY"),)), "permit", "provision", "permitted"),
     ("minors", consent(permit()), replace(ASK, labels=(label("ADOL"),)), "deny", None, "restricted_not_permitted"),
     ("opt-in does not cover restricted data", consent(rule="OPTIN"), replace(ASK, labels=(label("MH"),)), "deny", None, "restricted_not_permitted"),
+    ("each label needs its own permit", consent(permit(securityLabel=[coding("v3-ActCode", "ETH")])), replace(ASK, labels=(label("ETH"), label("OPIOIDUD"))), "deny", None, "restricted_not_permitted"),
+    ("a permit that names both", consent(permit(securityLabel=[coding("v3-ActCode", "ETH"), coding("v3-ActCode", "OPIOIDUD")])), replace(ASK, labels=(label("ETH"), label("OPIOIDUD"))), "permit", "provision", "permitted"),
+    ("a permit that names the parent of both", consent(permit(securityLabel=[coding("v3-ActCode", "SUD")])), replace(ASK, labels=(label("ETH"), label("OPIOIDUD"))), "permit", "provision", "permitted"),
+    ("a kind does not cover the whole", consent(permit(securityLabel=[coding("v3-ActCode", "ETHUD")])), replace(ASK, labels=(label("SUD"),)), "deny", None, "restricted_not_permitted"),
+    ("part 2 covers every kind of it", consent(permit(securityLabel=[coding("v3-ActCode", "42CFRPart2")])), replace(ASK, labels=(label("ETHUD"),)), "permit", "provision", "permitted"),
+    ("no kind covers part 2", consent(permit(securityLabel=[coding("v3-ActCode", "SUD")])), replace(ASK, labels=(label("42CFRPart2"),)), "deny", None, "restricted_not_permitted"),
+    ("denial of substance use includes part 2", consent(permit(deny(securityLabel=[coding("v3-ActCode", "SUD")]), securityLabel=[coding("v3-ActCode", "42CFRPart2")])), replace(ASK, labels=(label("42CFRPart2"),)), "deny", "provision.provision[0]", "denied"),
+    *[(f"denial of {banned} may mean {borne}", consent(deny(securityLabel=[coding("v3-ActCode", banned)])), replace(ASK, labels=(label(borne),)), "deny", "provision", "unclear_condition")
+      for banned, borne in (("ETH", "42CFRPart2"), ("ETHUD", "42CFRPart2"), ("42CFRPart2", "ETH"), ("42CFRPart2", "SUD"), ("ETHUD", "SUD"), ("ETH", "OPIOIDUD"), ("MH", "BH"))],
+    ("alcohol is not opioids", consent(permit(deny(securityLabel=[coding("v3-ActCode", "OPIOIDUD")]), securityLabel=[coding("v3-ActCode", "ETHUD")])), replace(ASK, labels=(label("ETHUD"),)), "permit", "provision", "permitted"),
     # nesting
     ("exception permits", consent(deny(permit(purpose=TREAT))), ASK, "permit", "provision.provision[0]", "permitted"),
     ("exception that does not apply", consent(deny(permit(purpose=RESEARCH))), ASK, "deny", "provision", "denied"),
@@ -206,6 +228,23 @@ CASES: list[Case] = [
     ("empty purpose", consent(permit(purpose=[])), ASK, "deny", "provision.purpose", "malformed"),
     ("purpose of text", consent(permit(purpose="TREAT")), ASK, "deny", "provision.purpose", "malformed"),
     ("not a consent", consent(permit(), resourceType="Contract"), ASK, "deny", "resourceType", "unknown_construct"),
+    ("unknown key in an actor", consent(permit(actor=ODD)), ASK, "deny", "provision.actor[0].foo", "unknown_construct"),
+    ("unknown key in a nested denial's actor", consent(permit(deny(actor=[{**actor("Organization/x")[0], "foo": 1}]))), ASK, "deny", "provision.provision[0].actor[0].foo", "unknown_construct"),
+    ("unknown key in data", consent(permit(deny(data=[{"meaning": "instance", "reference": {"reference": "Condition/c"}, "foo": 1}]))), ASK, "deny", "provision.provision[0].data[0].foo", "unknown_construct"),
+    ("unknown key in a reference", consent(permit(deny(actor=[{"role": {}, "reference": {"reference": "Organization/x", "foo": 1}}]))), ASK, "deny", "provision.provision[0].actor[0].reference.foo", "unknown_construct"),
+    ("unknown key in a period", consent(permit(period={"start": "2020", "foo": 1})), ASK, "deny", "provision.period", "malformed"),
+    ("unknown key in a coding", consent(permit(purpose=[{**TREAT[0], "foo": 1}])), ASK, "deny", "provision.purpose[0].foo", "unknown_construct"),
+    ("unknown key in an action's coding", consent(permit(action=[{"coding": [{**COLLECT[0]["coding"][0], "foo": 1}]}])), ASK, "deny", "provision.action[0].coding[0].foo", "unknown_construct"),
+    ("unknown key in the scope", consent(permit(), scope={**concept("consentscope", "patient-privacy"), "foo": 1}), ASK, "deny", "scope.foo", "unknown_construct"),
+    ("unknown key in a verification", consent(permit(), verification=[{"verified": True, "foo": 1}]), ASK, "deny", "verification[0].foo", "unknown_construct"),
+    ("unknown key in a policy", consent(permit(), policy=[{"uri": "urn:x", "foo": 1}]), ASK, "deny", "policy[0].foo", "unknown_construct"),
+    ("an actor's role that is a text", consent(permit(actor=[{"role": "us", "reference": {"reference": US}}])), ASK, "deny", "provision.actor[0].role", "malformed"),
+    ("verified", consent(permit(), verification=[{"verified": True, "verificationDate": "2025-01-01"}]), ASK, "permit", "provision", "permitted"),
+    ("not verified, permitted", consent(permit(), verification=[{"verified": True}, {"verified": False}]), ASK, "deny", "verification[1].verified", "not_verified"),
+    ("not verified, opted in", consent(rule="OPTIN", verification=[{"verified": False}]), ASK, "deny", "verification[0].verified", "not_verified"),
+    ("not verified, denied", consent(deny(), verification=[{"verified": False}]), ASK, "deny", "provision", "denied"),
+    ("not verified, and about something else", consent(permit(purpose=RESEARCH), verification=[{"verified": False}]), ASK, "none", None, "none_applies"),
+    ("what an extension holds does not matter", consent(permit(actor=[{**actor(US)[0], "extension": [{"url": "x", "foo": 1}]}])), ASK, "permit", "provision", "permitted"),
     ("plain extensions do not matter", consent(permit(extension=[{"url": "x"}]), extension=[{"url": "y"}]), ASK, "permit", "provision", "permitted"),
 ]  # fmt: skip
 

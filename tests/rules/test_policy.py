@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from fhir_writeback_dagster import canonicaljson
 from fhir_writeback_dagster.canonical import KINDS
 from fhir_writeback_dagster.errors import ConfigError
+from fhir_writeback_dagster.rules.consent_codes import ACT_CODE
 from fhir_writeback_dagster.rules.policy import PolicyAsk, PolicyDecision, load_policies
 
 POLICIES = Path(__file__).resolve().parents[2] / "policies"
@@ -121,6 +122,9 @@ def test_without_policies_everything_is_denied() -> None:
         (["baseline", "examples/code_lists"], replace(ASK, actor_id="wearable", codes=()), "denied", "wearable-only-these"),
         (["baseline", "examples/code_lists"], replace(ASK, actor_id="wearable", codes=("http://loinc.org|8867-4", "urn:x|1")),
          "denied", "wearable-only-these"),
+        (["baseline", "examples/labels"], ASK, "automatic", "baseline-auto-sources"),
+        (["baseline", "examples/labels"], replace(ASK, labels=(f"{ACT_CODE}|MH",)), "review", "labelled-reviewed"),
+        (["baseline", "examples/labels"], replace(ASK, labels=(f"{ACT_CODE}|HIV",)), "denied", "no-hiv-data"),
         (["baseline", "examples/review_everything"], ASK, "review", "review-everything"),
     ],
 )  # fmt: skip
