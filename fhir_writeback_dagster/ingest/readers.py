@@ -42,6 +42,8 @@ def read(data: bytes, table: Table, *, whole: bool, relative_to: str | None = No
         frame = _parquet(data)
     else:
         text = _decode(data, table.encoding)
+        if not text.strip():  # nothing but a byte order mark
+            raise ExtractRefused("empty_file", "the file is empty", byte=len(data), mend=_AGAIN)
         match table.format:
             case "jsonl":
                 frame = _jsonl(text)

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
+import httpx
 import pytest
 from click.testing import CliRunner
 from commit.faults import FaultyLine, First, Say
@@ -110,9 +111,11 @@ def test_releasing_the_cap_does_not_release_a_drift_that_nobody_has_seen(make_wo
     world.load(patient("a", "a"))
     world.approve_all([heart_rate("a", f"2024-03-01T10:0{n}:00Z", 70) for n in range(3)])
     assert world.commit().held == "cap"
+    smart = httpx.get(f"{world.ehr.base_url}/.well-known/smart-configuration").json()
     world.change(
         "INSERT INTO ledger.snapshot (tenant, target, body, findings, approved_by, drifted) "
-        "VALUES (%s, 'ehr', '{}', '[]', 'ann', true)"
+        "VALUES (%s, 'ehr', %s, '[]', 'ann', true)",
+        json.dumps({"smart": {"token_endpoint": smart["token_endpoint"]}}),
     )
     told = command(world, "release", "--reason", "a backlog of ours", "--by", "ann")
     assert "drift" in told

@@ -60,6 +60,11 @@ def test_an_empty_file(data: bytes, form: str) -> None:
     assert refused(data, format=form).code == "empty_file"
 
 
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+def test_a_byte_order_mark_alone_is_an_empty_file(form: str) -> None:
+    assert refused(b"\xef\xbb\xbf\r\n", format=form).code == "empty_file"
+
+
 def test_a_wrong_encoding_says_line_and_byte() -> None:
     error = refused(b"a,b\n1,ok\n2,M\xfcller " + SECRET.encode() + b"\n")
     assert (error.code, error.line, error.byte) == ("wrong_encoding", 3, 12)
