@@ -63,13 +63,19 @@ class Actor(_Model):
 
 
 class PatientRef(_Model):
-    """How a row names its patient; demographics, if the source has them, confirm a match and never make one alone."""
+    """How a row names its patient. Demographics, if the source has them, confirm a match on identifiers; whether they may make
+    one is the tenant's choice. Address and phone never contradict: people move."""
 
     identifiers: tuple[Identifier, ...] = ()
     family: str | None = None
     given: str | None = None
     birth_date: str | None = None
     sex: Literal["male", "female", "other", "unknown"] | None = None
+    line: str | None = None
+    city: str | None = None
+    postal_code: str | None = None
+    state: str | None = None
+    phone: str | None = None
 
 
 class _Record(_Model):

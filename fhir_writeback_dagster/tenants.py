@@ -159,7 +159,7 @@ class Matching(_Strict):
 
     probabilistic: Literal["off", "review", "auto"] = "off"
     auto: float = Field(0.999, ge=0.9, lt=1, description="probability from which a match may be automatic")
-    review: float = Field(0.1, gt=0, lt=0.9, description="probability from which a person is asked; below, the row waits")
+    review: float = Field(0.01, gt=0, lt=0.9, description="probability from which a person is asked; below, the row waits")
     weights: str | None = Field(None, description="file of `match learn`, below the home folder; left out: the set ones")
     encounter_by_time: bool = Field(
         False, description="a row that names no encounter gets the patient's only one that holds its time"

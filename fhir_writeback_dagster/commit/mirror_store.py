@@ -16,7 +16,7 @@ from psycopg.types.json import Jsonb
 from fhir_writeback_dagster import canonicaljson
 from fhir_writeback_dagster.commit import mirror_rows
 from fhir_writeback_dagster.commit.mirror_rows import Resource, Stamp, identifiers, period, referenced, stamp
-from fhir_writeback_dagster.rules.demographics import mirror_keys
+from fhir_writeback_dagster.rules.demographics import identifier_key, mirror_keys
 from fhir_writeback_dagster.rules.resourceurl import server_of
 from fhir_writeback_dagster.store.db import Row, copy_rows, record_event
 from fhir_writeback_dagster.workplace import Workplace
@@ -187,7 +187,7 @@ def _write_identifiers(connection: Connection[Any], w: Workplace, table: str, fr
         (w.id, target, ids),
     )
     digests = {
-        (w.id, target, w.identity.digest("identifier", system, value), one["id"])
+        (w.id, target, w.identity.digest(*identifier_key(system, value)), one["id"])
         for one in fresh
         for system, value in identifiers(one, w.tenant.ehr.base_url)
     }

@@ -1,37 +1,30 @@
-"""``fhir-writeback match evaluate``: how well demographics would match a hospital's own rows, so that it sets its own thresholds.
+"""``fhir-writeback match evaluate``: what the pipeline would do with a hospital's own rows, so that it sets its own thresholds.
 
-The files stay where they are and nothing of them is printed: counts and shares only.
+It is the pipeline's own matching, on a chart in memory: the same keys, weights and rules, with ``probabilistic: auto``. The files
+stay where they are and nothing of them is printed: counts and shares only.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 
+from fhir_writeback_dagster.canonical import PatientRef
 from fhir_writeback_dagster.decide.match_learn import load_weights
 from fhir_writeback_dagster.decide.match_picture import picture
-from fhir_writeback_dagster.decide.match_tables import read_chart, read_truth
-from fhir_writeback_dagster.decide.matching_fields import FIELDS
-from fhir_writeback_dagster.decide.matching_probabilistic import (
-    WEIGHTS,
-    Candidate,
-    Index,
-    Thresholds,
-    Weights,
-    decide,
-    probability_of,
-)
+from fhir_writeback_dagster.decide.match_tables import COLUMNS, MemoryChart, read_chart, read_truth
+from fhir_writeback_dagster.decide.matching import identify
+from fhir_writeback_dagster.decide.matching_demographic import Near, Rules, search, settle
+from fhir_writeback_dagster.decide.matching_model import Match
+from fhir_writeback_dagster.decide.matching_probabilistic import WEIGHTS, Thresholds, Weights, decide, probability_of
 from fhir_writeback_dagster.errors import ConfigError
 
 _DEFAULT = Thresholds()
-
-#: Below one in a million nobody is a candidate at any threshold.
-_FLOOR = -20
 
 #: Where the curve looks: weights in bits, as thresholds of automatic matches (10 bits are a probability of 0.999).
 CURVE = (-3, 0, 3, 5, 7, 10, 13, 17, 20, 25, 30, 35, 40, 45, 50)
@@ -39,10 +32,12 @@ CURVE = (-3, 0, 3, 5, 7, 10, 13, 17, 20, 25, 30, 35, 40, 45, 50)
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A row of the truth file: who it is in the chart ("": nobody), and whom matching finds near."""
+    """A row of the truth file: who it is in the chart ("": nobody), what its identifiers come to, and who is near."""
 
     truth: str
-    candidates: tuple[Candidate, ...]
+    ref: PatientRef
+    before: Match
+    near: Near | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,33 +109,54 @@ def evaluate(patients: Path, truth: Path, thresholds: Thresholds, weights: Weigh
 
     :raises ConfigError: a file is missing, is no CSV, or lacks a column; with file and line.
     """
-    rows = list(read_rows(patients, truth, weights))
+    chart = MemoryChart(read_chart(patients))
+    rows = find(chart, list(read_truth(truth, chart.people)), weights)
     curve = []
     for bits in CURVE:
         at = Thresholds(probability_of(bits), min(thresholds.review, probability_of(bits)))
-        curve.append(Point(bits, measure(rows, at), measure(rows, at, doubting=False)))
-    return measure(rows, thresholds), curve
+        curve.append(Point(bits, measure(chart, rows, at), _alone(rows, at)))
+    return measure(chart, rows, thresholds), curve
 
 
-def measure(rows: Sequence[Row], thresholds: Thresholds, *, doubting: bool = True) -> Result:
+def find(chart: MemoryChart, truth: Sequence[tuple[str, PatientRef]], weights: Weights = WEIGHTS) -> list[Row]:
+    """All that does not depend on thresholds."""
+    before = identify(chart, [ref for _, ref in truth])
+    near, _ = search(chart, before, weights)
+    return [Row(known, ref, before[ref], near.get(ref)) for known, ref in truth]
+
+
+def match_of(chart: MemoryChart, row: Row, thresholds: Thresholds) -> Match:
+    """What :func:`matching.match_patients` answers of a tenant with these thresholds."""
+    if row.near is None:
+        return row.before
+    return settle(row.ref, row.before, row.near, chart.people, Rules(thresholds, automatic=True))
+
+
+def measure(chart: MemoryChart, rows: Sequence[Row], thresholds: Thresholds) -> Result:
     auto = auto_right = review = review_holds = 0
     for row in rows:
-        verdict = decide(row.candidates, thresholds, doubting=doubting)
-        if verdict.outcome == "auto":
+        match = match_of(chart, row, thresholds)
+        if match.outcome == "matched":
             auto += 1
-            auto_right += verdict.candidates[0].patient_id == row.truth
-        elif verdict.outcome == "review":
+            auto_right += match.patient_id == row.truth
+        elif match.outcome == "review":
             review += 1
-            review_holds += row.truth in {c.patient_id for c in verdict.candidates}
+            review_holds += row.truth in {match.patient_id, *(c["patient_id"] for c in match.evidence.get("candidates", ()))}
     return Result(len(rows), sum(1 for row in rows if row.truth), auto, auto_right, review, review_holds)
 
 
-def read_rows(patients: Path, truth: Path, weights: Weights) -> Iterator[Row]:
-    chart = read_chart(patients)
-    index = Index(chart, weights)
-    for known, person in read_truth(truth, chart):
-        near = (c for c in index.candidates(person) if c.bits > _FLOOR)
-        yield Row(known, tuple(sorted(near, key=lambda c: -c.bits)))
+def _alone(rows: Sequence[Row], thresholds: Thresholds) -> Result:
+    """What the probability would match without the rules that doubt, of rows that no identifier brings to anybody."""
+    auto = auto_right = 0
+    for row in rows:
+        found = row.before.patient_id if row.before.outcome == "matched" else None
+        if found is None and row.near and row.before.patient_id is None:
+            verdict = decide(row.near.candidates, thresholds, doubting=False)
+            found = verdict.candidates[0].patient_id if verdict.outcome == "auto" else None
+        if found is not None:
+            auto += 1
+            auto_right += found == row.truth
+    return Result(len(rows), sum(1 for row in rows if row.truth), auto, auto_right, 0, 0)
 
 
 def _share(part: int, whole: int) -> float | None:
@@ -148,7 +164,7 @@ def _share(part: int, whole: int) -> float | None:
 
 
 @click.command("evaluate")
-@click.option("--patients", type=click.Path(path_type=Path), required=True, help=f"CSV of the chart: id, {', '.join(FIELDS)}.")
+@click.option("--patients", type=click.Path(path_type=Path), required=True, help=f"CSV of the chart: id, {', '.join(COLUMNS)}.")
 @click.option(
     "--truth", type=click.Path(path_type=Path), required=True, help="CSV of rows: patient_id (empty: nobody) and the same."
 )

@@ -19,9 +19,10 @@ import click
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fhir_writeback_dagster.decide.match_tables import read_chart, read_truth
-from fhir_writeback_dagster.decide.matching_fields import DIFFERS, SAME, Person, compare
-from fhir_writeback_dagster.decide.matching_probabilistic import WEIGHTS, Weights
+from fhir_writeback_dagster.decide.matching_fields import DIFFERS, SAME, Person, person_of
+from fhir_writeback_dagster.decide.matching_probabilistic import WEIGHTS, Model, Weights
 from fhir_writeback_dagster.errors import ConfigError
+from fhir_writeback_dagster.rules import demographics
 
 #: As if the set weights had been seen in so many pairs of one person, and of two.
 PRIOR_PAIRS = 100
@@ -43,13 +44,14 @@ def learn(chart: Mapping[str, Person], rows: Sequence[tuple[str, Person]], seed:
     """
     same: dict[str, Counter[str]] = defaultdict(Counter)
     other: dict[str, Counter[str]] = defaultdict(Counter)
+    model = Model(len(chart))
     drawn, ids = random.Random(seed), list(chart)  # noqa: S311 - no secret
     for truth, row in rows:
         if truth:
-            _count(same, compare(row, chart[truth]))
+            _count(same, model.compare(row, chart[truth]))
         for patient in drawn.choices(ids, k=RANDOM_PAIRS) if ids else ():
             if patient != truth:
-                _count(other, compare(row, chart[patient]))
+                _count(other, model.compare(row, chart[patient]))
     return {
         field: {level: (_share(same[field], level, m), _share(other[field], level, u)) for level, (m, u) in levels.items()}
         for field, levels in WEIGHTS.items()
@@ -112,8 +114,8 @@ def learn_command(*, patients: Path, truth: Path, out: Path) -> None:
 
     The file holds shares by field and level, nothing of a patient.
     """
-    chart = read_chart(patients)
-    rows = list(read_truth(truth, chart))
+    chart = {patient: person_of(demographics.of_patient(resource)) for patient, resource in read_chart(patients).items()}
+    rows = [(known, person_of(demographics.of_row(ref))) for known, ref in read_truth(truth, chart)]
     known = sum(1 for patient, _ in rows if patient)
     if not known:
         raise ConfigError("bad_table", "no row says whose it is", where=str(truth), mend="fill `patient_id`")

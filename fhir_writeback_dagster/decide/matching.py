@@ -15,22 +15,27 @@ from typing import Any
 from psycopg import Connection
 
 from fhir_writeback_dagster.canonical import Identifier, PatientRef
-from fhir_writeback_dagster.decide.matching_demographic import match_demographics
-from fhir_writeback_dagster.decide.matching_mirror import (
-    EncounterHit,
-    digests_of,
-    read_encounters,
-    read_hits,
-    read_patients,
-    read_stays,
+from fhir_writeback_dagster.decide.match_learn import load_weights
+from fhir_writeback_dagster.decide.matching_demographic import Rules, match_demographics
+from fhir_writeback_dagster.decide.matching_fields import person_of
+from fhir_writeback_dagster.decide.matching_mirror import EncounterHit, Mirror, digests_of, read_encounters, read_stays
+from fhir_writeback_dagster.decide.matching_model import (
+    Chart,
+    ChartPatient,
+    EncounterMatch,
+    Match,
+    contradicts,
+    survivors,
+    url_of,
 )
-from fhir_writeback_dagster.decide.matching_model import ChartPatient, EncounterMatch, Match, contradicts, survivors, url_of
+from fhir_writeback_dagster.decide.matching_probabilistic import WEIGHTS, Model, Thresholds, doubt_of_shared
 from fhir_writeback_dagster.rules import demographics
-from fhir_writeback_dagster.rules.demographics import Demographics
-from fhir_writeback_dagster.rules.resourceurl import server_of
+from fhir_writeback_dagster.rules.demographics import SHARED_SYSTEMS, Demographics, identifier_key
 from fhir_writeback_dagster.workplace import Workplace
 
-__all__ = ["EncounterAsk", "EncounterMatch", "Match", "decide_match", "match_encounters", "match_patients"]
+__all__ = ["EncounterAsk", "EncounterMatch", "Match", "decide_match", "identify", "match_encounters", "match_patients"]
+
+_MODEL = Model(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +49,29 @@ class Hit:
 
 def match_patients(connection: Connection[Any], w: Workplace, refs: Sequence[PatientRef]) -> list[Match]:
     """One :class:`Match` for each of ``refs``, in their order; equal refs are decided once."""
+    chart, wanted = Mirror(connection, w), w.tenant.matching
+    decided = identify(chart, refs)
+    if wanted.probabilistic != "off":
+        weights = WEIGHTS if wanted.weights is None else load_weights(w.settings.home / wanted.weights)
+        rules = Rules(Thresholds(wanted.auto, wanted.review), wanted.probabilistic == "auto", chart.server)
+        decided |= match_demographics(chart, decided, weights, rules)
+    return [decided[ref] for ref in refs]
+
+
+def identify(chart: Chart, refs: Sequence[PatientRef]) -> dict[PatientRef, Match]:
+    """What the identifiers alone bring each of ``refs`` to."""
     distinct = list(dict.fromkeys(refs))
-    digests = {i: digests_of(w.identity, i) for ref in distinct for i in ref.identifiers}
-    hits = read_hits(connection, w, [digest for tries in digests.values() for digest in tries])
+    keys = {i: identifier_key(i.system, i.value) for ref in distinct for i in ref.identifiers if i.value.strip()}
+    bearers = chart.bearers(set(keys.values()))
     found = {
-        ref: [Hit(i, d, patient) for i in ref.identifiers for d in digests[i] for patient in hits.get(d, ())] for ref in distinct
+        ref: [
+            Hit(i, digest, patient)
+            for i in ref.identifiers
+            if i in keys
+            for digest, patients in bearers[keys[i]].items()
+            for patient in patients
+        ]
+        for ref in distinct
     }
     # A resource is opened only where a row says more than one number that is found: decrypting is most of the time of a match.
     compared = {
@@ -57,12 +80,8 @@ def match_patients(connection: Connection[Any], w: Workplace, refs: Sequence[Pat
         if demographics.of_row(ref) or len({h.identifier for h in held}) < len(ref.identifiers)
         for hit in held
     }
-    patients = read_patients(connection, w, {hit.patient_id for held in found.values() for hit in held}, compared)
-    server = server_of(w.tenant.ehr.base_url)
-    decided = {ref: decide_match(ref, found[ref], patients, server) for ref in distinct}
-    if w.tenant.matching.probabilistic != "off":
-        decided |= match_demographics(connection, w, decided)
-    return [decided[ref] for ref in refs]
+    patients = chart.patients({hit.patient_id for held in found.values() for hit in held}, compared)
+    return {ref: decide_match(ref, found[ref], patients, chart.server) for ref in distinct}
 
 
 def decide_match(ref: PatientRef, hits: Sequence[Hit], patients: Mapping[str, ChartPatient], server: str | None = None) -> Match:
@@ -101,6 +120,7 @@ def decide_match(ref: PatientRef, hits: Sequence[Hit], patients: Mapping[str, Ch
         or ("merged_patient_differs" if any(not _same_person(chain, patients) for chain in merged) else None)
         or ("demographics_differ" if demographics.differs(verdicts) else None)
         or ("identifiers_differ" if any(contradicts(i, end, patient, server) for i in unknown) else None)
+        or _doubt_of_shared(ref, hits, patient)
         or ("patient_deceased" if patient.deceased else None)
         or ("patient_inactive" if not patient.active else None)
     )
@@ -114,6 +134,14 @@ def _same_person(chain: Sequence[str], patients: Mapping[str, ChartPatient]) -> 
         and (other.deceased or not one.deceased)
         for one, other in pairwise(patients[patient_id] for patient_id in chain)
     )
+
+
+def _doubt_of_shared(ref: PatientRef, hits: Sequence[Hit], patient: ChartPatient) -> str | None:
+    """A social security number alone is not enough: children may bear a parent's."""
+    if any(hit.identifier.system not in SHARED_SYSTEMS for hit in hits):
+        return None
+    row, chart = demographics.of_row(ref), patient.who or Demographics()
+    return doubt_of_shared(_MODEL.compare(person_of(row), person_of(chart)))
 
 
 @dataclass(frozen=True, slots=True)

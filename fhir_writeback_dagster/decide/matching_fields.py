@@ -6,89 +6,87 @@ lacks has no level and weighs nothing.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import date
 
-from fhir_writeback_dagster.rules.demographics import Demographics
+from fhir_writeback_dagster.rules.demographics import Address, Demographics, phone_digits, postal_digits
 from fhir_writeback_dagster.rules.names import Form, forms, jaro_winkler, nicknames, one_slip
 
-#: Columns of the evaluation's files, and the fields that are weighed.
-FIELDS: tuple[str, ...] = (
-    *("given", "family", "birth_date", "sex"),
-    *("line", "city", "postal_code", "state"),
-    *("phone", "ssn", "mrn"),
-)
+#: The fields that are weighed.
+FIELDS: tuple[str, ...] = ("given", "family", "birth_date", "sex", "line", "city", "postal_code", "state", "phone")
 
 SAME, CLOSE, PARTIAL, SWAPPED, DIFFERS = "same", "close", "partial", "swapped", "differs"
 
-_SEXES = {"m": "male", "f": "female", "male": "male", "female": "female", "o": "other", "other": "other"}
+Levels = Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
-class Person:
-    """A person's fields, normalised; "" or () is not stated. ``birth_date`` is eight digits, or what digits there are."""
-
+class Name:
     given: tuple[Form, ...] = ()
     family: tuple[Form, ...] = ()
-    birth_date: str = ""
-    sex: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
     line: frozenset[str] = frozenset()
     city: tuple[Form, ...] = ()
     postal_code: str = ""
     state: str = ""
-    phone: str = ""
-    ssn: str = ""
-    mrn: str = ""
 
 
-def person_of(columns: Mapping[str, str]) -> Person:
-    """From columns named as in :data:`FIELDS`; others are ignored."""
-    say = {name: (columns.get(name) or "").strip() for name in FIELDS}
+@dataclass(frozen=True, slots=True)
+class Person:
+    """:class:`Demographics` made comparable; "" or () is not stated. ``birth_date`` is its digits."""
+
+    names: tuple[Name, ...] = ()
+    birth_date: str = ""
+    sex: str = ""
+    homes: tuple[Home, ...] = ()
+    phones: tuple[str, ...] = ()
+
+
+def person_of(who: Demographics) -> Person:
     return Person(
-        given=forms(say["given"]),
-        family=forms(say["family"]),
-        birth_date=birth_digits(say["birth_date"]),
-        sex=_SEXES.get(say["sex"].casefold(), ""),
-        line=frozenset(word for form in forms(say["line"]) for word in form),
-        city=forms(say["city"]),
-        postal_code=_plain(say["postal_code"]),
-        state=_plain(say["state"]),
-        phone=_number(say["phone"])[-10:],
-        ssn=_number(say["ssn"]),
-        mrn=_plain(say["mrn"]),
+        tuple(Name(forms(given), forms(family)) for family in who.families or ("",) for given in who.givens or ("",)),
+        "".join(c for c in who.birth_date if c.isdigit()),
+        who.sex,
+        tuple(map(_home, who.addresses)),
+        tuple(filter(None, map(phone_digits, who.phones))),
     )
 
 
-def persons_of(who: Demographics) -> list[Person]:
-    """One person for each name of a chart or row: the most alike of them counts."""
-    names = [(family, given) for family in who.families or ("",) for given in who.givens or ("",)]
-    return [person_of({"family": f, "given": g, "birth_date": who.birth_date, "sex": who.sex}) for f, g in names]
+def _home(address: Address) -> Home:
+    return Home(
+        frozenset(word for form in forms(address.line) for word in form),
+        forms(address.city),
+        postal_digits(address.postal_code),
+        "".join(c for c in address.state.casefold() if c.isalnum()),
+    )
 
 
-def birth_digits(text: str) -> str:
-    """``1980-02-01``, ``1980/2/1``, ``19800201`` and ``1980-02-01T…`` as ``19800201``; other digits as they stand."""
-    parts = re.match(r"(\d{4})\D(\d{1,2})\D(\d{1,2})(?!\d)", text)
-    return f"{parts[1]}{int(parts[2]):02d}{int(parts[3]):02d}" if parts else _number(text)
-
-
-def compare(one: Person, other: Person) -> dict[str, str]:
-    """The level of each field that both state."""
-    levels = _names(one, other)
-    levels["birth_date"] = _birth(one.birth_date, other.birth_date)
-    levels["sex"] = _equal(one.sex, other.sex)
-    levels["line"] = _line(one.line, other.line)
-    levels["city"] = _name(one.city, other.city, with_nicknames=False)
-    levels["postal_code"] = _code(one.postal_code, other.postal_code)
-    levels["state"] = _code(one.state, other.state)
-    levels["phone"] = _code(one.phone, other.phone)
-    levels["ssn"] = _code(one.ssn, other.ssn)
-    levels["mrn"] = _code(one.mrn, other.mrn)
+def compare(one: Person, other: Person, weigh: Callable[[Levels], float]) -> Levels:
+    """The level of each field that both state; of several names, addresses or phones the pair that weighs most."""
+    names = [_names(a, b) for a in one.names for b in other.names]
+    homes = [_homes(a, b) for a in one.homes for b in other.homes]
+    phones = [{"phone": _code(a, b)} for a in one.phones for b in other.phones]
+    levels = {"birth_date": _birth(one.birth_date, other.birth_date), "sex": _equal(one.sex, other.sex)}
+    for pairs in (names, homes, phones):
+        if pairs:
+            best: Levels = pairs[0] if len(pairs) == 1 else max(pairs, key=weigh)
+            levels |= best
     return {name: level for name, level in levels.items() if level}
 
 
-def _names(one: Person, other: Person) -> dict[str, str]:
+def _homes(one: Home, other: Home) -> dict[str, str]:
+    return {
+        "line": _line(one.line, other.line),
+        "city": _name(one.city, other.city, with_nicknames=False),
+        "postal_code": _code(one.postal_code, other.postal_code),
+        "state": _state(one.state, other.state),
+    }
+
+
+def _names(one: Name, other: Name) -> dict[str, str]:
     given = _name(one.given, other.given, with_nicknames=True)
     family = _name(one.family, other.family, with_nicknames=False)
     if DIFFERS in (given, family) and SAME not in (given, family):
@@ -152,22 +150,10 @@ def _code(a: str, b: str) -> str:
     return SAME if a == b else CLOSE if one_slip(a, b) else DIFFERS
 
 
+def _state(a: str, b: str) -> str:
+    # A code and a name (`IL`, `Illinois`) cannot be compared without a table of all countries.
+    return "" if (len(a) > 3) != (len(b) > 3) else _code(a, b)
+
+
 def _equal(a: str, b: str) -> str:
     return "" if not a or not b else SAME if a == b else DIFFERS
-
-
-def _plain(text: str) -> str:
-    return "".join(c for c in text.casefold() if c.isalnum())
-
-
-def _number(text: str) -> str:
-    return "".join(c for c in text if c.isdigit())
-
-
-def is_date(digits: str) -> bool:
-    """Eight digits that are a day of the calendar; what is none is no ground for a match."""
-    try:
-        date(int(digits[:4]), int(digits[4:6]), int(digits[6:8]))
-    except ValueError:
-        return False
-    return len(digits) == 8

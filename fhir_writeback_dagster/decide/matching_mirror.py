@@ -12,9 +12,10 @@ from typing import Any, Final, NamedTuple
 from psycopg import Connection
 
 from fhir_writeback_dagster.canonical import Identifier
-from fhir_writeback_dagster.decide.matching_model import ChartPatient
+from fhir_writeback_dagster.decide.matching_model import ChartPatient, Key
 from fhir_writeback_dagster.rules import demographics
-from fhir_writeback_dagster.rules.resourceurl import comparable
+from fhir_writeback_dagster.rules.demographics import identifier_key
+from fhir_writeback_dagster.rules.resourceurl import server_of
 from fhir_writeback_dagster.store.sealing import Identity
 from fhir_writeback_dagster.workplace import Workplace
 
@@ -86,12 +87,30 @@ class EncounterHit(NamedTuple):
 
 def digests_of(identity: Identity, identifier: Identifier) -> list[bytes]:
     """What the mirror may hold for this identifier: one HMAC a generation of the identity key; none for an empty value."""
-    value = comparable(identifier.system, identifier.value)
-    return identity.all("identifier", identifier.system, value) if value.strip() else []
+    return identity.all(*identifier_key(identifier.system, identifier.value)) if identifier.value.strip() else []
 
 
-def read_hits(connection: Connection[Any], w: Workplace, digests: Collection[bytes]) -> dict[bytes, list[str]]:
-    """Who bears which of ``digests`` (of identifiers or of demographic keys): patient ids, sorted."""
+class Mirror:
+    """The chart of a tenant's target (:class:`~.matching_model.Chart`) as commit keeps it, read in sets."""
+
+    def __init__(self, connection: Connection[Any], w: Workplace) -> None:
+        self._connection, self._w = connection, w
+        self.server = server_of(w.tenant.ehr.base_url)
+
+    def bearers(self, keys: Collection[Key]) -> dict[Key, dict[bytes, list[str]]]:
+        digests = {key: self._w.identity.all(*key) for key in keys}
+        hits = _read_hits(self._connection, self._w, [digest for tries in digests.values() for digest in tries])
+        return {key: {digest: hits[digest] for digest in tries if digest in hits} for key, tries in digests.items()}
+
+    def patients(self, ids: Collection[str], compared: Collection[str]) -> dict[str, ChartPatient]:
+        return _read_patients(self._connection, self._w, ids, compared)
+
+    def size(self) -> int:
+        row = self._connection.execute(_PATIENT_COUNT, _scope(self._w)).fetchone()
+        return int(row[0]) if row else 0
+
+
+def _read_hits(connection: Connection[Any], w: Workplace, digests: Collection[bytes]) -> dict[bytes, list[str]]:
     hits: dict[bytes, list[str]] = {}
     if digests:
         for digest, patient in connection.execute(_PATIENT_HITS, _scope(w) | {"digests": list(digests)}):
@@ -99,10 +118,9 @@ def read_hits(connection: Connection[Any], w: Workplace, digests: Collection[byt
     return {digest: sorted(patients) for digest, patients in hits.items()}
 
 
-def read_patients(
+def _read_patients(
     connection: Connection[Any], w: Workplace, ids: Collection[str], compared: Collection[str]
 ) -> dict[str, ChartPatient]:
-    """The patients of ``ids`` with their survivors; the resources of ``compared`` and of merges are opened."""
     if not ids:
         return {}
     rows = connection.execute(_PATIENTS, _scope(w) | {"patients": list(ids), "compared": list(compared)})
@@ -110,11 +128,6 @@ def read_patients(
         patient_id: ChartPatient(active, deceased, replaced_by, _who(w, patient_id, body))
         for patient_id, active, deceased, replaced_by, body in rows
     }
-
-
-def count_patients(connection: Connection[Any], w: Workplace) -> int:
-    row = connection.execute(_PATIENT_COUNT, _scope(w)).fetchone()
-    return int(row[0]) if row else 0
 
 
 def read_encounters(connection: Connection[Any], w: Workplace, digests: Iterable[bytes]) -> dict[bytes, list[EncounterHit]]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from fhir_writeback_dagster.canonical import Identifier
-from fhir_writeback_dagster.rules.demographics import Demographics
+from fhir_writeback_dagster.rules.demographics import Demographics, identifier_key
 from fhir_writeback_dagster.rules.resourceurl import URI, ResourceUrl, parse
+
+#: Parts of an HMAC under which a chart knows patients: of an identifier, or of a demographic key.
+Key = tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,24 @@ class ChartPatient:
     deceased: bool
     replaced_by: str | None
     who: Demographics | None = None
+
+
+class Chart(Protocol):
+    """What matching asks of a chart: the mirror's in the pipeline, one in memory where thresholds are looked for.
+
+    ``server`` is its EHR's, as :func:`~fhir_writeback_dagster.rules.resourceurl.server_of` has it.
+    """
+
+    server: str | None
+
+    def bearers(self, keys: Collection[Key]) -> Mapping[Key, Mapping[bytes, list[str]]]:
+        """Each key's digests that somebody bears, with the patients' ids, sorted."""
+
+    def patients(self, ids: Collection[str], compared: Collection[str]) -> Mapping[str, ChartPatient]:
+        """The patients of ``ids`` with their survivors; ``who`` at least of ``compared`` and of merges."""
+
+    def size(self) -> int:
+        """How many patients it has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +94,8 @@ def contradicts(identifier: Identifier, patient_id: str, patient: ChartPatient, 
     values = patient.who.identifiers if patient.who else {}
     url = url_of(identifier)
     if url is None:
-        return identifier.value not in values.get(identifier.system, (identifier.value,))
+        keys = {identifier_key(identifier.system, value) for value in values.get(identifier.system, (identifier.value,))}
+        return identifier_key(identifier.system, identifier.value) not in keys
     known = {parse(value) for value in values.get(URI, ())}
     if server is not None:
         known.add(ResourceUrl(server, "Patient", patient_id))

@@ -16,6 +16,7 @@
         columns:                        # every column that is known, and what it may become
           ROW_ID: operational           #   operational: identity, order, rules; never a value in the chart
           MRN: chart                    #   chart: may become a canonical field
+          NAME: chart
           VISIT: optional chart         #   optional: the file may lack it
           TAKEN: chart
           ITEM: chart
@@ -26,6 +27,7 @@
           CHANGED: operational
         patient:
           identifiers: [{column: MRN, name: mrn}]     # name: system from the tenant's sources.<source>.patient_systems
+          family: {column: NAME}        # also given, birth_date, sex, line, city, postal_code, state, phone; all optional
         encounter: [{column: VISIT, system: "urn:x:visit"}]
         identity: [ROW_ID]              # which row of the source this is; a correction keeps it
         as_of: {column: CHANGED}        # the source's own order of versions; left out: it declares none
@@ -194,10 +196,7 @@ def _columns_of(rule: Rule) -> Iterator[str]:
 
 def _columns_of_all(table: Table) -> Iterator[str]:
     if table.patient:
-        for spec in (
-            *table.patient.identifiers,
-            *filter(None, (table.patient.family, table.patient.given, table.patient.birth_date, table.patient.sex)),
-        ):
+        for spec in (*table.patient.identifiers, *table.patient.demographics().values()):
             yield from spec.columns()
     for spec in table.encounter:
         yield from spec.columns()

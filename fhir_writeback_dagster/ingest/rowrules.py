@@ -68,13 +68,24 @@ class ActorFrom(_Strict):
 
 
 class PatientFrom(_Strict):
-    """``birth_date`` and names confirm a match; a row without a value in any identifier is quarantined, ``no_patient``."""
+    """Names, ``birth_date`` and ``sex`` confirm a match; address and phone count where a tenant matches on demographics. A row
+    without a value in any identifier is quarantined, ``no_patient``.
+    """
 
     identifiers: tuple[IdentifierFrom, ...] = Field(min_length=1)
     family: TextFrom | None = None
     given: TextFrom | None = None
     birth_date: DateFrom | None = None
     sex: TextFrom | None = None
+    line: TextFrom | None = None
+    city: TextFrom | None = None
+    postal_code: TextFrom | None = None
+    state: TextFrom | None = None
+    phone: TextFrom | None = None
+
+    def demographics(self) -> dict[str, TextFrom | DateFrom]:
+        """What is said besides the identifiers, by the name of its field in :class:`PatientRef`."""
+        return {name: spec for name in type(self).model_fields if isinstance(spec := getattr(self, name), TextFrom | DateFrom)}
 
 
 class GroupCode(_Strict):

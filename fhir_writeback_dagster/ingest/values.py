@@ -206,10 +206,9 @@ class Maker:
 
     def patients(self, spec: PatientFrom, frame: pl.DataFrame) -> list[Any]:
         """A :class:`PatientRef` for each row; without any identifier, ``no_patient``."""
-        nothing = [None] * frame.height
         identifiers = [self.identifiers(one, frame) for one in spec.identifiers]
-        named = [self.texts(one, frame) if one else nothing for one in (spec.family, spec.given, spec.sex)]
-        born = self.dates(spec.birth_date, frame) if spec.birth_date else nothing
+        said = spec.demographics()
+        columns = [self.dates(one, frame) if isinstance(one, DateFrom) else self.texts(one, frame) for one in said.values()]
         absent = Problem("no_patient", spec.identifiers[0].column)
         count = len(identifiers)
 
@@ -217,10 +216,9 @@ class Maker:
             found = tuple(one for one in key[:count] if one is not None)
             if not found:
                 return absent
-            family, given, sex, birth = key[count:]
-            return put_together(PatientRef, identifiers=found, family=family, given=given, sex=sex, birth_date=birth)
+            return put_together(PatientRef, identifiers=found, **dict(zip(said, key[count:], strict=True)))
 
-        return each(list(zip(*identifiers, *named, born, strict=True)), make)
+        return each(list(zip(*identifiers, *columns, strict=True)), make)
 
     def encounters(self, specs: Sequence[IdentifierFrom], frame: pl.DataFrame) -> list[tuple[Identifier, ...]]:
         if not specs:

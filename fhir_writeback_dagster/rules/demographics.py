@@ -6,30 +6,52 @@ be kept as evidence.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from fhir_writeback_dagster.canonical import PatientRef
 from fhir_writeback_dagster.rules.names import forms, same_family, same_given
 from fhir_writeback_dagster.rules.phonetic import sound
+from fhir_writeback_dagster.rules.resourceurl import comparable
 
 Verdict = Literal["agrees", "differs", "unknown"]
 
 FIELDS: tuple[str, ...] = ("birth_date", "family", "given", "sex")
+
+#: Of telecom systems, those under which a person is rung up.
+_PHONES = ("phone", "sms")
+
+#: Numbers that a household may share: a child may bear a parent's.
+SHARED_SYSTEMS = frozenset({"http://hl7.org/fhir/sid/us-ssn", "urn:oid:2.16.840.1.113883.4.1"})
 
 #: First part of the HMAC of every demographic key: apart from those of identifiers.
 _DOMAIN = "demographic-key"
 
 
 @dataclass(frozen=True, slots=True)
+class Address:
+    """As its source writes it; "" is not stated."""
+
+    line: str = ""
+    city: str = ""
+    postal_code: str = ""
+    state: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Demographics:
-    """What is comparable of one person; a chart may hold several names (official, maiden, old)."""
+    """What is comparable of one person; a chart may hold several names (official, maiden, old), addresses and phones.
+
+    True if it says who a person is: an address or a phone alone does not, as households share them.
+    """
 
     birth_date: str = ""
     families: tuple[str, ...] = ()
     givens: tuple[str, ...] = ()
     sex: str = ""
+    addresses: tuple[Address, ...] = ()
+    phones: tuple[str, ...] = ()
     #: (system, values) of the identifiers, for charts only
     identifiers: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
@@ -44,6 +66,8 @@ def of_row(ref: PatientRef) -> Demographics:
         families=_texts((ref.family,)),
         givens=_texts((ref.given,)),
         sex=_sex(ref.sex),
+        addresses=_addresses((Address(ref.line or "", ref.city or "", ref.postal_code or "", ref.state or ""),)),
+        phones=_phones((ref.phone,)),
     )
 
 
@@ -59,6 +83,10 @@ def of_patient(resource: Mapping[str, Any]) -> Demographics:
         families=_texts(n.get("family") for n in names),
         givens=_texts(" ".join(g for g in _list(n.get("given")) if isinstance(g, str)) for n in names),
         sex=_sex(resource.get("gender")),
+        addresses=_addresses(_address(a) for a in _list(resource.get("address")) if isinstance(a, dict)),
+        phones=_phones(
+            t.get("value") for t in _list(resource.get("telecom")) if isinstance(t, dict) and t.get("system") in _PHONES
+        ),
         identifiers={system: frozenset(values) for system, values in identifiers.items()},
     )
 
@@ -80,6 +108,12 @@ def differs(verdicts: Mapping[str, Verdict]) -> bool:
 def agrees(verdicts: Mapping[str, Verdict]) -> bool:
     """Nothing differs and something that tells people apart (birth date or family name) agrees."""
     return not differs(verdicts) and "agrees" in (verdicts["birth_date"], verdicts["family"])
+
+
+def identifier_key(system: str, value: str) -> tuple[str, str, str]:
+    """Parts of the HMAC of an identifier; a social security number is the same with and without hyphens."""
+    shared = system in SHARED_SYSTEMS
+    return "identifier", system, value.replace("-", "").replace(" ", "") if shared else comparable(system, value)
 
 
 def mirror_keys(resource: Mapping[str, Any]) -> list[tuple[str, ...]]:
@@ -104,7 +138,8 @@ def whole_keys(who: Demographics) -> set[tuple[str, ...]]:
 
 
 def block_keys(who: Demographics) -> set[tuple[str, ...]]:
-    """Keys of which two descriptions of one person share at least one if any two of names and birth date are roughly right.
+    """Keys of which two descriptions of one person share at least one if any two of given name, family name, birth date and
+    postal code are roughly right, or the phone is.
 
     A name counts by its sound and in either place, a birth date by its year, so that a nickname, a slip of the pen, exchanged
     names or an exchanged day and month still meet.
@@ -115,7 +150,22 @@ def block_keys(who: Demographics) -> set[tuple[str, ...]]:
     if len(who.birth_date) == 10:
         keys.add((_DOMAIN, "birth", who.birth_date))
         keys |= {(_DOMAIN, "year", name, who.birth_date[:4]) for name in family | given}
+    codes = {code for address in who.addresses if (code := postal_digits(address.postal_code))}
+    keys |= {(_DOMAIN, "post", name, code) for name in family | given for code in codes}
+    keys |= {(_DOMAIN, "phone", number) for phone in who.phones if (number := phone_digits(phone))}
     return keys
+
+
+def postal_digits(text: str) -> str:
+    """A postal code without case and punctuation; of a US ZIP+4 the five digits that everybody knows."""
+    plain = "".join(c for c in text.casefold() if c.isalnum())
+    return plain[:5] if len(plain) == 9 and plain.isdigit() else plain
+
+
+def phone_digits(text: str) -> str:
+    """The last nine digits: the same with and without a country's prefix; "" for what is too short to be a person's."""
+    digits = "".join(c for c in text if c.isdigit())[-9:]
+    return digits if len(digits) >= 7 else ""
 
 
 def _forms(texts: tuple[str, ...]) -> set[tuple[str, ...]]:
@@ -139,6 +189,20 @@ def _sex(value: object) -> str:
 
 def _texts(values: Any) -> tuple[str, ...]:
     return tuple(dict.fromkeys(v for v in values if isinstance(v, str) and forms(v)))
+
+
+def _address(address: Mapping[str, Any]) -> Address:
+    lines = " ".join(line for line in _list(address.get("line")) if isinstance(line, str))
+    city, code, state = (v if isinstance(v := address.get(name), str) else "" for name in ("city", "postalCode", "state"))
+    return Address(lines, city, code, state)
+
+
+def _addresses(values: Iterable[Address]) -> tuple[Address, ...]:
+    return tuple(dict.fromkeys(a for a in values if a != Address()))
+
+
+def _phones(values: Iterable[object]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(v for v in values if isinstance(v, str) and phone_digits(v)))
 
 
 def _list(value: object) -> list[Any]:

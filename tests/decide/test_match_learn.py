@@ -35,7 +35,7 @@ def test_what_is_learnt_are_shares_and_matches_no_worse(tables: tuple[Path, Path
     weights = load_weights(out)
     assert weights.keys() == WEIGHTS.keys()
     assert weights["given"] != WEIGHTS["given"]
-    assert weights["mrn"] == {level: pytest.approx(pair) for level, pair in WEIGHTS["mrn"].items()}, "of what is not there"
+    assert weights["state"] == {level: pytest.approx(pair) for level, pair in WEIGHTS["state"].items()}, "of what is not there"
     arguments = ["--patients", str(tables[0]), "--truth", str(tables[1]), "--json"]
     told = json.loads(CliRunner().invoke(main, ["match", "evaluate", *arguments, "--weights", str(out)]).stdout)
     assert told["auto_precision"] == 1.0
