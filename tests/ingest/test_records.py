@@ -71,6 +71,21 @@ def test_a_problem_is_its_rows_own_and_names_the_column() -> None:
     }
 
 
+def test_a_row_says_who_and_where_its_patient_is() -> None:
+    said = {"family": "Zelenka", "given": "Marta", "line": "12 Rosewood Avenue", "city": "Springfield", "postal_code": "62704"}
+    said |= {"state": "IL", "phone": "217 555 0142"}
+    patient = {"identifiers": [{"column": "mrn", "system": "urn:mrn"}], "birth_date": {"column": "born", "order": "dmy"}}
+    patient |= {"sex": {"column": "sex", "values": {"F": "female"}}}
+    patient |= {name: {"column": name} for name in said}
+    of = table(columns=dict.fromkeys([*said, "born", "sex"], "chart"), patient=patient)
+    result = made([{**said, "born": "1.2.1980", "sex": "F"}, {"phone": "217 555 0142"}, {"sex": "?"}], of)
+    first, second = (record.record.patient.model_dump(exclude_none=True) for record in result.records)
+    number = {"identifiers": ({"system": "urn:mrn", "value": "M1"},)}
+    assert first == number | said | {"birth_date": "1980-02-01", "sex": "female"}
+    assert second == number | {"phone": "217 555 0142"}
+    assert reasons(result) == {2: "unknown_value"}
+
+
 @pytest.mark.parametrize(
     "text", ["≤5", "~5", "<5 mg/dL", "<", "<<5", "5-10", "1,234.5", "1 000", "five", "5.", "NaN", "inf", "0x10", "١"]
 )
