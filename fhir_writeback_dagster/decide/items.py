@@ -49,6 +49,8 @@ class Item:
     encounter_id: str | None = None
     encounter_status: str | None = None
     encounter_period: tuple[datetime | None, datetime | None] = (None, None)
+    encounter_stands_in: bool = False
+    """It holds the row's time; the number that the row names never came."""
     person: str | None = None
     keys: list[str] = field(default_factory=list)
     """Every business key that its fact may be known by."""

@@ -7,7 +7,7 @@ on demographics alone is :mod:`decide.matching_demographic`'s business, and only
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import pairwise
 from typing import Any
@@ -31,6 +31,7 @@ from fhir_writeback_dagster.decide.matching_model import (
 from fhir_writeback_dagster.decide.matching_probabilistic import WEIGHTS, Model, Thresholds, doubt_of_shared
 from fhir_writeback_dagster.rules import demographics
 from fhir_writeback_dagster.rules.demographics import SHARED_SYSTEMS, Demographics, identifier_key
+from fhir_writeback_dagster.rules.resourceurl import server_of
 from fhir_writeback_dagster.workplace import Workplace
 
 __all__ = ["EncounterAsk", "EncounterMatch", "Match", "decide_match", "identify", "match_encounters", "match_patients"]
@@ -146,35 +147,52 @@ def _doubt_of_shared(ref: PatientRef, hits: Sequence[Hit], patient: ChartPatient
 
 @dataclass(frozen=True, slots=True)
 class EncounterAsk:
-    """What a row says of its encounter; ``at`` is the first and last instant that its time can mean, None if it has none."""
+    """What a row says of its encounter; ``at`` is the first and last instant that its time can mean, None if it has none.
+
+    ``overdue``: the row has waited for its number as long as the tenant waits.
+    """
 
     identifiers: tuple[Identifier, ...]
     patient_id: str
     at: tuple[datetime, datetime] | None = None
+    overdue: bool = False
 
 
 def match_encounters(connection: Connection[Any], w: Workplace, wanted: Sequence[EncounterAsk]) -> list[EncounterMatch]:
     """For each row the encounter of *its* patient, in one query for the batch, or two where the time counts too."""
     digests = {i: digests_of(w.identity, i) for ask in wanted for i in ask.identifiers}
     hits = read_encounters(connection, w, [digest for tries in digests.values() for digest in tries])
-    timed = [(ask, ask.at) for ask in wanted if ask.at and not ask.identifiers] if w.tenant.matching.encounter_by_time else []
-    stays: dict[str, list[EncounterHit]] = {}
-    if timed:
-        first, last = min(at[0] for _, at in timed), max(at[1] for _, at in timed)
-        stays = read_stays(connection, w, {ask.patient_id for ask, _ in timed}, first, last)
     server = server_of(w.tenant.ehr.base_url)
-    return [
+    found = [
         decide_encounter(ask, [hit for i in ask.identifiers for d in digests[i] for hit in hits.get(d, ())], server)
-        if ask.identifiers
-        else decide_stay(ask, stays.get(ask.patient_id, ()))
         for ask in wanted
     ]
+    # The time stands in for a number that never came; a row that names none gets an encounter only if the tenant wants that.
+    timed = {
+        n: ask.at
+        for n, ask in enumerate(wanted)
+        if ask.at
+        and (
+            (found[n].outcome == "waiting" and ask.overdue)
+            or (found[n].outcome == "none" and w.tenant.matching.encounter_by_time)
+        )
+    }
+    if timed:
+        first, last = min(at[0] for at in timed.values()), max(at[1] for at in timed.values())
+        stays = read_stays(connection, w, {wanted[n].patient_id for n in timed}, first, last)
+        for n in timed:
+            stay = decide_stay(wanted[n], stays.get(wanted[n].patient_id, ()))
+            if found[n].outcome == "none" or stay.outcome == "matched":
+                found[n] = stay
+    return found
 
 
 def decide_encounter(ask: EncounterAsk, hits: Sequence[EncounterHit], server: str | None = None) -> EncounterMatch:
     """By identifier, without a database. A number that others' encounters bear too is often unique only within a patient; the
     EHR's own URL names one encounter for good.
     """
+    if not ask.identifiers:
+        return EncounterMatch("none")
     urls = (url_of(i) for i in ask.identifiers)
     named = {url.id for url in urls if url is not None and url.server == server}
     if not hits or not named <= {hit.encounter_id for hit in hits}:
@@ -195,7 +213,7 @@ def decide_stay(ask: EncounterAsk, stays: Sequence[EncounterHit]) -> EncounterMa
         for stay in stays
         if stay.starts_at is not None and stay.starts_at <= last and (stay.ends_at is None or stay.ends_at >= first)
     }
-    return _only(holding) if holding else EncounterMatch("none")
+    return replace(_only(holding), by_time=True) if holding else EncounterMatch("none")
 
 
 def _only(found: Mapping[str, EncounterHit]) -> EncounterMatch:

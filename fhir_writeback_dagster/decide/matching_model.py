@@ -60,7 +60,10 @@ class Chart(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class EncounterMatch:
-    """The encounter that a row names, ``none`` if it names none; ``status`` is R4's, times are UTC instants or None."""
+    """The encounter that a row names, ``none`` if it names none; ``status`` is R4's, times are UTC instants or None.
+
+    ``by_time``: no number led there, the row's time did.
+    """
 
     outcome: Literal["none", "matched", "review", "waiting"]
     encounter_id: str | None = None
@@ -68,6 +71,7 @@ class EncounterMatch:
     starts_at: datetime | None = None
     ends_at: datetime | None = None
     reason: str | None = None
+    by_time: bool = False
 
 
 def survivors(patient_id: str, patients: Mapping[str, ChartPatient]) -> list[str]:

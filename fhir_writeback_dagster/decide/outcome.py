@@ -83,7 +83,7 @@ def _candidates(connection: Connection[Any], w: Workplace, items: Sequence[Item]
                 i.reason,
                 i.verdict_id,
                 now,
-                i.give_up_at if i.state == "waiting" else None,
+                i.give_up_at if i.state == "waiting" or i.encounter_stands_in else None,
                 list(i.mapping.must_keep) if i.mapping else None,
             )
             for i in items

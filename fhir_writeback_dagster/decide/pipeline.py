@@ -145,10 +145,17 @@ class _Round:
             elif match.outcome == "review":
                 item.end("in_review", match.reason)
         matched = [i for i in items if i.open]
-        wanted = [EncounterAsk(i.record.encounter, i.patient_id or "", event_day(i.record)) for i in matched]
+        now = self.w.now()
+        wanted = [
+            EncounterAsk(i.record.encounter, i.patient_id or "", event_day(i.record), overdue=i.give_up_at <= now)
+            for i in matched
+        ]
         for item, encounter in zip(matched, match_encounters(connection, self.w, wanted), strict=True):
             item.encounter_id, item.encounter_status = encounter.encounter_id, encounter.status
             item.encounter_period = (encounter.starts_at, encounter.ends_at)
+            if encounter.by_time:
+                item.evidence["encounter"] = {"by": "time"}
+                item.encounter_stands_in = bool(item.record.encounter)
             if encounter.outcome == "waiting":
                 self._wait(item, encounter.reason)
             elif encounter.outcome == "review":
@@ -243,7 +250,11 @@ class _Round:
             asked = consent_ask(self.w.tenant, item, now)
             consent = answer_of(self.w.tenant, consents.get(item.patient_id or "", []), asked)
             semantic = encounter_reasons(
-                item.record, item.encounter_status, item.encounter_period, self.w.tenant.closed_encounter
+                item.record,
+                item.encounter_status,
+                item.encounter_period,
+                self.w.tenant.closed_encounter,
+                stands_in=item.encounter_stands_in,
             )
             if item.mapping.interaction == "update":
                 semantic.append(Reason("semantic", "changes_patient"))

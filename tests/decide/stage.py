@@ -64,9 +64,11 @@ class Stage:
         self,
         *patients: dict[str, Any],
         consents: tuple[dict[str, Any], ...] = (),
+        encounters: tuple[dict[str, Any], ...] = (),
         statement: dict[str, Any] | None = EVERYTHING,
     ) -> None:
-        """Patients as ``{"id", "mrn", "replaced_by"?, "deceased"?}``; the mirror is then newer than every candidate.
+        """Patients as ``{"id", "mrn", "replaced_by"?, "deceased"?}``, encounters as ``{"id", "patient_id", "starts_at",
+        "ends_at"?, "status"?}``; the mirror is then newer than every candidate.
         ``statement``: the CapabilityStatement that it has read last.
         """
         with self._workplace("commit") as w, w.store.tenant(w.id) as c:
@@ -98,6 +100,12 @@ class Stage:
                         "VALUES (%s, 'ehr', %s, %s) ON CONFLICT DO NOTHING",
                         (w.id, w.identity.digest("identifier", system, value), p["id"]),
                     )
+            for e in encounters:
+                c.execute(
+                    "INSERT INTO mirror.encounter (tenant, target, encounter_id, patient_id, status, starts_at, ends_at, "
+                    "fetched_at) VALUES (%s, 'ehr', %s, %s, %s, %s, %s, %s)",
+                    (w.id, e["id"], e["patient_id"], e.get("status", "in-progress"), e["starts_at"], e.get("ends_at"), self.now),
+                )
             for consent in consents:
                 c.execute(
                     "INSERT INTO mirror.consent (tenant, target, consent_id, version_id, patient_id, status, body, fetched_at) "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -327,7 +328,7 @@ class TestEncounters:
 
 
 class TestEncounterByTime:
-    """Where a tenant turns it on, and only for a row that names none."""
+    """For a row that names none where a tenant turns it on, and for one whose number never comes."""
 
     DAY = (datetime(2026, 3, 1, tzinfo=UTC), datetime(2026, 3, 2, tzinfo=UTC))
     AT = (datetime(2026, 3, 1, 9, tzinfo=UTC), datetime(2026, 3, 1, 9, tzinfo=UTC))
@@ -365,6 +366,22 @@ class TestEncounterByTime:
         assert self.ask(mirror, (late, late)) == ("none", None)
         assert self.ask(mirror, None) == ("none", None)
         assert self.ask(mirror, patient="p2") == ("none", None)
+
+    @pytest.mark.parametrize("by_time", [False, True])
+    def test_it_stands_in_for_a_number_that_never_came(
+        self, make_tenant: MakeTenant, workplace: OpenLayer, *, by_time: bool
+    ) -> None:
+        mirror = Mirror(workplace, make_tenant(None, matching={"encounter_by_time": by_time}))
+        mirror.encounter("e1", "1", "p1", "finished", self.DAY)
+        unknown = EncounterAsk((Identifier(system=VISIT, value="9"),), "p1", self.AT)
+        waited = replace(unknown, overdue=True)
+        late = datetime(2026, 3, 3, tzinfo=UTC)
+        elsewhere = [replace(waited, patient_id="p2"), replace(waited, at=None), replace(waited, at=(late, late))]
+        found, *others = mirror.ask_encounters(waited, unknown, *elsewhere)
+        assert found == EncounterMatch("matched", "e1", "finished", *self.DAY, by_time=True)
+        assert others == [EncounterMatch("waiting", reason="encounter_unknown")] * 4
+        mirror.encounter("e2", "2", "p1", "in-progress", (self.DAY[0], None))
+        assert mirror.ask_encounters(waited)[0].outcome == "waiting", "two that hold the time: nobody knows which is meant"
 
     def test_a_number_that_the_row_names_decides_alone(self, mirror: Mirror) -> None:
         mirror.encounter("e1", "1", "p1", "finished", self.DAY)

@@ -144,6 +144,36 @@ def test_who_is_never_registered_ends_in_quarantine(stage: Stage) -> None:
     assert stage.end_of(record) == ("quarantined", "no_match_in_time")
 
 
+VISIT = [{"system": "urn:example:visit", "value": "V9"}]
+STAY = {"id": "e1", "patient_id": "p1", "starts_at": datetime(2026, 3, 1, 7, tzinfo=UTC)}
+
+
+def test_an_encounter_number_that_never_comes_goes_to_a_person_with_the_stay_that_holds_the_time(stage: Stage) -> None:
+    stage.mirror(encounters=(STAY,))
+    record = stage.tell(encounter=VISIT)
+    stage.decide()
+    assert stage.end_of(record) == ("waiting", "encounter_unknown")
+    stage.now += stage.tenant.waiting_ttl + timedelta(seconds=1)
+    stage.decide()
+    assert stage.end_of(record) == ("in_review", "encounter_by_time")
+    candidate = stage.candidate(record)
+    assert (candidate["encounter_id"], candidate["payload"] is not None) == ("e1", True), "the person can approve it"
+    (task,) = stage.rows("SELECT * FROM review.task")
+    assert task["evidence"]["encounter"] == {"by": "time"}
+    (verdict,) = stage.rows("SELECT * FROM decision.verdict")
+    assert verdict["reasons"][0] == {"layer": "semantic", "code": "encounter_by_time", "path": "encounter"}
+
+
+def test_and_is_quarantined_where_no_stay_or_more_than_one_holds_the_time(stage: Stage) -> None:
+    stage.mirror(encounters=(STAY, STAY | {"id": "e2"}, STAY | {"id": "e3", "patient_id": "p2"}))
+    two = stage.tell(encounter=VISIT)
+    none = stage.tell(mrn="200", row="row-2", encounter=VISIT, effective="2026-02-01T08:00:00Z")
+    stage.decide()
+    stage.now += stage.tenant.waiting_ttl + timedelta(seconds=1)
+    stage.decide()
+    assert [stage.end_of(record) for record in (two, none)] == [("quarantined", "no_match_in_time")] * 2
+
+
 def test_a_row_told_again_while_it_waits_is_not_two(stage: Stage) -> None:
     stage.tell(mrn="300")
     stage.decide()
