@@ -27,7 +27,7 @@ from fhir_writeback_dagster.errors import ConfigError
 _DEFAULT = Thresholds()
 
 #: Where the curve looks: weights in bits, as thresholds of automatic matches (10 bits are a probability of 0.999).
-CURVE = (-7, -5, -3, 0, 3, 5, 7, 10, 13, 17, 20, 25)
+CURVE = (-7, -5, -3, 0, 3, 5, 7, 10, 13, 17, 20, 25, 30)
 
 
 @dataclass(frozen=True, slots=True)
