@@ -20,10 +20,13 @@ from fhir_writeback_dagster.decide.matching_probabilistic import WEIGHTS, Candid
 from fhir_writeback_dagster.rules import demographics
 from fhir_writeback_dagster.rules.demographics import Demographics
 from fhir_writeback_dagster.rules.resourceurl import server_of
+from fhir_writeback_dagster.store.capability import mirror_on_demand
 from fhir_writeback_dagster.workplace import Workplace
 
 #: Candidates that a reviewer is shown.
 _SHOWN = 5
+#: Patients of a chart of which the mirror holds only those who were looked up: a large hospital's.
+UNKNOWN_SIZE = 1_000_000
 
 
 def match_demographics(connection: Connection[Any], w: Workplace, matches: Mapping[PatientRef, Match]) -> dict[PatientRef, Match]:
@@ -47,7 +50,8 @@ def match_demographics(connection: Connection[Any], w: Workplace, matches: Mappi
     patients = read_patients(connection, w, everyone, everyone)
     named = w.tenant.matching.weights
     weights = WEIGHTS if named is None else load_weights(w.settings.home / named)
-    model = Model(count_patients(connection, w), weights=weights)
+    size = UNKNOWN_SIZE if mirror_on_demand(w) else count_patients(connection, w)
+    model = Model(size, weights=weights)
     thresholds = Thresholds(w.tenant.matching.auto, w.tenant.matching.review)
     found: dict[PatientRef, Match] = {}
     for ref, who in rows.items():

@@ -117,7 +117,9 @@ class Answers(_Strict):
 class Reads(_Strict):
     search_lag_s: Cell[float] = Field(Cell[float](), description="a write can be missing from searches so long")
     history: Cell[bool] = Cell[bool]()
-    mirror: Cell[Literal["last_updated", "on_demand"]] = Cell[Literal["last_updated", "on_demand"]]()
+    mirror: Cell[Literal["last_updated", "on_demand"]] = Field(
+        Cell[Literal["last_updated", "on_demand"]](), description="how the mirror is filled; unknown: polled by _lastUpdated"
+    )
     validate_operation: Cell[bool] = Field(Cell[bool](), description="$validate exists")
 
 
@@ -196,6 +198,11 @@ class Vendor(_Strict):
         if unknown := sorted(named - set(self.sources)):
             raise ValueError(f"no such source: {', '.join(unknown)}; expected one of {', '.join(sorted(self.sources))}")
         return self
+
+    @property
+    def on_demand(self) -> bool:
+        """Is its mirror filled by lookups, because it refuses to list its patients?"""
+        return self.reads.mirror.value == "on_demand"
 
     def cells(self) -> list[tuple[str, Cell[object]]]:
         """Every cell with its path, such as ``create.precondition``, in the model's order."""
