@@ -6,6 +6,7 @@ here. Nothing reads an unknown as a promise: :meth:`Cell.get` takes what is to b
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Generic, Literal, Self, TypeVar
 
@@ -124,17 +125,25 @@ class Reads(_Strict):
 
 
 class Window(_Strict):
-    """At most ``requests`` in ``seconds``; ``aligned``: the window begins with the clock's minute, hour, …"""
+    """At most ``requests`` in each second, or minute, of the clock: what `commit.pace` can keep to."""
 
     requests: int = Field(ge=1)
-    seconds: int = Field(ge=1)
-    aligned: bool = False
+    per: Literal["second", "minute"]
 
 
 class Limits(_Strict):
-    windows: Cell[tuple[Window, ...]] = Cell[tuple[Window, ...]]()
+    windows: Cell[tuple[Window, ...]] = Field(
+        Cell[tuple[Window, ...]](), description="what a tenant's `ehr.limits` are where it names none"
+    )
     retry_after: Cell[bool] = Field(Cell[bool](), description="a 429 says how long to wait")
     body_bytes: Cell[int] = Field(Cell[int](), description="a larger body is not sent")
+
+    @model_validator(mode="after")
+    def _one_window_a_unit(self) -> Self:
+        units = [window.per for window in self.windows.get(())]
+        if len(units) != len(set(units)):
+            raise ValueError("expected at most one window per second and one per minute")
+        return self
 
 
 class Access(_Strict):
@@ -225,18 +234,23 @@ def vendors() -> list[str]:
     return sorted(path.stem for path in VENDORS.glob("*.yaml"))
 
 
-def load_vendor(name: str, folder: Path = VENDORS) -> Vendor:
-    """The matrix of one vendor.
+@cache
+def _read(path: Path) -> Vendor:
+    return load_yaml(path, Vendor)
+
+
+def load_vendor(name: str, folder: Path | None = None) -> Vendor:
+    """The matrix of one vendor; a file is read once a process.
 
     :raises ConfigError: there is no such vendor, or its file is wrong (with line and what was expected).
     """
-    path = folder / f"{name}.yaml"
+    path = (folder or VENDORS) / f"{name}.yaml"
     if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
+        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
         raise ConfigError(
             "unknown_vendor", f"no vendor {name}", where="ehr.vendor", mend=f"one of {known}; docs/adding-an-ehr.md"
         )
-    found = load_yaml(path, Vendor)
+    found = _read(path)
     if found.vendor != name:
         raise ConfigError("vendor_mismatch", "`vendor` differs from the file's name", where=f"{path}:1", mend="make them equal")
     return found
