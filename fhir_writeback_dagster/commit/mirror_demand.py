@@ -57,7 +57,8 @@ class OnDemand:
         """Answer the lookups that are due, and bring all that the mirror holds up to date unless it is young and lookups are all
         that is wanted. ``full`` writes it all anew.
 
-        :raises TargetError: the EHR does not answer, or refuses everybody who was asked for. What was read until then is kept.
+        :raises TargetError: the EHR does not answer, or refuses everybody of several who were asked for. What was read until then
+            is kept.
         """
         started, self._again = self._w.now(), full or await self._has_moved()
         due = await self._db.run(partial(lookup_store.read_lookups, w=self._w, all_of_them=False))
@@ -75,7 +76,7 @@ class OnDemand:
         finally:
             if self._news:
                 await self._db.run(partial(lookup_store.tell_news, w=self._w))
-        if self._refusal is not None and not self._seen:
+        if self._refusal is not None and self._refused > 1 and not self._seen:
             raise self._refusal
         if everything:
             await self._complete(started)
@@ -147,12 +148,17 @@ class OnDemand:
             found, whole = await self._search([("family", first["family"]), ("birthdate", first["birth_date"])], 1)
             bearers = [[r for r in found if r.get("birthDate") == first["birth_date"]]]
         odd = len({r["id"] for some in bearers for r in some}) < len(found)
-        if len(lookups) > 1 and (odd or not whole):
-            each = [await self._find([one]) for one in lookups]
-            return [a for answers, _, _ in each for a in answers], [r for _, some, _ in each for r in some], set()
-        answers = [_answered(one, some, odd=odd, whole=whole) for one, some in zip(lookups, bearers, strict=True)]
+        pairs = list(zip(lookups, bearers, strict=True))
+        # A server that knows no lists of values finds nobody, or everybody: each that it did not find is asked for alone.
+        alone = [] if len(lookups) == 1 else [one for one, some in pairs if odd or not whole or not some]
+        each = [await self._find([one]) for one in alone]
+        answers = [_answered(one, some, odd=odd, whole=whole) for one, some in pairs if one not in alone]
         taken = {id_ for answer in answers for id_ in answer.found}
-        return answers, [r for r in found if r["id"] in taken], set()
+        return (
+            [*answers, *(answer for theirs, _, _ in each for answer in theirs)],
+            [*(r for r in found if r["id"] in taken), *(r for _, some, _ in each for r in some)],
+            set(),
+        )
 
     async def _search(self, params: list[tuple[str, str]], lookups: int) -> tuple[list[Resource], bool]:
         """Patients, up to more than ``lookups`` may find; are these all?"""
@@ -200,7 +206,9 @@ class OnDemand:
             if not wanted:
                 break
         for kind in self._details:
-            reading.details[kind] = [r for ids in _split(sorted(reading.patients), self._size) for r in await self._of(kind, ids)]
+            # A server that knows no lists of values would seem to have no consents: those are never asked for in lists.
+            some = _split(sorted(reading.patients), 1 if kind == "Consent" else self._size)
+            reading.details[kind] = [resource for patients in some for resource in await self._of(kind, patients)]
         return reading
 
     async def _tied(self, patients: Sequence[Resource]) -> set[str]:

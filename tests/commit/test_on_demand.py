@@ -334,10 +334,28 @@ def test_batches_where_the_ehr_takes_them(make_ward: Callable[..., Ward]) -> Non
     records = [ward.tell(str(n)) for n in range(40)]
     ward.decide()
     report = ward.world.refresh()
-    assert report.requests < 20
+    assert report.requests < 8 + 40, "consents are asked for one by one"
     assert report.lookups == {"found": 40}
     ward.decide()
     assert [ward.end(one)[0] for one in records] == ["denied" if n == 3 else "approved" for n in range(40)]
+
+
+def test_a_server_that_knows_no_lists_of_values_is_asked_one_by_one(make_ward: Callable[..., Ward], proxy: FaultProxy) -> None:
+    nothing = Say(
+        200, (("Content-Type", "application/fhir+json"),), b'{"resourceType": "Bundle", "type": "searchset", "total": 0}'
+    )
+    with FaultyLine(proxy.base_url) as line:
+        line.rules.append(lambda seen: nothing if seen.path.endswith("_search") and b"%2C" in seen.body else None)
+        ward = make_ward(line.base_url, ehr={"bundle_size": 20})
+        ward.world.load(patient("a", "1"), patient("b", "2"), consent("c", "a", "deny"), consent("d", "b"))
+        denied, permitted = ward.tell("1"), ward.tell("2")
+        ward.decide()
+        ward.world.refresh()
+        ward.decide()
+        assert (ward.end(denied)[0], ward.end(permitted)[0]) == ("denied", "approved")
+        ward.world.refresh()
+        assert ward.held() == ["a", "b"]
+        assert ward.rows("SELECT count(*) FROM mirror.consent WHERE tenant = %s") == [(2,)]
 
 
 def test_a_patient_whom_the_ehr_does_not_show_stops_nobody_else(make_ward: Callable[..., Ward], proxy: FaultProxy) -> None:
