@@ -358,6 +358,25 @@ def test_a_server_that_knows_no_lists_of_values_is_asked_one_by_one(make_ward: C
         assert ward.rows("SELECT count(*) FROM mirror.consent WHERE tenant = %s") == [(2,)]
 
 
+def test_nobody_is_taken_before_their_consents_are_known(make_ward: Callable[..., Ward], proxy: FaultProxy) -> None:
+    with FaultyLine(proxy.base_url) as line:
+        ward = make_ward(line.base_url)
+        ward.world.load(patient("a", "1"), patient("b", "2"), consent("c", "b", "deny"))
+        ward.looked_up("1")
+        record = ward.tell("2")
+        ward.decide()
+        line.always("POST", "Consent/_search", Say(500))
+        with pytest.raises(TargetError, match="server_error"):
+            ward.world.refresh()
+        ward.decide()
+        assert ward.held() == ["a"]
+        assert ward.end(record) == ("waiting", "patient_unknown")
+        line.rules.clear()
+        ward.world.refresh()
+        ward.decide()
+        assert ward.end(record)[0] == "denied"
+
+
 def test_a_patient_whom_the_ehr_does_not_show_stops_nobody_else(make_ward: Callable[..., Ward], proxy: FaultProxy) -> None:
     with FaultyLine(proxy.base_url) as line:
         ward = make_ward(line.base_url, ehr={"bundle_size": 20})
