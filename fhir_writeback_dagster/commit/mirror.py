@@ -106,7 +106,8 @@ class _Type:
         """Read everything, and forget what is not there any more. A listing that falls short of the server's own count, also
         after what came while it ran, is a broken one and removes nothing.
         """
-        since = self.w.now() - OVERLAP
+        began = self.w.now()
+        since = began - OVERLAP
         seen = await self._fetch([], again=again)
         total = await self.ehr.count(self.kind)
         if total is not None and len(seen) < total:
@@ -118,7 +119,8 @@ class _Type:
                 where=self.w.tenant.ehr.base_url,
                 mend="nothing was removed from the mirror; the next refresh tries again",
             )
-        self.gone += await self.db.run(lambda connection: mirror_store.remove_absent(connection, self.w, self.kind, sorted(seen)))
+        remove = partial(mirror_store.remove_absent, w=self.w, kind=self.kind, present=sorted(seen), began=began)
+        self.gone += await self.db.run(remove)
         self.complete = True
 
     async def _something_is_gone(self) -> bool:

@@ -113,22 +113,28 @@ def write_page(
     return len(fresh)
 
 
-def remove_absent(connection: Connection[Any], w: Workplace, kind: MirroredType, present: Sequence[str]) -> int:
-    """Forget what a complete listing no longer holds; returns how many were."""
+def remove_absent(connection: Connection[Any], w: Workplace, kind: MirroredType, present: Sequence[str], began: datetime) -> int:
+    """Forget what a complete listing no longer holds; returns how many were.
+
+    :param began: when the listing did: what another run has read since then came after it, a consent that denies for one.
+    """
     lock(connection, w)
     table, key = TABLES[kind]
-    place = (w.id, w.tenant.ehr.target, list(present))
+    place = {"tenant": w.id, "target": w.tenant.ehr.target, "present": list(present), "began": began}
+    names = {"table": sql.Identifier(table), "key": sql.Identifier(key), "identifiers": sql.Identifier(f"{table}_identifier")}
     gone = connection.execute(
-        sql.SQL("DELETE FROM mirror.{} WHERE tenant = %s AND target = %s AND {} <> ALL(%s)").format(
-            sql.Identifier(table), sql.Identifier(key)
-        ),
+        sql.SQL(
+            "DELETE FROM mirror.{table} WHERE tenant = %(tenant)s AND target = %(target)s "
+            "AND {key} <> ALL (%(present)s::text[]) AND fetched_at <= %(began)s"
+        ).format(**names),
         place,
     ).rowcount
     if kind in ("Patient", "Encounter"):
         connection.execute(
-            sql.SQL("DELETE FROM mirror.{} WHERE tenant = %s AND target = %s AND {} <> ALL(%s)").format(
-                sql.Identifier(f"{table}_identifier"), sql.Identifier(key)
-            ),
+            sql.SQL(
+                "DELETE FROM mirror.{identifiers} i WHERE i.tenant = %(tenant)s AND i.target = %(target)s AND NOT EXISTS (SELECT "
+                "FROM mirror.{table} m WHERE m.tenant = %(tenant)s AND m.target = %(target)s AND m.{key} = i.{key})"
+            ).format(**names),
             place,
         )
     if gone:
