@@ -75,7 +75,9 @@ class Blackout(_Strict):
 
 
 class Limits(_Strict):
-    """How hard the target may be driven, over all runs of this tenant; None: no limit. See docs/engine.md."""
+    """How hard the target may be driven, over all runs of this tenant; None: no limit. What is left out of the requests a second
+    and a minute is as the vendor's matrix says (`rules.tempo`). See docs/engine.md.
+    """
 
     per_second: int | None = Field(None, ge=1, description="requests, tokens included")
     per_minute: int | None = Field(None, ge=1, description="requests in a calendar minute, tokens included")
@@ -99,7 +101,7 @@ class Ehr(_Strict):
     quiet: Duration = Field(
         timedelta(seconds=60),
         description="after a send without an answer nothing is looked up or sent again for this long: longer than the EHR "
-        "needs to finish a request, and than its search index lags",
+        "needs to finish a request. A lag of its searches that the vendor's matrix knows lengthens it (`rules.tempo`)",
     )
     concurrency: int = Field(8, ge=1, le=64)
     bundle_size: int = Field(1, ge=1, le=500, description="writes that may share a request; 1 sends each by itself")

@@ -114,6 +114,17 @@ class Ehr:
         """
         return await self.send("GET", f"{resource_type}/{resource_id}", {"X-Request-Id": request_id} if request_id else None)
 
+    async def get(self, resource_type: str, resource_id: str) -> Resource | None:
+        """The resource as it stands; None: it is gone, or never was (404, 410).
+
+        :raises Unreadable: nobody can say.
+        """
+        answer = await self._ask("GET", f"{self.base_url}/{resource_type}/{resource_id}", {}, b"", f"reading {resource_type}")
+        if answer.status in (404, 410):
+            return None
+        found = self._whole(answer, resource_type, f"reading {resource_type}")
+        return found if found.get("id") == resource_id else None
+
     async def search(self, resource_type: str, params: Sequence[tuple[str, str]]) -> list[Resource]:
         """Every match, over all pages.
 
@@ -186,12 +197,17 @@ class Ehr:
         self, method: str, url: str, headers: Mapping[str, str], body: bytes, expected: str, what: str = ""
     ) -> Resource:
         what = f"reading {what or expected}"
+        return self._whole(await self._ask(method, url, headers, body, what), expected, what)
+
+    async def _ask(self, method: str, url: str, headers: Mapping[str, str], body: bytes, what: str) -> Answer:
         try:
-            answer = await self._request(method, url, headers, body, kind="read" if method == "GET" else "search")
+            return await self._request(method, url, headers, body, kind="read" if method == "GET" else "search")
         except NoAnswer as none:
             outcome = unanswered_outcome("read", sent=none.sent)
             outcome = outcome if none.sent and none.code != "too_large" else Outcome(none.code, outcome.recovery)
             raise Unreadable(outcome, what, self.base_url) from None
+
+    def _whole(self, answer: Answer, expected: str, what: str) -> Resource:
         outcome, found = classify("read", answer), answer.resource()
         if outcome.recovery is not Recovery.CONFIRM:
             raise Unreadable(outcome, f"{what} ({answer.status})", self.base_url)

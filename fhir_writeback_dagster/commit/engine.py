@@ -32,6 +32,7 @@ from fhir_writeback_dagster.commit.shipment import DEFECTS, Shipping, backoff, t
 from fhir_writeback_dagster.commit.taxonomy import exhausted
 from fhir_writeback_dagster.commit.transport import NO_TURN, NoAnswer
 from fhir_writeback_dagster.errors import TargetError
+from fhir_writeback_dagster.rules.tempo import quiet_of
 from fhir_writeback_dagster.workplace import Workplace
 
 ACCEPT_AT_ONCE = 5000
@@ -234,7 +235,7 @@ class Engine:
                 finding = await self.shipping.looked(item)
             except DEFECTS as error:
                 finding = Finding(Event.REVIEW, self._defect(error, item))
-        wait = self._w.tenant.ehr.quiet.total_seconds()
+        wait = quiet_of(self._w.tenant.ehr).total_seconds()
         if finding.event is Event.ABSENT and item.now.accepted:
             finding, wait = self._mediated(item, finding)
         elif finding.event is Event.LOSE and self._since_sent(item) > self._w.tenant.ehr.pending_ttl:

@@ -20,6 +20,7 @@ from fhir_writeback_dagster.commit.protocol import ENDS, TABLE, Action, Event, I
 from fhir_writeback_dagster.commit.sqlfile import statement
 from fhir_writeback_dagster.errors import ServiceError
 from fhir_writeback_dagster.ids import new_id
+from fhir_writeback_dagster.rules.tempo import quiet_of
 from fhir_writeback_dagster.store.db import Row, record_event
 from fhir_writeback_dagster.workplace import Workplace
 
@@ -99,7 +100,7 @@ def reap(connection: Connection[Any], w: Workplace, gone: Sequence[str] = ()) ->
             "waits": [Action.WAIT in TABLE[state, Event.EXPIRE][1] for state in expire],
             "unanswered_from": [State.SENDING],
             "gone": list(gone),
-            "quiet_s": w.tenant.ehr.quiet.total_seconds(),
+            "quiet_s": quiet_of(w.tenant.ehr).total_seconds(),
         },
     ).fetchall()
     by_state: dict[State, list[Row]] = defaultdict(list)

@@ -1,4 +1,5 @@
-"""The mirror: what commit keeps of the EHR's patients, encounters, consents and capabilities, polled by ``_lastUpdated``.
+"""The mirror: what commit keeps of the EHR's patients, encounters, consents and capabilities, polled by ``_lastUpdated``, or
+filled on demand (`commit.mirror_demand`) where the vendor's matrix says that the EHR does not list its patients.
 
 Polling sees what is new and what changed. It does not see what was deleted, so the number of resources is compared after each
 poll, and a difference brings a complete listing: a deleted consent counts within one refresh too. A server that does not count
@@ -8,7 +9,7 @@ gets its consents listed completely each time.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Self
@@ -16,44 +17,23 @@ from typing import Self
 from fhir_writeback_dagster.commit import mirror_store
 from fhir_writeback_dagster.commit.client import Ehr, open_ehr
 from fhir_writeback_dagster.commit.database import Database
+from fhir_writeback_dagster.commit.mirror_demand import OnDemand
+from fhir_writeback_dagster.commit.mirror_model import MirroredType, MirrorReport, mirrored
 from fhir_writeback_dagster.commit.mirror_rows import stamp
-from fhir_writeback_dagster.commit.mirror_store import MirroredType, Sync
+from fhir_writeback_dagster.commit.mirror_store import Sync
 from fhir_writeback_dagster.commit.pace import Pace
 from fhir_writeback_dagster.errors import TargetError
 from fhir_writeback_dagster.rules.resourceurl import server_of
-from fhir_writeback_dagster.tenants import Tenant
+from fhir_writeback_dagster.store.capability import mirror_on_demand
 from fhir_writeback_dagster.workplace import Workplace
 
 OVERLAP = timedelta(minutes=2)
 """How far before the watermark a poll begins: a server may stamp a resource before others can see it."""
 
 
-@dataclass(frozen=True, slots=True)
-class MirrorReport:
-    """By resource type: how many were read, were new or changed, and were gone. ``full``: types that were listed completely."""
-
-    read: dict[str, int] = field(default_factory=dict)
-    changed: dict[str, int] = field(default_factory=dict)
-    gone: dict[str, int] = field(default_factory=dict)
-    full: tuple[str, ...] = ()
-    requests: int = 0
-
-    def metadata(self) -> dict[str, int | float | str]:
-        counts = {"read": self.read, "changed": self.changed, "gone": self.gone}
-        return {
-            **{f"{what}/{kind}": count for what, kinds in counts.items() for kind, count in sorted(kinds.items())},
-            "listed completely": ", ".join(self.full) or "none",
-            "requests": self.requests,
-        }
-
-
-def mirrored(tenant: Tenant) -> tuple[MirroredType, ...]:
-    """The types that a tenant's mirror holds."""
-    return ("Patient", "Encounter", "Consent") if tenant.consent.source == "ehr" else ("Patient", "Encounter")
-
-
 def refresh(w: Workplace, full: bool = False) -> MirrorReport:
-    """Bring the tenant's mirror up to what its EHR says now; ``full`` reads everything again.
+    """Bring the tenant's mirror up to what its EHR says now; ``full`` reads everything again. One that is filled on demand and is
+    young enough answers the lookups that are due, and nothing else.
 
     :raises TargetError: the EHR or its token endpoint refuses or does not answer. What was read until then is kept, the
         watermarks stay: the next refresh begins where the last complete one ended.
@@ -61,16 +41,19 @@ def refresh(w: Workplace, full: bool = False) -> MirrorReport:
 
     async def work() -> MirrorReport:
         async with Database(w) as db, open_ehr(w, Pace(w, db)) as ehr:
-            return await refresh_with(w, db, ehr, full=full)
+            return await refresh_with(w, db, ehr, full=full, all_of_it=False)
 
     return asyncio.run(work())
 
 
-async def refresh_with(w: Workplace, db: Database, ehr: Ehr, *, full: bool = False) -> MirrorReport:
-    """:func:`refresh` over open connections."""
+async def refresh_with(w: Workplace, db: Database, ehr: Ehr, *, full: bool = False, all_of_it: bool = True) -> MirrorReport:
+    """:func:`refresh` over open connections; ``all_of_it``: everything that the mirror holds, however young."""
     before = ehr.requests
     statement = await ehr.capability()
     await db.run(lambda connection: mirror_store.write_capability(connection, w, statement))
+    if mirror_on_demand(w):
+        report = await OnDemand(w, db, ehr).refresh(full=full, all_of_it=all_of_it)
+        return replace(report, requests=ehr.requests - before)
     syncs = await db.run(lambda connection: mirror_store.read_sync(connection, w))
     reports = [await _Type(w, db, ehr, kind).refresh(syncs.get(kind), full=full) for kind in mirrored(w.tenant)]
     return MirrorReport(
@@ -123,7 +106,8 @@ class _Type:
         """Read everything, and forget what is not there any more. A listing that falls short of the server's own count, also
         after what came while it ran, is a broken one and removes nothing.
         """
-        since = self.w.now() - OVERLAP
+        began = self.w.now()
+        since = began - OVERLAP
         seen = await self._fetch([], again=again)
         total = await self.ehr.count(self.kind)
         if total is not None and len(seen) < total:
@@ -135,7 +119,8 @@ class _Type:
                 where=self.w.tenant.ehr.base_url,
                 mend="nothing was removed from the mirror; the next refresh tries again",
             )
-        self.gone += await self.db.run(lambda connection: mirror_store.remove_absent(connection, self.w, self.kind, sorted(seen)))
+        remove = partial(mirror_store.remove_absent, w=self.w, kind=self.kind, present=sorted(seen), began=began)
+        self.gone += await self.db.run(remove)
         self.complete = True
 
     async def _something_is_gone(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -12,6 +13,8 @@ from fhir_writeback_dagster.rules.fhirtime import instant
 from fhir_writeback_dagster.rules.resourceurl import comparable, own_url
 
 Resource = dict[str, Any]
+
+_ID = re.compile(r"(?!\.+$)[A-Za-z0-9.-]{1,64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +35,14 @@ def stamp(resource: Resource) -> Stamp:
     return Stamp(resource["id"], version if isinstance(version, str) else None, point[0] + fraction if point else None)
 
 
-def identifiers(resource: Resource, base_url: str) -> list[tuple[str, str]]:
-    """(system, value as it is compared) of each identifier that has both and is in use, and the resource's own URL."""
+def identifiers(resource: Resource, base_url: str, *, old: bool = False) -> list[tuple[str, str]]:
+    """(system, value as it is compared) of each identifier that has both and is in use, or was: ``old``; and the resource's own
+    URL.
+    """
     stated = [
         (one["system"], one["value"])
         for one in dicts(resource.get("identifier"))
-        if isinstance(one.get("system"), str) and isinstance(one.get("value"), str) and one.get("use") != "old"
+        if isinstance(one.get("system"), str) and isinstance(one.get("value"), str) and (old or one.get("use") != "old")
     ]
     own = own_url(base_url, resource["resourceType"], resource["id"])
     return [(system, comparable(system, value)) for system, value in (*stated, own)]
@@ -67,6 +72,12 @@ def replaced_by(patient: Resource, base_url: str) -> str | None:
         if link.get("type") == "replaced-by":
             return referenced(link.get("other"), "Patient", base_url) or "unknown"
     return None
+
+
+def linked(patient: Resource, base_url: str, *types: str) -> set[str]:
+    """Ids of the patients whom links of these types name: ``replaced-by`` (merged into them), ``replaces``."""
+    others = (link.get("other") for link in dicts(patient.get("link")) if link.get("type") in types)
+    return {found for other in others if (found := referenced(other, "Patient", base_url)) and _ID.fullmatch(found)}
 
 
 def period(encounter: Resource, time_zone: str) -> tuple[datetime | None, datetime | None]:

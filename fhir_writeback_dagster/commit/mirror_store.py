@@ -8,22 +8,21 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any
 
 from psycopg import Connection, sql
 from psycopg.types.json import Jsonb
 
 from fhir_writeback_dagster import canonicaljson
 from fhir_writeback_dagster.commit import mirror_rows
+from fhir_writeback_dagster.commit.mirror_model import MirroredType
 from fhir_writeback_dagster.commit.mirror_rows import Resource, Stamp, identifiers, period, referenced, stamp
 from fhir_writeback_dagster.rules.demographics import identifier_key, mirror_keys
 from fhir_writeback_dagster.rules.resourceurl import server_of
 from fhir_writeback_dagster.store.db import Row, copy_rows, record_event
 from fhir_writeback_dagster.workplace import Workplace
 
-MirroredType = Literal["Patient", "Encounter", "Consent"]
-
-_TABLES: dict[MirroredType, tuple[str, str]] = {
+TABLES: dict[MirroredType, tuple[str, str]] = {
     "Patient": ("patient", "patient_id"),
     "Encounter": ("encounter", "encounter_id"),
     "Consent": ("consent", "consent_id"),
@@ -79,16 +78,27 @@ def write_sync(
     )
 
 
-def write_page(connection: Connection[Any], w: Workplace, kind: MirroredType, page: Sequence[Resource], *, again: bool) -> int:
-    """Insert or replace what is new in ``page``; ``again`` also what is known in this version. Returns how many were."""
-    _lock(connection, w)
+def write_page(
+    connection: Connection[Any],
+    w: Workplace,
+    kind: MirroredType,
+    page: Sequence[Resource],
+    *,
+    again: bool,
+    read_at: datetime | None = None,
+) -> int:
+    """Insert or replace what is new in ``page``; ``again`` also what is known in this version. Returns how many were.
+
+    :param read_at: when its reading began: what another run has read since then is newer, also where the EHR dates nothing.
+    """
+    lock(connection, w)
     newest = {resource["id"]: resource for resource in page}
     stamps = {id_: stamp(newest[id_]) for id_ in sorted(newest)}
-    skip = set() if again else _known(connection, w, kind, stamps)
+    skip = set() if again else _known(connection, w, kind, stamps, read_at)
     fresh = [newest[id_] for id_ in stamps if id_ not in skip]
     if not fresh:
         return 0
-    table, key = _TABLES[kind]
+    table, key = TABLES[kind]
     row = _ROWS[kind]
     copy_rows(
         connection,
@@ -103,22 +113,28 @@ def write_page(connection: Connection[Any], w: Workplace, kind: MirroredType, pa
     return len(fresh)
 
 
-def remove_absent(connection: Connection[Any], w: Workplace, kind: MirroredType, present: Sequence[str]) -> int:
-    """Forget what a complete listing no longer holds; returns how many were."""
-    _lock(connection, w)
-    table, key = _TABLES[kind]
-    place = (w.id, w.tenant.ehr.target, list(present))
+def remove_absent(connection: Connection[Any], w: Workplace, kind: MirroredType, present: Sequence[str], began: datetime) -> int:
+    """Forget what a complete listing no longer holds; returns how many were.
+
+    :param began: when the listing did: what another run has read since then came after it, a consent that denies for one.
+    """
+    lock(connection, w)
+    table, key = TABLES[kind]
+    place = {"tenant": w.id, "target": w.tenant.ehr.target, "present": list(present), "began": began}
+    names = {"table": sql.Identifier(table), "key": sql.Identifier(key), "identifiers": sql.Identifier(f"{table}_identifier")}
     gone = connection.execute(
-        sql.SQL("DELETE FROM mirror.{} WHERE tenant = %s AND target = %s AND {} <> ALL(%s)").format(
-            sql.Identifier(table), sql.Identifier(key)
-        ),
+        sql.SQL(
+            "DELETE FROM mirror.{table} WHERE tenant = %(tenant)s AND target = %(target)s "
+            "AND {key} <> ALL (%(present)s::text[]) AND fetched_at <= %(began)s"
+        ).format(**names),
         place,
     ).rowcount
     if kind in ("Patient", "Encounter"):
         connection.execute(
-            sql.SQL("DELETE FROM mirror.{} WHERE tenant = %s AND target = %s AND {} <> ALL(%s)").format(
-                sql.Identifier(f"{table}_identifier"), sql.Identifier(key)
-            ),
+            sql.SQL(
+                "DELETE FROM mirror.{identifiers} i WHERE i.tenant = %(tenant)s AND i.target = %(target)s AND NOT EXISTS (SELECT "
+                "FROM mirror.{table} m WHERE m.tenant = %(tenant)s AND m.target = %(target)s AND m.{key} = i.{key})"
+            ).format(**names),
             place,
         )
     if gone:
@@ -128,7 +144,7 @@ def remove_absent(connection: Connection[Any], w: Workplace, kind: MirroredType,
 
 def count_rows(connection: Connection[Any], w: Workplace, kind: MirroredType) -> int:
     row = connection.execute(
-        sql.SQL("SELECT count(*) FROM mirror.{} WHERE tenant = %s AND target = %s").format(sql.Identifier(_TABLES[kind][0])),
+        sql.SQL("SELECT count(*) FROM mirror.{} WHERE tenant = %s AND target = %s").format(sql.Identifier(TABLES[kind][0])),
         (w.id, w.tenant.ehr.target),
     ).fetchone()
     return int(row[0]) if row else 0
@@ -150,21 +166,24 @@ def write_capability(connection: Connection[Any], w: Workplace, statement: Resou
         record_event(connection, "mirror.capability_changed", [target], [{"sha256": digest.hex()}])
 
 
-def _lock(connection: Connection[Any], w: Workplace) -> None:
+def lock(connection: Connection[Any], w: Workplace) -> None:
+    """Until the transaction ends nobody else writes this tenant's mirror."""
     digest = hashlib.sha256(f"mirror|{w.id}|{w.tenant.ehr.target}".encode()).digest()
     number = int.from_bytes(digest[:8], "big", signed=True)
     connection.execute("SELECT pg_advisory_xact_lock(%s)", (number,))
 
 
-def _known(connection: Connection[Any], w: Workplace, kind: MirroredType, stamps: dict[str, Stamp]) -> set[str]:
+def _known(
+    connection: Connection[Any], w: Workplace, kind: MirroredType, stamps: dict[str, Stamp], read_at: datetime | None
+) -> set[str]:
     """Ids whose version the mirror has already, or a newer one of."""
-    table, key = _TABLES[kind]
+    table, key = TABLES[kind]
     found = connection.execute(
         sql.SQL(
             "SELECT m.{key} FROM unnest(%s::text[], %s::text[], %s::timestamptz[]) AS n (id, version_id, last_updated) "
             "JOIN mirror.{table} m ON m.tenant = %s AND m.target = %s AND m.{key} = n.id "
             "WHERE (m.version_id = n.version_id AND m.last_updated IS NOT DISTINCT FROM n.last_updated) "
-            "OR m.last_updated > n.last_updated"
+            "OR m.last_updated > n.last_updated OR m.fetched_at > %s"
         ).format(key=sql.Identifier(key), table=sql.Identifier(table)),
         (
             list(stamps),
@@ -172,6 +191,7 @@ def _known(connection: Connection[Any], w: Workplace, kind: MirroredType, stamps
             [s.last_updated for s in stamps.values()],
             w.id,
             w.tenant.ehr.target,
+            read_at,
         ),
     )
     return {id_ for (id_,) in found}

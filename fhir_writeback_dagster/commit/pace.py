@@ -19,6 +19,7 @@ from typing import Any, Literal
 from psycopg import Connection
 
 from fhir_writeback_dagster.commit.database import Database
+from fhir_writeback_dagster.rules.tempo import limits_of
 from fhir_writeback_dagster.tenants import Limits
 from fhir_writeback_dagster.workplace import Workplace
 
@@ -53,7 +54,7 @@ class Pace:
 
     def __init__(self, w: Workplace, db: Database) -> None:
         self._w, self._db = w, db
-        self._windows = windows(w.tenant.ehr.limits)
+        self._windows = windows(limits_of(w.tenant.ehr))
         self._lock = asyncio.Lock()
         self._until = 0.0
         self._stopped = asyncio.Event()
@@ -116,7 +117,7 @@ class Pace:
 
 
 def windows(limits: Limits) -> list[Window]:
-    """The windows that a tenant's limits name."""
+    """The windows of these limits."""
     found = [
         limits.per_minute and Window("per_minute", "minute", limits.per_minute),
         limits.points_per_minute and Window("points", "minute", limits.points_per_minute, limits.points),

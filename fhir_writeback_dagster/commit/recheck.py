@@ -15,7 +15,7 @@ from uuid import UUID
 
 from psycopg import Connection
 
-from fhir_writeback_dagster.commit.mirror import mirrored
+from fhir_writeback_dagster.commit.mirror_model import mirrored
 from fhir_writeback_dagster.commit.mirror_store import read_sync
 from fhir_writeback_dagster.commit.model import Item
 from fhir_writeback_dagster.commit.protocol import Event, State

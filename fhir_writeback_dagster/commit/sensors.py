@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -14,6 +14,7 @@ from fhir_writeback_dagster.commit.holds import blackout_s
 from fhir_writeback_dagster.dispatch import TICK_S, Asked, ask, pending, tick
 from fhir_writeback_dagster.errors import ConfigError
 from fhir_writeback_dagster.lanes import LANE_TAG
+from fhir_writeback_dagster.rules.matrix import load_vendor
 from fhir_writeback_dagster.settings import Settings
 from fhir_writeback_dagster.tenants import Tenant, load_tenant, tenant_ids
 
@@ -43,6 +44,8 @@ class MirrorAge:
 
     refreshed_at: datetime | None = None
     last_give_up_at: datetime | None = None
+    on_demand: bool = False
+    """It is filled by lookups, each of which says itself when it is due."""
 
 
 Due = Callable[[MirrorAge, Tenant, datetime], bool]
@@ -61,7 +64,7 @@ def is_wanted(age: MirrorAge, tenant: Tenant, now: datetime) -> bool:
     """
     if age.refreshed_at is None:
         return True
-    if age.last_give_up_at is None:
+    if age.last_give_up_at is None or age.on_demand:
         return False
     waited = now - (age.last_give_up_at - tenant.waiting_ttl)
     return now - age.refreshed_at >= min(max(SOONEST, waited / 4), tenant.ehr.mirror_every)
@@ -76,9 +79,11 @@ def commit_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
 
 @dg.sensor(job=mirror_job, minimum_interval_seconds=TICK_S, default_status=dg.DefaultSensorStatus.RUNNING)
 def mirror_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-    """Asks for a tenant's first mirror, and for an early refresh while records wait for a patient or an encounter."""
+    """Asks for a tenant's first mirror, for an early refresh while records wait for a patient or an encounter, and, where the
+    mirror is filled on demand, for the lookups that are due.
+    """
     with tick("mirror") as (settings, connection):
-        return _ask(context.instance, connection, settings, is_wanted).result(context.log)
+        return _ask(context.instance, connection, settings, is_wanted, pending(connection, "mirror")).result(context.log)
 
 
 @dg.schedule(job=mirror_job, cron_schedule="* * * * *", default_status=dg.DefaultScheduleStatus.RUNNING)
@@ -102,7 +107,13 @@ def drift_schedule(context: dg.ScheduleEvaluationContext) -> Sequence[dg.RunRequ
     return asked.requests or dg.SkipReason(asked.why("no comparison is due"))
 
 
-def _ask(instance: dg.DagsterInstance, connection: Connection[Any], settings: Settings, due: Due) -> Asked:
+def _ask(
+    instance: dg.DagsterInstance,
+    connection: Connection[Any],
+    settings: Settings,
+    due: Due,
+    lookups: Mapping[str, str | None] | None = None,
+) -> Asked:
     ages = {
         (tenant, target): MirrorAge(refreshed_at, last_give_up_at)
         for tenant, target, refreshed_at, last_give_up_at in connection.execute(
@@ -114,12 +125,17 @@ def _ask(instance: dg.DagsterInstance, connection: Connection[Any], settings: Se
     for name in tenant_ids(settings.tenants):
         try:
             tenant = load_tenant(settings.tenants, name)
+            on_demand = load_vendor(tenant.ehr.vendor).on_demand
         except ConfigError as error:
             bad.append(f"{name}: {error}")
         else:
-            age = ages.get((name, tenant.ehr.target), MirrorAge())
-            if due(age, tenant, now) and not blackout_s(tenant.ehr.limits.blackouts, tenant.time_zone, now):
+            age = replace(ages.get((name, tenant.ehr.target), MirrorAge()), on_demand=on_demand)
+            if blackout_s(tenant.ehr.limits.blackouts, tenant.time_zone, now):
+                continue
+            if due(age, tenant, now):
                 wanted[name] = f"{age.refreshed_at.timestamp():.0f}" if age.refreshed_at else "none"
+            elif on_demand and lookups and name in lookups:
+                wanted[name] = lookups[name]
     asked = ask(instance, connection, settings, "mirror", wanted)
     asked.notes.extend(bad)
     return asked

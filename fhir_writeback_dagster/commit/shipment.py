@@ -27,6 +27,7 @@ from fhir_writeback_dagster.commit.transport import HELD, NO_TURN, NoAnswer
 from fhir_writeback_dagster.errors import TargetError, describe
 from fhir_writeback_dagster.ids import new_id
 from fhir_writeback_dagster.rules.content import lost
+from fhir_writeback_dagster.rules.tempo import quiet_of
 from fhir_writeback_dagster.workplace import Workplace
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 300.0
@@ -271,7 +272,7 @@ class Shipping:
         if outcome.code == _REFUSED:
             return 0.0
         if outcome.recovery is Recovery.RECONCILE:
-            return self.w.tenant.ehr.quiet.total_seconds() if outcome.quiet else 0.0
+            return quiet_of(self.w.tenant.ehr).total_seconds() if outcome.quiet else 0.0
         asked = answer.retry_after(self.w.now()) if answer else None
         if outcome.code == "throttled" and asked is None:
             asked = self.pace.throttled_s()

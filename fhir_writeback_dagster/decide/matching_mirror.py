@@ -16,6 +16,7 @@ from fhir_writeback_dagster.decide.matching_model import ChartPatient, Key
 from fhir_writeback_dagster.rules import demographics
 from fhir_writeback_dagster.rules.demographics import identifier_key
 from fhir_writeback_dagster.rules.resourceurl import server_of
+from fhir_writeback_dagster.store.capability import mirror_on_demand
 from fhir_writeback_dagster.store.sealing import Identity
 from fhir_writeback_dagster.workplace import Workplace
 
@@ -90,6 +91,10 @@ def digests_of(identity: Identity, identifier: Identifier) -> list[bytes]:
     return identity.all(*identifier_key(identifier.system, identifier.value)) if identifier.value.strip() else []
 
 
+UNKNOWN_SIZE = 1_000_000
+"""Patients of a chart of which the mirror holds only those who were looked up: a large hospital's."""
+
+
 class Mirror:
     """The chart of a tenant's target (:class:`~.matching_model.Chart`) as commit keeps it, read in sets."""
 
@@ -106,6 +111,8 @@ class Mirror:
         return _read_patients(self._connection, self._w, ids, compared)
 
     def size(self) -> int:
+        if mirror_on_demand(self._w):
+            return UNKNOWN_SIZE
         row = self._connection.execute(_PATIENT_COUNT, _scope(self._w)).fetchone()
         return int(row[0]) if row else 0
 

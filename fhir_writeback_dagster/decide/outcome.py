@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 from psycopg import Connection
@@ -21,10 +22,13 @@ _CANDIDATE = (
 ).split()
 
 
-def store(connection: Connection[Any], w: Workplace, items: Sequence[Item], facts: dict[str, Fact]) -> None:
-    """Candidates, verdicts, revisions, queues, review tasks, quarantine and audit events of one batch."""
+def store(connection: Connection[Any], w: Workplace, items: Sequence[Item], facts: dict[str, Fact], decided_at: datetime) -> None:
+    """Candidates, verdicts, revisions, queues, review tasks, quarantine and audit events of one batch.
+
+    :param decided_at: before anything was read: what waits looks again at a mirror that changed after it.
+    """
     _verdicts(connection, w, items)
-    _candidates(connection, w, items)
+    _candidates(connection, w, items, decided_at)
     _memory(connection, w, items, facts)
     approved = [(w.id, item.candidate_id) for item in items if item.state == "approved"]
     copy_rows(connection, "decision.outbox", ["tenant", "candidate_id"], approved)
@@ -51,8 +55,8 @@ def store(connection: Connection[Any], w: Workplace, items: Sequence[Item], fact
         record_event(connection, f"candidate.{state}", [str(i.candidate_id) for i in told], details)
 
 
-def _candidates(connection: Connection[Any], w: Workplace, items: Sequence[Item]) -> None:
-    now, target = w.now(), w.tenant.ehr.target
+def _candidates(connection: Connection[Any], w: Workplace, items: Sequence[Item], decided_at: datetime) -> None:
+    target = w.tenant.ehr.target
     copy_rows(
         connection,
         "decision.candidate",
@@ -82,7 +86,7 @@ def _candidates(connection: Connection[Any], w: Workplace, items: Sequence[Item]
                 i.state,
                 i.reason,
                 i.verdict_id,
-                now,
+                decided_at,
                 i.give_up_at if i.state == "waiting" or i.encounter_stands_in else None,
                 list(i.mapping.must_keep) if i.mapping else None,
             )

@@ -23,6 +23,7 @@ from fhir_writeback_dagster.decide.gates import Reason, consent_version, encount
 from fhir_writeback_dagster.decide.identity import ACCEPT, Fact, Incoming, Placement, accept, business_keys, place
 from fhir_writeback_dagster.decide.items import Item, load
 from fhir_writeback_dagster.decide.labels import LabelList, births_of, load_labels
+from fhir_writeback_dagster.decide.lookups import ask_for_patients, confirm
 from fhir_writeback_dagster.decide.mapping import Mapping, load_mapping
 from fhir_writeback_dagster.decide.matching import EncounterAsk, match_encounters, match_patients
 from fhir_writeback_dagster.decide.modes import note
@@ -34,7 +35,7 @@ from fhir_writeback_dagster.rules.content import same_content
 from fhir_writeback_dagster.rules.modes import in_sample
 from fhir_writeback_dagster.rules.policy import PolicySet, load_policies
 from fhir_writeback_dagster.rules.target import NOT_READ, Target
-from fhir_writeback_dagster.store.capability import read_target
+from fhir_writeback_dagster.store.capability import mirror_on_demand, read_target
 from fhir_writeback_dagster.workplace import Workplace
 
 BATCH = 1000
@@ -72,11 +73,13 @@ def decide(w: Workplace, deadline_s: float = 60) -> DecideReport:
     states: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
     while True:
+        # What the mirror learns while a batch is decided was not seen: it has to be later than the batch's own time.
+        began = w.now()
         with w.store.tenant(w.id) as connection:
             items = load(connection, w, BATCH)
             done = round_.run(connection, items) if items else []
             if done:
-                store(connection, w, done, round_.accepted)
+                store(connection, w, done, round_.accepted, began)
         states.update(item.state for item in done)
         reasons.update(f"{item.state}.{item.reason}" for item in done if item.reason)
         if (len(items) < BATCH and len(done) == len(items)) or time.monotonic() > end:
@@ -96,6 +99,7 @@ class _Round:
         self.policies: PolicySet = load_policies(w.settings.policies, w.tenant.policies)
         self.labels: LabelList = load_labels(w.settings.mappings / "labels", w.tenant.labels)
         self.births: dict[str, str] = {}
+        self.on_demand = mirror_on_demand(w)
         self.accepted: dict[str, Fact] = {}
 
     def run(self, connection: Connection[Any], items: list[Item]) -> list[Item]:
@@ -137,7 +141,11 @@ class _Round:
             item.end("waiting", reason)
 
     def _match(self, connection: Connection[Any], items: list[Item]) -> None:
-        for item, match in zip(items, match_patients(connection, self.w, [i.record.patient for i in items]), strict=True):
+        refs = [i.record.patient for i in items]
+        matches = match_patients(connection, self.w, refs)
+        if self.on_demand:
+            matches = confirm(connection, self.w, refs, matches, [i.give_up_at for i in items])
+        for item, match in zip(items, matches, strict=True):
             item.evidence["match"] = dict(match.evidence)
             item.patient_id, item.matched_by = match.patient_id, match.matched_by
             if match.outcome == "waiting":
@@ -160,6 +168,9 @@ class _Round:
                 self._wait(item, encounter.reason)
             elif encounter.outcome == "review":
                 item.end("in_review", encounter.reason)
+        if self.on_demand:
+            waiting = [(i.patient_id, i.give_up_at) for i in matched if i.state == "waiting" and i.patient_id]
+            ask_for_patients(connection, self.w, waiting)
 
     def _await_statement(self, target: Target, items: list[Item]) -> None:
         """What only the EHR's CapabilityStatement can allow waits for the mirror to have read it."""

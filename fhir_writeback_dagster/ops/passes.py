@@ -43,7 +43,7 @@ class PassReport:
 
 
 def one_pass(config: Configuration, state: StateFolder, dsns: Dsns, progress: Progress, only: str | None = None) -> PassReport:
-    """Mirror and ingest, then decide and commit as long as work waits and something moves.
+    """Mirror and ingest, then lookups, decide and commit as long as work waits and something moves.
 
     ``only`` is one tenant; a tenant that fails stops no other.
 
@@ -82,14 +82,14 @@ def _until_still(look: Callable[[], dict[str, TenantReport]], runner: _Runner) -
         now = {tenant: report.to_json() for tenant, report in reports.items()}
         waiting = [
             (lane, tenant)
-            for lane in ("decide", "commit")
+            for lane in ("mirror", "decide", "commit")
             for tenant, report in reports.items()
             if report.pending.get(lane) and (lane, tenant) not in runner.failed
         ]
         if not waiting or now == before:
             return
         before = now
-        lane = waiting[0][0]  # decide first: it makes work for commit
+        lane = waiting[0][0]  # lookups first, then decide: they make work for those after them
         runner.run([job for job in waiting if job[0] == lane])
 
 

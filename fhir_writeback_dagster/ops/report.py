@@ -60,7 +60,7 @@ def read_report(dsn: str, tenants: Iterable[str] | None = None) -> dict[str, Ten
         ends = connection.execute("SELECT tenant, ending, reason, rows FROM ops.row_ends()").fetchall()
         pending = [
             (lane, *row)
-            for lane in ("ingest", "decide", "commit")
+            for lane in ("ingest", "mirror", "decide", "commit")
             for row in connection.execute("SELECT tenant, items FROM ops.pending(%s)", (lane,)).fetchall()
         ]
     reports = {

@@ -6,6 +6,7 @@ here. Nothing reads an unknown as a promise: :meth:`Cell.get` takes what is to b
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Generic, Literal, Self, TypeVar
 
@@ -117,22 +118,32 @@ class Answers(_Strict):
 class Reads(_Strict):
     search_lag_s: Cell[float] = Field(Cell[float](), description="a write can be missing from searches so long")
     history: Cell[bool] = Cell[bool]()
-    mirror: Cell[Literal["last_updated", "on_demand"]] = Cell[Literal["last_updated", "on_demand"]]()
+    mirror: Cell[Literal["last_updated", "on_demand"]] = Field(
+        Cell[Literal["last_updated", "on_demand"]](), description="how the mirror is filled; unknown: polled by _lastUpdated"
+    )
     validate_operation: Cell[bool] = Field(Cell[bool](), description="$validate exists")
 
 
 class Window(_Strict):
-    """At most ``requests`` in ``seconds``; ``aligned``: the window begins with the clock's minute, hour, …"""
+    """At most ``requests`` in each second, or minute, of the clock: what `commit.pace` can keep to."""
 
     requests: int = Field(ge=1)
-    seconds: int = Field(ge=1)
-    aligned: bool = False
+    per: Literal["second", "minute"]
 
 
 class Limits(_Strict):
-    windows: Cell[tuple[Window, ...]] = Cell[tuple[Window, ...]]()
+    windows: Cell[tuple[Window, ...]] = Field(
+        Cell[tuple[Window, ...]](), description="what a tenant's `ehr.limits` are where it names none"
+    )
     retry_after: Cell[bool] = Field(Cell[bool](), description="a 429 says how long to wait")
     body_bytes: Cell[int] = Field(Cell[int](), description="a larger body is not sent")
+
+    @model_validator(mode="after")
+    def _one_window_a_unit(self) -> Self:
+        units = [window.per for window in self.windows.get(())]
+        if len(units) != len(set(units)):
+            raise ValueError("expected at most one window per second and one per minute")
+        return self
 
 
 class Access(_Strict):
@@ -197,6 +208,11 @@ class Vendor(_Strict):
             raise ValueError(f"no such source: {', '.join(unknown)}; expected one of {', '.join(sorted(self.sources))}")
         return self
 
+    @property
+    def on_demand(self) -> bool:
+        """Is its mirror filled by lookups, because it refuses to list its patients?"""
+        return self.reads.mirror.value == "on_demand"
+
     def cells(self) -> list[tuple[str, Cell[object]]]:
         """Every cell with its path, such as ``create.precondition``, in the model's order."""
         found: list[tuple[str, Cell[object]]] = []
@@ -218,18 +234,23 @@ def vendors() -> list[str]:
     return sorted(path.stem for path in VENDORS.glob("*.yaml"))
 
 
-def load_vendor(name: str, folder: Path = VENDORS) -> Vendor:
-    """The matrix of one vendor.
+@cache
+def _read(path: Path) -> Vendor:
+    return load_yaml(path, Vendor)
+
+
+def load_vendor(name: str, folder: Path | None = None) -> Vendor:
+    """The matrix of one vendor; a file is read once a process.
 
     :raises ConfigError: there is no such vendor, or its file is wrong (with line and what was expected).
     """
-    path = folder / f"{name}.yaml"
+    path = (folder or VENDORS) / f"{name}.yaml"
     if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
+        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
         raise ConfigError(
             "unknown_vendor", f"no vendor {name}", where="ehr.vendor", mend=f"one of {known}; docs/adding-an-ehr.md"
         )
-    found = load_yaml(path, Vendor)
+    found = _read(path)
     if found.vendor != name:
         raise ConfigError("vendor_mismatch", "`vendor` differs from the file's name", where=f"{path}:1", mend="make them equal")
     return found

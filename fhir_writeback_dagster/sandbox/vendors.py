@@ -14,6 +14,9 @@ from fhir_writeback_dagster.sandbox.fault_proxy.personality import Personality
 MISSING = 412
 """What an EHR that requires a precondition says without one, where its status is not known."""
 
+UNFILTERED = 400
+"""What an EHR says to a search of all its patients that it does not take; its matrix has no cell for the status."""
+
 
 MEDIATED = 202
 """A create that is decided upon later; the server behind has decided already."""
@@ -50,6 +53,7 @@ def personality_of(vendor: Vendor) -> Personality:
         empty_created=create.answers_body.value is False or bool(answers.asynchronous.value),
         no_location=bool(answers.asynchronous.value),
         refuses_body_id=create.takes_id.value is False,
+        refuses_unfiltered=UNFILTERED if vendor.on_demand else None,
         lacks=_lacks(vendor),
     )
 

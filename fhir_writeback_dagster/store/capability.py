@@ -17,3 +17,11 @@ def read_target(connection: Connection[Any], w: Workplace) -> Target:
         "SELECT body FROM mirror.capability WHERE tenant = %s AND target = %s", (w.id, w.tenant.ehr.target)
     ).fetchone()
     return Target(load_vendor(w.tenant.ehr.vendor), row[0] if row else None)
+
+
+def mirror_on_demand(w: Workplace) -> bool:
+    """Does the mirror of this tenant's EHR hold only who was looked up?
+
+    :raises ConfigError: the tenant names a vendor that has no matrix.
+    """
+    return load_vendor(w.tenant.ehr.vendor).on_demand

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
-from commit.faults import FaultyLine
+from commit.faults import FaultyLine, Seen, Twist
 from commit.world import MRN, World, consent, encounter, patient
 
+from fhir_writeback_dagster.commit.mirror import refresh
 from fhir_writeback_dagster.errors import TargetError
 from fhir_writeback_dagster.rules.resourceurl import URI, comparable
 
@@ -121,6 +123,28 @@ def test_a_number_that_is_a_url_is_kept_as_it_is_compared(world: World) -> None:
     world.load({**patient("a", "1"), "identifier": [registry]})
     world.refresh()
     assert _at(world, "patient", "https://registry.example/fhir/Patient/7/_history/2") == ["a"]
+
+
+def test_a_listing_forgets_nothing_that_another_run_has_read_meanwhile(faulty: World, line: FaultyLine) -> None:
+    faulty.load(patient("a", "1"), consent("c", "a"))
+    faulty.refresh()
+    races = [True]
+
+    def beaten(status: int, headers: Any, body: bytes) -> Any:
+        """After the listing and its count somebody denies, and a commit run reads it before the listing's run has ended."""
+        faulty.load(consent("revoked", "a", "deny"))
+        with faulty.another() as other:
+            refresh(other)
+        return status, headers, body
+
+    def rule(seen: Seen) -> Twist | None:
+        counts = seen.path == "Consent/_search" and b"_summary=count" in seen.body
+        return Twist(beaten) if counts and races and races.pop() else None
+
+    line.rules.append(rule)
+    faulty.refresh(full=True)
+    assert not races, "they met"
+    assert faulty.rows("SELECT consent_id FROM mirror.consent WHERE tenant = %s ORDER BY 1") == [("c",), ("revoked",)]
 
 
 def test_full_reads_everything_again(world: World) -> None:

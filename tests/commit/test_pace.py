@@ -93,6 +93,13 @@ def test_a_write_that_is_repeated_with_a_new_token_has_its_turn_as_a_write_again
     assert [one for one in turns if one[0] == "write"] == [("write", 2), ("write", 2)]
 
 
+def test_the_vendors_window_is_kept_to_where_the_tenant_names_none(make_world: Callable[..., World]) -> None:
+    for limits, used in (({}, [("per_minute", True)]), ({"per_minute": None}, [])):
+        world = make_world(ehr={"vendor": "medplum", "limits": limits})
+        world.refresh()
+        assert world.rows("SELECT name, used BETWEEN 1 AND 6000 FROM ledger.rate WHERE tenant = %s") == used
+
+
 def test_nobody_waits_for_a_turn_once_the_run_ends(make_world: Callable[..., World]) -> None:
     world = make_world(ehr={"limits": {"per_minute": 1}})
 

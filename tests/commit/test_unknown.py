@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from commit.faults import FaultyLine, First, LoseAnswer, LoseRequest, Say, Twist
 from commit.world import World, heart_rate, patient
+
+from fhir_writeback_dagster.commit.ledger import reap
+from fhir_writeback_dagster.rules import matrix
 
 AT = "2024-03-01T10:00:00Z"
 
@@ -46,6 +50,31 @@ def test_nothing_is_looked_up_before_the_quiet_period_is_over(make_world: Callab
     before = len(line.seen)
     assert world.commit().waiting == {"unknown": 1}
     assert [seen.path for seen in line.seen[before:] if seen.path.startswith("Observation")] == []
+
+
+def test_the_quiet_period_is_no_shorter_than_the_lag_of_the_vendors_searches(
+    make_world: Callable[..., World], line: FaultyLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = (matrix.VENDORS / "generic.yaml").read_text()
+    laggy = plain.replace("vendor: generic", "vendor: laggy").replace("search_lag_s: {value: 0,", "search_lag_s: {value: 3600,")
+    assert "3600" in laggy
+    (tmp_path / "laggy.yaml").write_text(laggy)
+    monkeypatch.setattr(matrix, "VENDORS", tmp_path)
+    world = make_world(ehr={"base_url": line.base_url, "vendor": "laggy", "quiet": "0s"})
+    rests = "SELECT state, not_before > now() + interval '59 minutes' FROM ledger.work WHERE tenant = %s"
+    world.load(patient("a", "a"))
+    world.approve(heart_rate("a", AT, 72))
+    line.on("POST", "Observation", LoseRequest())
+    world.commit()
+    assert world.rows(rests) == [("unknown", True)]
+    world.change(
+        "UPDATE ledger.work SET state = 'sending', worker = 'dead', lease_until = now() - interval '1 s', not_before = now() "
+        "WHERE tenant = %s"
+    )
+    world.change("UPDATE ledger.intent SET state = 'sending' WHERE tenant = %s")
+    with world.w.store.tenant(world.w.id) as connection:
+        reap(connection, world.w)
+    assert world.rows(rests) == [("unknown", True)], "also after a worker that died"
 
 
 def test_one_that_a_person_changed_before_we_looked_is_still_known_as_ours(faulty: World, line: FaultyLine) -> None:

@@ -11,7 +11,8 @@ from typing import Any, Self
 from uuid import UUID
 
 from fhir_writeback_dagster import canonicaljson
-from fhir_writeback_dagster.commit.mirror import MirrorReport, refresh
+from fhir_writeback_dagster.commit.mirror import refresh
+from fhir_writeback_dagster.commit.mirror_model import MirrorReport
 from fhir_writeback_dagster.commit.pipeline import CommitReport, commit
 from fhir_writeback_dagster.ids import new_id
 from fhir_writeback_dagster.rules.consent import ConsentAsk

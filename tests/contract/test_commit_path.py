@@ -10,10 +10,13 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import pytest
-from commit.world import Resource, World, heart_rate, patient
+from commit.world import MRN, Resource, World, heart_rate, patient
+from conftest import OpenLayer
 from contract.counterparts import SLOW, Counterpart, observations
+from decide.stage import Stage
 
 from fhir_writeback_dagster.rules.compatibility import after_silence
 from fhir_writeback_dagster.rules.matrix import load_vendor, vendors
@@ -64,6 +67,33 @@ def who(world: World) -> str:
     made = str(uuid.uuid4())
     world.load(patient(made, made))
     return made
+
+
+@pytest.mark.parametrize("vendor", [name for name in PLAYED if load_vendor(name).on_demand])
+def test_where_nobody_is_listed_whose_row_it_is_is_asked_for(
+    vendor: str,
+    counterpart: Callable[[str], Counterpart],
+    world_on: Callable[..., World],
+    proxy: FaultProxy,
+    workplace: OpenLayer,
+) -> None:
+    """From decide on: an EHR that refuses to list its patients, and a row of one of them."""
+    there, number = counterpart("sekmet"), str(uuid.uuid4())
+    proxy.forget()
+    proxy.lead_to(there.base_url)
+    proxy.script(personality=personality_of(load_vendor(vendor)))
+    world = world_on(there, vendor, proxy.base_url)
+    world.load(patient(number, number), patient(str(uuid.uuid4()), str(uuid.uuid4())))
+    stage = Stage(world.tenant, workplace, now=datetime.now(UTC))
+    record = stage.tell(patient={"identifiers": [{"system": MRN, "value": number}]})
+    stage.decide()
+    assert stage.end_of(record) == ("waiting", "patient_unknown")
+    world.refresh()
+    assert world.rows("SELECT patient_id FROM mirror.patient WHERE tenant = %s") == [(number,)]
+    stage.decide()
+    world.commit()
+    assert ends(world) == [("committed", "created", None)]
+    assert values(world, number) == [72]
 
 
 def chart(world: World, who: str) -> list[Resource]:

@@ -98,6 +98,36 @@ def test_the_mirror_is_asked_for_as_soon_as_a_tenant_is_there(tick, instance: dg
     assert partitions(tick("commit", "mirror_sensor")) == ["mercy"], "a tenant without a partition waits for it"
 
 
+def test_a_lookup_that_is_due_asks_for_a_mirror_run_at_once(
+    tick, instance: dg.DagsterInstance, database: Database, make_tenant
+) -> None:
+    for tenant, vendor in (("mercy", "epic"), ("other", "generic")):
+        make_tenant(tenant, ehr={"vendor": vendor})
+        instance.add_dynamic_partitions("tenant", [tenant])
+
+    def sql(statement: str) -> None:
+        with psycopg.connect(database.superuser) as connection:
+            connection.execute(statement)
+
+    sql(
+        "INSERT INTO mirror.sync (tenant, target, resource_type, refreshed_at, changed_at) "
+        "SELECT t, 'ehr', 'Patient', now() - interval '1 minute', now() FROM unnest(ARRAY['mercy', 'other']) t"
+    )
+    sql(
+        "INSERT INTO decision.candidate (tenant, candidate_id, record_id, target, source, kind, resource_type, mapping_version, "
+        "input_hash, state, give_up_at) SELECT t, gen_random_uuid(), gen_random_uuid(), 'ehr', 's', 'k', 'Observation', 1, '', "
+        "'waiting', now() + interval '30 days' FROM unnest(ARRAY['mercy', 'other']) t"
+    )
+    assert partitions(tick("commit", "mirror_sensor")) == ["other"], "a waiting row alone lists a mirror that is polled"
+    sql(
+        "INSERT INTO mirror.lookup (tenant, target, key, search, asked_at, needed_until, due_at) "
+        "VALUES ('mercy', 'ehr', 'k', 's', now(), now() + interval '7 days', now())"
+    )
+    assert sorted(partitions(tick("commit", "mirror_sensor"))) == ["mercy", "other"]
+    sql("UPDATE mirror.lookup SET due_at = now() + interval '15 seconds'")
+    assert partitions(tick("commit", "mirror_sensor")) == ["other"]
+
+
 def test_partitions_and_roles_follow_the_files_of_the_tenants(
     tick, instance: dg.DagsterInstance, database: Database, make_tenant, home: Path
 ) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from decide.stage import Stage
 
+from fhir_writeback_dagster.decide import pipeline
+from fhir_writeback_dagster.decide.matching import Match, match_patients
 from fhir_writeback_dagster.store.db import connect
 
 PERMIT = {
@@ -172,6 +174,26 @@ def test_and_is_quarantined_where_no_stay_or_more_than_one_holds_the_time(stage:
     stage.now += stage.tenant.waiting_ttl + timedelta(seconds=1)
     stage.decide()
     assert [stage.end_of(record) for record in (two, none)] == [("quarantined", "no_match_in_time")] * 2
+
+
+def test_what_the_mirror_learns_while_a_batch_is_decided_is_looked_at_again(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = stage.tell(mrn="300")
+
+    def slowly(*arguments: Any) -> list[Match]:
+        matches = match_patients(*arguments)
+        stage.now += timedelta(minutes=1)
+        stage.mirror({"id": "late", "mrn": "300"})
+        stage.now += timedelta(minutes=1)
+        return matches
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pipeline, "match_patients", slowly)
+        stage.decide()
+    assert stage.end_of(record) == ("waiting", "patient_unknown")
+    stage.decide()
+    assert stage.end_of(record) == ("approved", None)
 
 
 def test_a_row_told_again_while_it_waits_is_not_two(stage: Stage) -> None:

@@ -102,6 +102,18 @@ def test_a_create_is_answered_otherwise(ehr: Ehr) -> None:
     assert ehr("refuses_body_id: true").post("Observation", json=_observation(id="x")).status_code == 400
 
 
+def test_a_search_that_names_nobody_is_refused(ehr: Ehr) -> None:
+    client = ehr("refuses_unfiltered: 403")
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    asked = ["", "_count=5", "_summary=count", "_lastUpdated=ge2020-01-01", "identifier="]
+    for kind in ("Patient", "Encounter", "Consent"):
+        assert [client.get(f"{kind}?{query}").status_code for query in asked] == [403] * len(asked)
+        assert [client.post(f"{kind}/_search", content=q, headers=form).status_code for q in asked] == [403] * len(asked)
+    assert client.get("Patient?_id=a").json()["total"] == 1
+    assert client.post("Encounter/_search", content="patient=Patient/a&_count=5", headers=form).status_code == 200
+    assert client.get("Patient/a").status_code == client.get("Observation").status_code == 200
+
+
 def test_what_it_lacks_is_refused(ehr: Ehr) -> None:
     client = ehr("lacks: [patch, bundle, history]")
     assert client.patch("Observation/1", json=[]).status_code == 405

@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
+from urllib.parse import parse_qsl
 
 from fhir_writeback_dagster import canonicaljson
 from fhir_writeback_dagster.sandbox.fault_proxy.exchange import Answer, Interaction, Request, Resource, outcome
 from fhir_writeback_dagster.sandbox.fault_proxy.faults import FHIR_JSON
 
 _OF_A_BODY = ("content-type", "if-unmodified-since", "if-match", "prefer")
+_OF_PATIENTS = frozenset({"Patient", "Encounter", "Consent"})
+_NAME_NOBODY = frozenset({"_count", "_elements", "_format", "_lastUpdated", "_sort", "_summary", "_total"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +42,7 @@ class Personality:
     :param empty_created: a create is answered without a body (Oracle Health).
     :param no_location: a create is answered without ``Location``.
     :param refuses_body_id: a create whose body has an `id` is refused (Epic).
+    :param refuses_unfiltered: status of a search of patients, encounters or consents that names nobody (Epic).
     :param lacks: interactions that it does not have: 405, or 404 for `history`.
     :param requests: at most so many requests …
     :param window_s: … in this many seconds by the clock (eClinicalWorks counts calendar minutes); the others get a 429.
@@ -64,6 +68,7 @@ class Personality:
     empty_created: bool = False
     no_location: bool = False
     refuses_body_id: bool = False
+    refuses_unfiltered: int | None = None
     lacks: tuple[Interaction, ...] = ()
     requests: int | None = None
     window_s: float = 60.0
@@ -82,6 +87,8 @@ class Personality:
             return self._refusal(self.needs_if_match, "conflict")
         if self.refuses_body_id and kind == "create" and "id" in (request.resource() or {}):
             return self._refusal(400, "invalid")
+        if self.refuses_unfiltered and kind == "search" and _names_nobody(request):
+            return self._refusal(self.refuses_unfiltered, "too-costly")
         return None
 
     def looks_at(self, request: Request) -> Request | None:
@@ -155,6 +162,13 @@ PLAIN = Personality()
 def _code_of(answer: Answer) -> str:
     issues = (answer.resource() or {}).get("issue")
     return str(issues[0].get("code", "exception")) if isinstance(issues, list) and issues else "exception"
+
+
+def _names_nobody(request: Request) -> bool:
+    """A search of a patient's types by parameters that ask for whatever there is; the next page of a search is none."""
+    form = request.body.decode(errors="replace") if request.method == "POST" else ""
+    names = {name for name, value in parse_qsl(f"{request.query}&{form}") if value}
+    return request.path.split("/")[0] in _OF_PATIENTS and not any(name not in _NAME_NOBODY for name in names)
 
 
 def _changed(request: Request, change: Callable[[Resource], Resource]) -> Request:
