@@ -109,6 +109,8 @@ def _outcomes(known: Mapping[bytes, _Standing], lookups: Iterable[Lookup]) -> li
 
 def _proved(match: Match, outcomes: Sequence[str | None], of_numbers: set[str | None]) -> Match:
     """``match`` after the answers; ``of_numbers`` are those about identifiers."""
+    if not outcomes and match.outcome == "waiting":  # nobody is looked up, so nothing comes of waiting
+        return Match("review", reason="no_identifiers", evidence=match.evidence)
     unproved = next((f"lookup_{outcome}" for outcome in ("refused", "unreliable") if outcome in outcomes), None)
     if None in outcomes:
         unproved = "lookup_open"

@@ -340,7 +340,7 @@ def test_by_demographics_a_person_decides(make_ward: Callable[..., Ward]) -> Non
     ward.world.load(patient("a", "1", name=name, birthDate="1980-02-03", gender="female"))
     record = ward.tell(who=who)
     ward.decide()
-    assert ward.end(record) == ("waiting", "lookup_open")
+    assert ward.end(record) == ("waiting", "patient_unknown")
     ward.world.refresh()
     ward.decide()
     assert ward.end(record) == ("in_review", "demographic_match")

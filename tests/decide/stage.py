@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -173,6 +173,16 @@ class Stage:
     def decide(self) -> DecideReport:
         with self._workplace("decide") as w:
             return decide(w)
+
+    def look_up(self) -> None:
+        """As if the mirror's run had found in the EHR whom decide asked for: who stands in the mirror."""
+        self.now += timedelta(seconds=1)
+        with self._workplace("commit") as w, w.store.tenant(w.id) as c:
+            c.execute(
+                "UPDATE mirror.lookup SET answered_at = %s, outcome = 'found', due_at = NULL WHERE tenant = %s", (self.now, w.id)
+            )
+            c.execute("UPDATE mirror.sync SET changed_at = %s WHERE tenant = %s", (self.now, w.id))
+        self.now += timedelta(seconds=1)
 
     def candidate(self, record_id: UUID) -> dict[str, Any]:
         return self.rows("SELECT * FROM decision.candidate WHERE record_id = %s", record_id)[0]

@@ -44,6 +44,8 @@ def test_what_the_matrix_allows_and_this_server_does_not_list_is_refused(stage_o
     stage = stage_on("epic", capabilities(Observation=["read", "search-type"], Condition=["create"]))
     record = stage.tell()
     stage.decide()
+    stage.look_up()
+    stage.decide()
     assert stage.end_of(record) == ("denied", "target_cannot_create")
 
 
@@ -51,12 +53,16 @@ def test_what_both_allow_is_approved(stage_on: Make) -> None:
     stage = stage_on("epic", capabilities(Observation=["read", "create", "update"]))
     record = stage.tell()
     stage.decide()
+    stage.look_up()
+    stage.decide()
     assert stage.end_of(record)[0] == "approved"
 
 
 def test_what_cannot_be_corrected_there_goes_to_a_person(stage_on: Make) -> None:
     stage = stage_on("epic", capabilities(Observation=["read", "create"]))
     first = stage.tell(value=72)
+    stage.decide()
+    stage.look_up()
     stage.decide()
     second = stage.tell(value=80)
     stage.decide()
