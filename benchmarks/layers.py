@@ -26,6 +26,7 @@ import yaml
 from dotenv import dotenv_values
 from fhirpy import AsyncFHIRClient
 
+from fhir_writeback_dagster.config.settings import Layer, Settings
 from fhir_writeback_dagster.ops.database import register
 from fhir_writeback_dagster.ops.folder import StateFolder
 from fhir_writeback_dagster.ops.postgres import Postgres
@@ -37,7 +38,6 @@ from fhir_writeback_dagster.sandbox.rows import RowMaker
 from fhir_writeback_dagster.sandbox.sekmet import Sekmet
 from fhir_writeback_dagster.sandbox.vocabulary import LABS
 from fhir_writeback_dagster.sandbox.world import Hospital, make_world
-from fhir_writeback_dagster.settings import Layer, Settings
 from fhir_writeback_dagster.workplace import Workplace, open_workplace
 
 R = TypeVar("R")

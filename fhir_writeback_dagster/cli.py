@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 
 import click
 
-from fhir_writeback_dagster import settings
+from fhir_writeback_dagster.config import settings
 from fhir_writeback_dagster.errors import ConfigError, WritebackError, describe
 from fhir_writeback_dagster.ops.signals import Stopped, stoppable
 
 if TYPE_CHECKING:
+    from fhir_writeback_dagster.config.settings import Layer
     from fhir_writeback_dagster.ops.configuration import Configuration
-    from fhir_writeback_dagster.settings import Layer
     from fhir_writeback_dagster.workplace import Workplace
 
 P = ParamSpec("P")
@@ -88,9 +88,9 @@ def project() -> Configuration:
 @contextmanager
 def desk(layer: Layer, tenant: str | None) -> Iterator[Iterator[Workplace]]:
     """The :data:`~fhir_writeback_dagster.workplace.Desk` of the project that this command is for."""
+    from fhir_writeback_dagster.config.tenants import load_tenant, tenant_ids
     from fhir_writeback_dagster.ops.database import open_database, register
     from fhir_writeback_dagster.ops.folder import StateFolder
-    from fhir_writeback_dagster.tenants import load_tenant, tenant_ids
     from fhir_writeback_dagster.workplace import open_workplace
 
     def places() -> Iterator[Workplace]:

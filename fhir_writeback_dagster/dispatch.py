@@ -19,12 +19,12 @@ import dagster as dg
 from dagster import DagsterRunStatus as Status
 from psycopg import Connection
 
+from fhir_writeback_dagster.config.settings import Settings
+from fhir_writeback_dagster.config.tenants import load_tenant
 from fhir_writeback_dagster.errors import ConfigError, describe
 from fhir_writeback_dagster.lanes import LANE_TAG, TENANT_TAG, WORK_TAG, Lane, settings_of
 from fhir_writeback_dagster.partitions import TENANTS, name
-from fhir_writeback_dagster.settings import Settings
 from fhir_writeback_dagster.store.db import connect, lane_holder
-from fhir_writeback_dagster.tenants import load_tenant
 
 TICK_S = 5
 FIRST_PAUSE = timedelta(seconds=10)

@@ -16,8 +16,8 @@ from uuid import UUID
 
 import dagster as dg
 
+from fhir_writeback_dagster.config.settings import Layer, Settings, from_environment
 from fhir_writeback_dagster.errors import ConfigError, LaneHeld, describe
-from fhir_writeback_dagster.settings import Layer, Settings, from_environment
 from fhir_writeback_dagster.store.db import HeldLane
 from fhir_writeback_dagster.store.db import lane as hold_lane
 from fhir_writeback_dagster.workplace import Workplace, open_workplace

@@ -7,11 +7,11 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from fhir_writeback_dagster.secretref import resolve
-from fhir_writeback_dagster.settings import Layer, Settings
+from fhir_writeback_dagster.config.secrets import resolve
+from fhir_writeback_dagster.config.settings import Layer, Settings
+from fhir_writeback_dagster.config.tenants import Tenant, load_tenant
 from fhir_writeback_dagster.store.db import HeldLane, Store
 from fhir_writeback_dagster.store.sealing import Identity, Sealer
-from fhir_writeback_dagster.tenants import Tenant, load_tenant
 
 
 def utc_now() -> datetime:

@@ -19,11 +19,11 @@ import pytest
 from support import Database, make_home, open_layer, write_tenant
 from xdist.scheduler import LoadFileScheduling
 
+from fhir_writeback_dagster.config.settings import Layer
+from fhir_writeback_dagster.config.tenants import Tenant
 from fhir_writeback_dagster.ops.folder import StateFolder
 from fhir_writeback_dagster.ops.postgres import Postgres
 from fhir_writeback_dagster.ops.provision import provision
-from fhir_writeback_dagster.settings import Layer
-from fhir_writeback_dagster.tenants import Tenant
 from fhir_writeback_dagster.workplace import Workplace, utc_now
 
 if TYPE_CHECKING:

@@ -15,10 +15,10 @@ import psycopg
 import yaml
 from psycopg import sql
 
+from fhir_writeback_dagster.config.settings import Layer, Settings
+from fhir_writeback_dagster.config.tenants import Tenant, load_tenant
 from fhir_writeback_dagster.ops.postgres import Postgres
 from fhir_writeback_dagster.ops.provision import DATABASE, Dsns
-from fhir_writeback_dagster.settings import Layer, Settings
-from fhir_writeback_dagster.tenants import Tenant, load_tenant
 from fhir_writeback_dagster.workplace import Workplace, open_workplace, utc_now
 
 PROJECT = Path(__file__).resolve().parent.parent

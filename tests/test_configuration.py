@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from fhir_writeback_dagster.config.secrets import Secret, resolve
+from fhir_writeback_dagster.config.tenants import load_tenant, tenant_ids
 from fhir_writeback_dagster.errors import ConfigError, SecretError
-from fhir_writeback_dagster.secretref import Secret, resolve
-from fhir_writeback_dagster.tenants import load_tenant, tenant_ids
 
 GOOD = """\
 tenant: mercy

@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
+from fhir_writeback_dagster.config.secrets import resolve
 from fhir_writeback_dagster.errors import SecretError
-from fhir_writeback_dagster.secretref import resolve
 
 VALUE = "hunter2-of-mercy"
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import dagster as dg
 
+from fhir_writeback_dagster.config.tenants import tenant_ids
 from fhir_writeback_dagster.dispatch import ask, tick
 from fhir_writeback_dagster.lanes import LANE_TAG
-from fhir_writeback_dagster.tenants import tenant_ids
 
 audit_job = dg.define_asset_job(
     "audit_job", selection=["audit_log"], tags={LANE_TAG: "audit"}, description="Count one tenant's events."

@@ -15,8 +15,8 @@ from fhir_writeback_dagster.commit.clientauth import Proof, prove
 from fhir_writeback_dagster.commit.discovery import token_endpoint, unreachable
 from fhir_writeback_dagster.commit.scopes import broader, missing
 from fhir_writeback_dagster.commit.transport import Http, NoAnswer
+from fhir_writeback_dagster.config.tenants import Tenant
 from fhir_writeback_dagster.errors import TargetError
-from fhir_writeback_dagster.tenants import Tenant
 
 SKEW_SECONDS = 30.0
 """A token is renewed so long before it expires; a quarter of its life where that is less."""

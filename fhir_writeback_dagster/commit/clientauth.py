@@ -20,10 +20,10 @@ from joserfc.errors import JoseError
 from fhir_writeback_dagster.commit import clientkeys
 from fhir_writeback_dagster.commit.clientkeys import ClientKey
 from fhir_writeback_dagster.commit.tls import certificate_of
+from fhir_writeback_dagster.config.secrets import SecretRef, resolve
+from fhir_writeback_dagster.config.tenants import Tenant
 from fhir_writeback_dagster.errors import ConfigError
 from fhir_writeback_dagster.rules.matrix import Method, Vendor, load_vendor
-from fhir_writeback_dagster.secretref import SecretRef, resolve
-from fhir_writeback_dagster.tenants import Tenant
 
 ASSERTION_SECONDS = 240
 METHODS: dict[str, Method] = {

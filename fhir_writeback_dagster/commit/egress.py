@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.resolver import ThreadedResolver
 
+from fhir_writeback_dagster.config.tenants import load_tenant, tenant_ids
 from fhir_writeback_dagster.errors import ConfigError, TargetError
-from fhir_writeback_dagster.tenants import load_tenant, tenant_ids
 
 _PORTS = {"http": 80, "https": 443}
 

@@ -15,8 +15,8 @@ from zoneinfo import ZoneInfo
 
 from psycopg import Connection
 
+from fhir_writeback_dagster.config.tenants import Blackout
 from fhir_writeback_dagster.store.db import record_event
-from fhir_writeback_dagster.tenants import Blackout
 from fhir_writeback_dagster.workplace import Workplace
 
 Wish = Literal["running", "draining", "paused"]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from fhir_writeback_dagster.tenants import Tenant
+from fhir_writeback_dagster.config.tenants import Tenant
 
 MirroredType = Literal["Patient", "Encounter", "Consent"]
 

@@ -19,8 +19,8 @@ from typing import Any, Literal
 from psycopg import Connection
 
 from fhir_writeback_dagster.commit.database import Database
+from fhir_writeback_dagster.config.tenants import Limits
 from fhir_writeback_dagster.rules.tempo import limits_of
-from fhir_writeback_dagster.tenants import Limits
 from fhir_writeback_dagster.workplace import Workplace
 
 Kind = Literal["write", "search", "read"]

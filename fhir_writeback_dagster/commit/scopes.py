@@ -12,9 +12,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from fhir_writeback_dagster.config.tenants import Tenant
+from fhir_writeback_dagster.config.yaml_file import load_yaml
 from fhir_writeback_dagster.rules.target import NOT_READ, Target
-from fhir_writeback_dagster.tenants import Tenant
-from fhir_writeback_dagster.yamlfile import load_yaml
 
 _SCOPE = re.compile(
     r"(?P<context>system|user|patient)/(?P<type>\*|[A-Z][A-Za-z]+)\.(?P<rights>\*|read|write|[cruds]+)(?:\?(?P<query>.*))?"

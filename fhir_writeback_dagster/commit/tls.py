@@ -10,9 +10,9 @@ from pathlib import Path
 
 import httpx
 
+from fhir_writeback_dagster.config.secrets import resolve
+from fhir_writeback_dagster.config.tenants import Tenant
 from fhir_writeback_dagster.errors import ConfigError
-from fhir_writeback_dagster.secretref import resolve
-from fhir_writeback_dagster.tenants import Tenant
 
 
 def client_context(tenant: Tenant | None = None, home: Path = Path()) -> ssl.SSLContext:

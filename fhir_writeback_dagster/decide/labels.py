@@ -18,11 +18,11 @@ from psycopg import Connection
 from pydantic import BaseModel, ConfigDict, Field
 
 from fhir_writeback_dagster.canonical import CanonicalRecord
+from fhir_writeback_dagster.config.yaml_file import file_sha256, load_yaml
 from fhir_writeback_dagster.decide.gates import span
 from fhir_writeback_dagster.errors import CandidateProblem, ConfigError, ServiceError
 from fhir_writeback_dagster.rules.consent_codes import ACT_CODE
 from fhir_writeback_dagster.workplace import Workplace
-from fhir_writeback_dagster.yamlfile import file_sha256, load_yaml
 
 Coding = tuple[str, str]
 

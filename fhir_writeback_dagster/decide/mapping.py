@@ -14,12 +14,12 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field
 
 from fhir_writeback_dagster.canonical import KINDS, CanonicalRecord
+from fhir_writeback_dagster.config.yaml_file import file_sha256, line_of, load_yaml
 from fhir_writeback_dagster.decide.expressions import Expression, Names
 from fhir_writeback_dagster.decide.skeleton import BadSkeleton, Loc, compile_leaf, compile_skeleton
 from fhir_writeback_dagster.errors import CandidateProblem, ConfigError
 from fhir_writeback_dagster.rules.fhirtime import Precision, normalise
 from fhir_writeback_dagster.rules.r4 import definitions, types_of
-from fhir_writeback_dagster.yamlfile import file_sha256, line_of, load_yaml
 
 Interaction = Literal["create", "update"]
 Risk = Literal["low", "medium", "high"]

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from fhir_writeback_dagster import settings
+from fhir_writeback_dagster.config import settings
 from fhir_writeback_dagster.decide.mapping import Mapping, load_mapping
 from fhir_writeback_dagster.decide.past import Told, last_records
 from fhir_writeback_dagster.decide.validation import validate

@@ -8,10 +8,10 @@ from typing import get_args
 
 import click
 
+from fhir_writeback_dagster.config.tenants import Mode
 from fhir_writeback_dagster.decide.modes import replay, set_mode
 from fhir_writeback_dagster.rules.modes import writes
 from fhir_writeback_dagster.rules.r4 import definitions
-from fhir_writeback_dagster.tenants import Mode
 from fhir_writeback_dagster.workplace import Desk
 
 _HELD = (

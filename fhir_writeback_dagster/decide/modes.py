@@ -15,10 +15,10 @@ import yaml
 from psycopg import Connection
 from psycopg.types.json import Jsonb
 
+from fhir_writeback_dagster.config.tenants import Mode, Modes, load_tenant
 from fhir_writeback_dagster.errors import ConfigError
 from fhir_writeback_dagster.rules.modes import writes
 from fhir_writeback_dagster.store.db import record_event
-from fhir_writeback_dagster.tenants import Mode, Modes, load_tenant
 from fhir_writeback_dagster.workplace import Workplace
 
 

@@ -12,10 +12,10 @@ from uuid import UUID
 
 import click
 
+from fhir_writeback_dagster.config.tenants import Modes
 from fhir_writeback_dagster.decide.past import Judged, last_verdicts
 from fhir_writeback_dagster.rules.modes import writes
 from fhir_writeback_dagster.rules.policy import PolicyDecision, PolicySet, load_policies
-from fhir_writeback_dagster.tenants import Modes
 from fhir_writeback_dagster.workplace import Desk
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from fhir_writeback_dagster import settings
+from fhir_writeback_dagster.config import settings
 from fhir_writeback_dagster.ingest.checks import CANONICAL, check_results, check_specs
 from fhir_writeback_dagster.lanes import Result, in_lane
 from fhir_writeback_dagster.partitions import TENANTS

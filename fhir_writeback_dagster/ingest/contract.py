@@ -66,9 +66,9 @@ from lxml import etree
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from fhir_writeback_dagster.canonical import KINDS
+from fhir_writeback_dagster.config.tenants import TimeZone
 from fhir_writeback_dagster.ingest.fields import Conditions, DateFrom, IdentifierFrom, fields_model
 from fhir_writeback_dagster.ingest.rowrules import ActorFrom, AnyRule, Column, PatientFrom, Rule, column_role
-from fhir_writeback_dagster.tenants import TimeZone
 
 
 class _Strict(BaseModel):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import click
 
-from fhir_writeback_dagster import settings
+from fhir_writeback_dagster.config import settings
 from fhir_writeback_dagster.errors import ConfigError
 from fhir_writeback_dagster.ingest.expectations import Suite, load_suites
 from fhir_writeback_dagster.workplace import Desk

@@ -10,9 +10,9 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model, field_validator, model_validator
 
 from fhir_writeback_dagster import canonical
+from fhir_writeback_dagster.config.tenants import TimeZone
 from fhir_writeback_dagster.ingest.units import UnknownUnitError, factor
 from fhir_writeback_dagster.rules.consent_codes import ACT_CODE
-from fhir_writeback_dagster.tenants import TimeZone
 
 #: Column -> its texts (None is a column that says nothing), or whether it says anything. All columns must hold.
 Conditions = dict[str, Literal["present", "absent"] | tuple[str | None, ...]]

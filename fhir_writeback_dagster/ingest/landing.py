@@ -12,12 +12,12 @@ from uuid import UUID
 
 from psycopg import Connection
 
+from fhir_writeback_dagster.config.settings import Settings
 from fhir_writeback_dagster.errors import ConfigError
 from fhir_writeback_dagster.ids import new_id
 from fhir_writeback_dagster.ingest.readers import MAX_FILE
 from fhir_writeback_dagster.ingest.sources import Source, source_of
 from fhir_writeback_dagster.ingest.zones import Delivery, Zone, owners
-from fhir_writeback_dagster.settings import Settings
 from fhir_writeback_dagster.store.db import copy_rows, record_event
 from fhir_writeback_dagster.workplace import Workplace, open_workplace
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from fhir_writeback_dagster.canonical import CanonicalRecord
+from fhir_writeback_dagster.config.tenants import SourceUse
 from fhir_writeback_dagster.errors import ConfigError, ExtractRefused
 from fhir_writeback_dagster.ids import new_id
 from fhir_writeback_dagster.ingest import readers, records, siblings, storing
@@ -19,7 +20,6 @@ from fhir_writeback_dagster.ingest.landing import LandReport, land
 from fhir_writeback_dagster.ingest.sources import Source, source_of
 from fhir_writeback_dagster.ingest.values import Maker
 from fhir_writeback_dagster.ingest.zones import Zone
-from fhir_writeback_dagster.tenants import SourceUse
 from fhir_writeback_dagster.workplace import Workplace
 
 __all__ = ["LandReport", "NormaliseReport", "land", "normalise"]

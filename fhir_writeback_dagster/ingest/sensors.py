@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dagster as dg
 
+from fhir_writeback_dagster.config.settings import Settings
+from fhir_writeback_dagster.config.tenants import TENANT_ID, tenant_ids
 from fhir_writeback_dagster.dispatch import TICK_S, ask, tick
 from fhir_writeback_dagster.errors import WritebackError
 from fhir_writeback_dagster.lanes import LANE_TAG
 from fhir_writeback_dagster.partitions import TENANTS, changes, name, register_tenants
-from fhir_writeback_dagster.settings import Settings
 from fhir_writeback_dagster.store.db import Store
-from fhir_writeback_dagster.tenants import TENANT_ID, tenant_ids
 
 RUNNING = dg.DefaultSensorStatus.RUNNING
 

@@ -7,15 +7,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from fhir_writeback_dagster.config.tenants import TENANT_ID
+from fhir_writeback_dagster.config.yaml_file import file_sha256, load_yaml
 from fhir_writeback_dagster.errors import ConfigError
 from fhir_writeback_dagster.ingest.concepts import ConceptMap, load_concept_map
 from fhir_writeback_dagster.ingest.contract import Contract, Table
 from fhir_writeback_dagster.ingest.fhirsource import PATIENT_URL
 from fhir_writeback_dagster.ingest.fields import ConceptFrom, IdentifierFrom
 from fhir_writeback_dagster.ingest.rowrules import Rule
-from fhir_writeback_dagster.tenants import TENANT_ID
 from fhir_writeback_dagster.workplace import Workplace
-from fhir_writeback_dagster.yamlfile import file_sha256, load_yaml
 
 
 @dataclass(frozen=True, slots=True)

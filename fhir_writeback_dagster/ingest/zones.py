@@ -18,8 +18,8 @@ from typing import Any
 
 from upath import UPath
 
+from fhir_writeback_dagster.config.tenants import SourceUse, load_tenant, tenant_ids
 from fhir_writeback_dagster.errors import ConfigError
-from fhir_writeback_dagster.tenants import SourceUse, load_tenant, tenant_ids
 
 MANIFEST = ".manifest.json"
 _UNFINISHED = (".part", ".partial", ".tmp", ".crdownload", ".filepart")

@@ -24,7 +24,7 @@ from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from fhir_writeback_dagster.settings import Layer
+from fhir_writeback_dagster.config.settings import Layer
 
 GRACE_S = 40
 """A run of commit finishes what is in flight (`ehr.timeout`, usually 30 s); killed, it leaves what the next one looks into."""

@@ -17,10 +17,10 @@ from pathlib import Path
 
 from dotenv import dotenv_values
 
+from fhir_writeback_dagster.config.settings import LAYERS, Layer
+from fhir_writeback_dagster.config.tenants import Tenant, load_tenant, tenant_ids
 from fhir_writeback_dagster.errors import ConfigError
 from fhir_writeback_dagster.ops.provision import Dsns
-from fhir_writeback_dagster.settings import LAYERS, Layer
-from fhir_writeback_dagster.tenants import Tenant, load_tenant, tenant_ids
 
 LOCATIONS: tuple[Layer, ...] = ("ingest", "decide", "commit", "audit")
 PORTS: Mapping[str, int] = {"postgres": 5480, "ingest": 4271, "decide": 4272, "commit": 4273, "audit": 4274, "web": 3000}

@@ -24,14 +24,14 @@ from dataclasses import dataclass
 
 from dotenv import dotenv_values
 
+from fhir_writeback_dagster.config.secret_managers import REACHED_BY
+from fhir_writeback_dagster.config.settings import DSN, HOME, LAYER, Layer
+from fhir_writeback_dagster.config.tenants import Tenant
 from fhir_writeback_dagster.errors import SecretError
 from fhir_writeback_dagster.ops.configuration import LOCATIONS, Configuration
 from fhir_writeback_dagster.ops.folder import StateFolder
 from fhir_writeback_dagster.ops.ports import HOST
 from fhir_writeback_dagster.ops.provision import Dsns
-from fhir_writeback_dagster.secretstores import REACHED_BY
-from fhir_writeback_dagster.settings import DSN, HOME, LAYER, Layer
-from fhir_writeback_dagster.tenants import Tenant
 
 # Nothing here is a secret; a proxy or a cloud profile is not on it, because it changes where a layer can reach.
 _HARMLESS = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "HOME", "USER", "LOGNAME", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR")

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from fhir_writeback_dagster.config.settings import Layer
 from fhir_writeback_dagster.errors import ConfigError
 from fhir_writeback_dagster.ops.configuration import LOCATIONS, Configuration
 from fhir_writeback_dagster.ops.dagsterhome import prepare_dagster
@@ -22,7 +23,6 @@ from fhir_writeback_dagster.ops.process import Child, Program
 from fhir_writeback_dagster.ops.provision import Dsns
 from fhir_writeback_dagster.ops.report import TenantReport, read_report
 from fhir_writeback_dagster.ops.signals import undisturbed
-from fhir_writeback_dagster.settings import Layer
 
 # As `lanes.LAYER_OF`, without the second that importing Dagster takes.
 _LAYER: Mapping[str, Layer] = {"mirror": "commit", "ingest": "ingest", "decide": "decide", "commit": "commit"}

@@ -8,10 +8,10 @@ from typing import Any
 import psycopg
 from psycopg import Connection, sql
 
+from fhir_writeback_dagster.config.settings import LAYERS
 from fhir_writeback_dagster.errors import ServiceError
 from fhir_writeback_dagster.ops.folder import StateFolder
 from fhir_writeback_dagster.ops.ports import HOST
-from fhir_writeback_dagster.settings import LAYERS
 from fhir_writeback_dagster.store.db import connect
 from fhir_writeback_dagster.store.migrate import migrate
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from fhir_writeback_dagster.config.settings import Layer
 from fhir_writeback_dagster.errors import ServiceError
 from fhir_writeback_dagster.ops import probe
 from fhir_writeback_dagster.ops.configuration import LOCATIONS, Configuration
@@ -23,7 +24,6 @@ from fhir_writeback_dagster.ops.ports import HOST, claim
 from fhir_writeback_dagster.ops.process import Child, Program, died
 from fhir_writeback_dagster.ops.provision import Dsns
 from fhir_writeback_dagster.ops.signals import undisturbed
-from fhir_writeback_dagster.settings import Layer
 
 START_S = 120
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0

@@ -12,8 +12,8 @@ from typing import Annotated, Generic, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from fhir_writeback_dagster.config.yaml_file import load_yaml
 from fhir_writeback_dagster.errors import ConfigError
-from fhir_writeback_dagster.yamlfile import load_yaml
 
 VENDORS = Path(__file__).parent / "vendors"
 

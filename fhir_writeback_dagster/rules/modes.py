@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from fhir_writeback_dagster.config.tenants import Mode, Modes
 from fhir_writeback_dagster.store.sealing import Identity
-from fhir_writeback_dagster.tenants import Mode, Modes
 
 
 def in_sample(identity: Identity, modes: Modes, business_key: str, content_hash: bytes) -> bool:

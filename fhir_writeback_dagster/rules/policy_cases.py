@@ -14,11 +14,11 @@ from typing import Literal
 import click
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
-from fhir_writeback_dagster import settings
+from fhir_writeback_dagster.config import settings
+from fhir_writeback_dagster.config.tenants import load_tenant
+from fhir_writeback_dagster.config.yaml_file import load_yaml
 from fhir_writeback_dagster.errors import ConfigError
 from fhir_writeback_dagster.rules.policy import PolicyAsk, PolicyDecision, PolicySet, load_policies
-from fhir_writeback_dagster.tenants import load_tenant
-from fhir_writeback_dagster.yamlfile import load_yaml
 
 _RESOURCE_TYPES = {
     "vital_sign": "Observation",

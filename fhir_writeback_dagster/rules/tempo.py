@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+from fhir_writeback_dagster.config.tenants import Ehr, Limits
 from fhir_writeback_dagster.rules.matrix import load_vendor
-from fhir_writeback_dagster.tenants import Ehr, Limits
 
 
 def limits_of(ehr: Ehr) -> Limits:

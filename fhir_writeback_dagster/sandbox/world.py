@@ -12,7 +12,7 @@ from random import Random
 from typing import Any, Literal
 from zoneinfo import ZoneInfo
 
-from fhir_writeback_dagster.tenants import Mode
+from fhir_writeback_dagster.config.tenants import Mode
 
 Resource = dict[str, Any]
 

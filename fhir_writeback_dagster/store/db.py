@@ -12,9 +12,9 @@ from psycopg import Connection, sql
 from psycopg.rows import TupleRow
 
 from fhir_writeback_dagster import canonicaljson
+from fhir_writeback_dagster.config.settings import Layer
+from fhir_writeback_dagster.config.tenants import TENANT_ID
 from fhir_writeback_dagster.errors import LaneHeld, ServiceError
-from fhir_writeback_dagster.settings import Layer
-from fhir_writeback_dagster.tenants import TENANT_ID
 
 Row = tuple[Any, ...]
 

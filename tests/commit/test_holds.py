@@ -18,8 +18,8 @@ from psycopg import Connection
 from psycopg.errors import LockNotAvailable
 
 from fhir_writeback_dagster.commit import holds, target_commands
+from fhir_writeback_dagster.config.tenants import Blackout
 from fhir_writeback_dagster.errors import TargetError
-from fhir_writeback_dagster.tenants import Blackout
 
 AT = "2024-03-01T10:00:00Z"
 PENDING = "SELECT (SELECT items FROM ops.pending('commit') p WHERE p.tenant = %s)"

@@ -22,8 +22,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from fhir_writeback_dagster.commit.client import open_ehr
+from fhir_writeback_dagster.config.tenants import Tenant
 from fhir_writeback_dagster.errors import ConfigError, TargetError
-from fhir_writeback_dagster.tenants import Tenant
 
 
 class Authority:

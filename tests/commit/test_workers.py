@@ -24,8 +24,8 @@ from fhir_writeback_dagster.commit import ledger
 from fhir_writeback_dagster.commit.model import Attempt, change
 from fhir_writeback_dagster.commit.protocol import Event, State
 from fhir_writeback_dagster.commit.record import record
+from fhir_writeback_dagster.config.settings import DSN
 from fhir_writeback_dagster.ids import new_id
-from fhir_writeback_dagster.settings import DSN
 
 AT = "2024-03-01T10:00:00Z"
 WORKER = Path(__file__).with_name("worker.py")

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from fhir_writeback_dagster.commit.pipeline import commit
-from fhir_writeback_dagster.settings import DSN, Settings
+from fhir_writeback_dagster.config.settings import DSN, Settings
 from fhir_writeback_dagster.workplace import open_workplace
 
 

@@ -14,7 +14,7 @@ import dagster as dg
 import pytest
 from support import Database
 
-from fhir_writeback_dagster.settings import DSN, HOME, LAYER
+from fhir_writeback_dagster.config.settings import DSN, HOME, LAYER
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ from psycopg import Connection, sql
 
 from fhir_writeback_dagster.canonical import Identifier, PatientRef
 from fhir_writeback_dagster.commit.mirror_rows import identifiers
+from fhir_writeback_dagster.config.tenants import Tenant
 from fhir_writeback_dagster.decide.matching import EncounterAsk, EncounterMatch, Match, match_encounters, match_patients
 from fhir_writeback_dagster.rules.demographics import mirror_keys
-from fhir_writeback_dagster.tenants import Tenant
 from fhir_writeback_dagster.workplace import Workplace
 
 MRN, SSN, VISIT = "urn:example:mrn", "http://hl7.org/fhir/sid/us-ssn", "urn:example:visit"

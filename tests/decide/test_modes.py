@@ -13,10 +13,10 @@ from conftest import MakeTenant, OpenLayer
 from decide.stage import Stage
 from support import Database
 
+from fhir_writeback_dagster.config.tenants import Modes, load_tenant
 from fhir_writeback_dagster.decide.mode_command import replay_command, set_command, show_command
 from fhir_writeback_dagster.decide.modes import replay, with_modes
 from fhir_writeback_dagster.errors import ConfigError
-from fhir_writeback_dagster.tenants import Modes, load_tenant
 
 
 @pytest.fixture

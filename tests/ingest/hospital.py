@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 from support import Database
 
-from fhir_writeback_dagster.tenants import Tenant
+from fhir_writeback_dagster.config.tenants import Tenant
 
 VITALS = """
 source: vitals

@@ -12,9 +12,9 @@ from ingest.hospital import HEADER, VITALS, Hospital, row, write_source
 from support import Database
 from upath import UPath
 
+from fhir_writeback_dagster.config.settings import Settings
 from fhir_writeback_dagster.ingest.landing import STABLE_FOR, waiting
 from fhir_writeback_dagster.ingest.pipeline import land, normalise
-from fhir_writeback_dagster.settings import Settings
 
 ONE = HEADER + row(1)
 

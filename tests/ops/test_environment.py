@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from support import write_tenant
 
+from fhir_writeback_dagster.config.settings import LAYERS, Layer
+from fhir_writeback_dagster.config.tenants import Tenant
 from fhir_writeback_dagster.errors import ConfigError
 from fhir_writeback_dagster.ops.configuration import ANY_PORT, LOCATIONS, PORTS, load_configuration
 from fhir_writeback_dagster.ops.environment import dagster_environment, layer_environment, needs, write_layer_file
 from fhir_writeback_dagster.ops.folder import StateFolder
 from fhir_writeback_dagster.ops.provision import Dsns
-from fhir_writeback_dagster.settings import LAYERS, Layer
-from fhir_writeback_dagster.tenants import Tenant
 
 DSNS = Dsns({name: f"postgresql://{name}@db/x" for name in (*LAYERS, "dagster", "migrator")})
 ALL = {f"FHIR_WRITEBACK_DSN_{name.upper()}": f"postgresql://{name}@db/x" for name in (*LAYERS, "dagster")}

@@ -27,8 +27,8 @@ from fhir_writeback_dagster.commit.model import Attempt, Item, Standing, change
 from fhir_writeback_dagster.commit.protocol import ENDS, TABLE, Event, State
 from fhir_writeback_dagster.commit.recheck import Objection, Recheck
 from fhir_writeback_dagster.commit.record import record
+from fhir_writeback_dagster.config.tenants import Tenant
 from fhir_writeback_dagster.ids import new_id
-from fhir_writeback_dagster.tenants import Tenant
 
 Trace = list[tuple[Move[World], World]]
 Call = tuple[object, ...]

@@ -18,10 +18,10 @@ from fhir_writeback_dagster.commit.model import Item, Standing
 from fhir_writeback_dagster.commit.plan import Halt, Locators, WirePlan
 from fhir_writeback_dagster.commit.protocol import Event
 from fhir_writeback_dagster.commit.taxonomy import Outcome, Recovery
+from fhir_writeback_dagster.config.tenants import Tenant
 from fhir_writeback_dagster.errors import ConfigError
 from fhir_writeback_dagster.rules.forms import Unwritable, fields
 from fhir_writeback_dagster.rules.target import Target
-from fhir_writeback_dagster.tenants import Tenant
 
 FORM = "application/x-www-form-urlencoded"
 SETTINGS = ("practice", "department")

@@ -7,9 +7,9 @@ from typing import cast
 
 from fhir_writeback_dagster.commit.adapters.generic import Generic
 from fhir_writeback_dagster.commit.plan import Adapter
+from fhir_writeback_dagster.config.tenants import Tenant
 from fhir_writeback_dagster.errors import ConfigError
 from fhir_writeback_dagster.rules.target import Target
-from fhir_writeback_dagster.tenants import Tenant
 
 
 def adapter_for(target: Target, tenant: Tenant) -> Adapter:

@@ -7,8 +7,8 @@ import signal
 import sys
 from pathlib import Path
 
+from fhir_writeback_dagster.config.settings import DSN
 from fhir_writeback_dagster.ops.process import Child, Program
-from fhir_writeback_dagster.settings import DSN
 
 WORKER = [sys.executable, "-m", "fhir_writeback_dagster.sandbox.drills.worker"]
 

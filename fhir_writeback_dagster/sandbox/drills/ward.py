@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import yaml
 
 from fhir_writeback_dagster.commit.mirror import refresh
+from fhir_writeback_dagster.config.settings import Layer, Settings
 from fhir_writeback_dagster.decide.pipeline import decide
 from fhir_writeback_dagster.errors import ServiceError, TargetError
 from fhir_writeback_dagster.ingest.landing import land
@@ -31,7 +32,6 @@ from fhir_writeback_dagster.sandbox.rows import RowMaker
 from fhir_writeback_dagster.sandbox.truth import FactKey, Planted, Value
 from fhir_writeback_dagster.sandbox.vocabulary import LABS
 from fhir_writeback_dagster.sandbox.world import Hospital, Person
-from fhir_writeback_dagster.settings import Layer, Settings
 from fhir_writeback_dagster.workplace import Workplace, open_workplace
 
 STUCK_S = 180.0

@@ -14,10 +14,10 @@ from pathlib import Path
 import structlog
 
 from fhir_writeback_dagster.commit.pipeline import commit
+from fhir_writeback_dagster.config.settings import DSN, Settings
 from fhir_writeback_dagster.errors import ServiceError, TargetError
 from fhir_writeback_dagster.ops.logging import configure
 from fhir_writeback_dagster.sandbox.drills.clock import Clock
-from fhir_writeback_dagster.settings import DSN, Settings
 from fhir_writeback_dagster.workplace import open_workplace
 
 _NOTHING_TO_DO_S = 0.2

@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from fhir_writeback_dagster.config.secrets import resolve
 from fhir_writeback_dagster.errors import SecretError
-from fhir_writeback_dagster.secretref import resolve
 from fhir_writeback_dagster.workplace import Workplace
 
 LONGEST_S = 400

@@ -17,8 +17,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator
 
+from fhir_writeback_dagster.config.secret_managers import STORES
 from fhir_writeback_dagster.errors import SecretError
-from fhir_writeback_dagster.secretstores import STORES
 
 
 class Secret:

@@ -10,9 +10,9 @@ from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
+from fhir_writeback_dagster.config.secrets import SecretRef
+from fhir_writeback_dagster.config.yaml_file import load_yaml
 from fhir_writeback_dagster.errors import ConfigError
-from fhir_writeback_dagster.secretref import SecretRef
-from fhir_writeback_dagster.yamlfile import load_yaml
 
 TENANT_ID = re.compile(r"[a-z][a-z0-9_-]{0,30}")
 
