@@ -26,7 +26,7 @@ from fhir_writeback_dagster.ops.signals import Stopped, stoppable
 if TYPE_CHECKING:
     from fhir_writeback_dagster.config.settings import Layer
     from fhir_writeback_dagster.ops.configuration import Configuration
-    from fhir_writeback_dagster.workplace import Workplace
+    from fhir_writeback_dagster.orchestration.run_context import Workplace
 
 P = ParamSpec("P")
 FAILED, IMPOSSIBLE, SIGNALLED = 1, 2, 128
@@ -87,11 +87,11 @@ def project() -> Configuration:
 
 @contextmanager
 def desk(layer: Layer, tenant: str | None) -> Iterator[Iterator[Workplace]]:
-    """The :data:`~fhir_writeback_dagster.workplace.Desk` of the project that this command is for."""
+    """The :data:`~fhir_writeback_dagster.orchestration.run_context.Desk` of the project that this command is for."""
     from fhir_writeback_dagster.config.tenants import load_tenant, tenant_ids
     from fhir_writeback_dagster.ops.database import open_database, register
     from fhir_writeback_dagster.ops.folder import StateFolder
-    from fhir_writeback_dagster.workplace import open_workplace
+    from fhir_writeback_dagster.orchestration.run_context import open_workplace
 
     def places() -> Iterator[Workplace]:
         for name in names:
@@ -289,7 +289,7 @@ def migrate() -> int:
 @command
 def execute(*, arguments: tuple[str, ...]) -> int:
     """Run a command of Dagster's with the database and the code locations up: exec -- dagster definitions validate."""
-    from fhir_writeback_dagster.ops.beside import beside, run_beside
+    from fhir_writeback_dagster.ops.dagster_exec import beside, run_beside
 
     with beside(project(), progress) as environment:
         return run_beside(arguments, environment)

@@ -24,7 +24,7 @@ from fhir_writeback_dagster.config.tenants import Tenant
 from fhir_writeback_dagster.ops.folder import StateFolder
 from fhir_writeback_dagster.ops.postgres import Postgres
 from fhir_writeback_dagster.ops.provision import provision
-from fhir_writeback_dagster.workplace import Workplace, utc_now
+from fhir_writeback_dagster.orchestration.run_context import Workplace, utc_now
 
 if TYPE_CHECKING:
     from xdist.remote import Producer

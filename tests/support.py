@@ -19,7 +19,7 @@ from fhir_writeback_dagster.config.settings import Layer, Settings
 from fhir_writeback_dagster.config.tenants import Tenant, load_tenant
 from fhir_writeback_dagster.ops.postgres import Postgres
 from fhir_writeback_dagster.ops.provision import DATABASE, Dsns
-from fhir_writeback_dagster.workplace import Workplace, open_workplace, utc_now
+from fhir_writeback_dagster.orchestration.run_context import Workplace, open_workplace, utc_now
 
 PROJECT = Path(__file__).resolve().parent.parent
 KINDS = (

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import dagster as dg
 
 from fhir_writeback_dagster.config.settings import Settings
-from fhir_writeback_dagster.lanes import Result, holding
-from fhir_writeback_dagster.partitions import TENANTS
+from fhir_writeback_dagster.orchestration.lanes import Result, holding
+from fhir_writeback_dagster.orchestration.partitions import TENANTS
 from fhir_writeback_dagster.store.db import HeldLane, Store
 
 with warnings.catch_warnings():

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import dagster as dg
 
 from fhir_writeback_dagster.config.tenants import tenant_ids
-from fhir_writeback_dagster.dispatch import ask, tick
-from fhir_writeback_dagster.lanes import LANE_TAG
+from fhir_writeback_dagster.orchestration.dispatch import ask, tick
+from fhir_writeback_dagster.orchestration.lanes import LANE_TAG
 
 audit_job = dg.define_asset_job(
     "audit_job", selection=["audit_log"], tags={LANE_TAG: "audit"}, description="Count one tenant's events."

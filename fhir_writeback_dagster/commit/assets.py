@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from fhir_writeback_dagster.lanes import Result, in_lane
-from fhir_writeback_dagster.partitions import TENANTS
-from fhir_writeback_dagster.workplace import Workplace
+from fhir_writeback_dagster.orchestration.lanes import Result, in_lane
+from fhir_writeback_dagster.orchestration.partitions import TENANTS
+from fhir_writeback_dagster.orchestration.run_context import Workplace
 
 OWNERS = ["team:data-platform"]
 

@@ -19,9 +19,9 @@ from fhir_writeback_dagster.commit.taxonomy import Outcome, Recovery, classify, 
 from fhir_writeback_dagster.commit.tls import certificate_of, client_context
 from fhir_writeback_dagster.commit.transport import Http, NoAnswer
 from fhir_writeback_dagster.errors import TargetError
+from fhir_writeback_dagster.orchestration.run_context import Workplace
+from fhir_writeback_dagster.orchestration.target import read_target
 from fhir_writeback_dagster.rules.matrix import load_vendor
-from fhir_writeback_dagster.store.capability import read_target
-from fhir_writeback_dagster.workplace import Workplace
 
 FHIR_JSON = "application/fhir+json"
 PAGE = 500

@@ -8,8 +8,8 @@ from typing import Any
 from psycopg import Connection
 
 from fhir_writeback_dagster.commit.auth import Granted, Told
+from fhir_writeback_dagster.orchestration.run_context import Workplace
 from fhir_writeback_dagster.store.db import Store, record_event
-from fhir_writeback_dagster.workplace import Workplace
 
 
 def teller(w: Workplace) -> Told:

@@ -19,7 +19,7 @@ from typing import Any, Self, TypeVar
 from psycopg import Connection
 
 from fhir_writeback_dagster.errors import ServiceError
-from fhir_writeback_dagster.workplace import Workplace
+from fhir_writeback_dagster.orchestration.run_context import Workplace
 
 PATIENCE_S = 120.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0

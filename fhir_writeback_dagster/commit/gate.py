@@ -22,7 +22,7 @@ from fhir_writeback_dagster.commit.plan import Settled, WirePlan
 from fhir_writeback_dagster.commit.protocol import Action, Event
 from fhir_writeback_dagster.commit.recheck import Objection, Recheck
 from fhir_writeback_dagster.commit.record import record
-from fhir_writeback_dagster.workplace import Workplace
+from fhir_writeback_dagster.orchestration.run_context import Workplace
 
 
 @dataclass(frozen=True, slots=True)

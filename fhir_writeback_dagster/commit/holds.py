@@ -16,8 +16,8 @@ from zoneinfo import ZoneInfo
 from psycopg import Connection
 
 from fhir_writeback_dagster.config.tenants import Blackout
+from fhir_writeback_dagster.orchestration.run_context import Workplace
 from fhir_writeback_dagster.store.db import record_event
-from fhir_writeback_dagster.workplace import Workplace
 
 Wish = Literal["running", "draining", "paused"]
 Because = Literal["down", "throttled", "blackout", "cap", "drift"]

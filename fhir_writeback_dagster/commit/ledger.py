@@ -20,9 +20,9 @@ from fhir_writeback_dagster.commit.protocol import ENDS, TABLE, Action, Event, I
 from fhir_writeback_dagster.commit.sqlfile import statement
 from fhir_writeback_dagster.errors import ServiceError
 from fhir_writeback_dagster.ids import new_id
+from fhir_writeback_dagster.orchestration.run_context import Workplace
 from fhir_writeback_dagster.rules.tempo import quiet_of
 from fhir_writeback_dagster.store.db import Row, record_event
-from fhir_writeback_dagster.workplace import Workplace
 
 HELD = [state for state in State if any(Action.LEASE in actions for to, actions in TABLE.values() if to is state)]
 """States in which somebody holds a lease; one such intent a patient's others wait for."""

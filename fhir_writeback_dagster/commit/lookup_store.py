@@ -17,8 +17,8 @@ from fhir_writeback_dagster.commit.mirror_model import MirroredType
 from fhir_writeback_dagster.commit.mirror_rows import Resource
 from fhir_writeback_dagster.commit.mirror_store import TABLES, lock, write_page
 from fhir_writeback_dagster.commit.sqlfile import statement
+from fhir_writeback_dagster.orchestration.run_context import Workplace
 from fhir_writeback_dagster.store.db import record_event
-from fhir_writeback_dagster.workplace import Workplace
 
 LookupOutcome = Literal["found", "none", "too_many", "unreliable", "refused"]
 

@@ -20,8 +20,8 @@ from psycopg import Connection
 
 from fhir_writeback_dagster.commit.database import Database
 from fhir_writeback_dagster.config.tenants import Limits
+from fhir_writeback_dagster.orchestration.run_context import Workplace
 from fhir_writeback_dagster.rules.tempo import limits_of
-from fhir_writeback_dagster.workplace import Workplace
 
 Kind = Literal["write", "search", "read"]
 

@@ -26,8 +26,8 @@ from fhir_writeback_dagster.commit.mirror import refresh_with
 from fhir_writeback_dagster.commit.pace import Pace
 from fhir_writeback_dagster.commit.recheck import Recheck
 from fhir_writeback_dagster.errors import TargetError
-from fhir_writeback_dagster.store.capability import read_target
-from fhir_writeback_dagster.workplace import Workplace
+from fhir_writeback_dagster.orchestration.run_context import Workplace
+from fhir_writeback_dagster.orchestration.target import read_target
 
 LEASE_MARGIN_S = 10.0
 """How much longer a sent intent is held than its request may take."""

@@ -14,7 +14,7 @@ from typing import Any
 from psycopg import Connection
 
 from fhir_writeback_dagster.commit.sqlfile import statement
-from fhir_writeback_dagster.workplace import Workplace
+from fhir_writeback_dagster.orchestration.run_context import Workplace
 
 _CLASS = 0x5052
 """Of these locks: a pair of numbers, where those of lanes and patients are one."""

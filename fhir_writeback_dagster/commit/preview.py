@@ -23,9 +23,9 @@ from fhir_writeback_dagster.commit.protocol import State
 from fhir_writeback_dagster.commit.sqlfile import statement
 from fhir_writeback_dagster.commit.transport import NoAnswer
 from fhir_writeback_dagster.errors import TargetError
+from fhir_writeback_dagster.orchestration.run_context import Workplace
+from fhir_writeback_dagster.orchestration.target import read_target
 from fhir_writeback_dagster.rules.content import difference, laid_over
-from fhir_writeback_dagster.store.capability import read_target
-from fhir_writeback_dagster.workplace import Workplace
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,8 @@ import click
 
 from fhir_writeback_dagster.canonical import KINDS
 from fhir_writeback_dagster.commit.preview import Preview, preview
+from fhir_writeback_dagster.orchestration.run_context import Desk, Workplace
 from fhir_writeback_dagster.store.db import record_event
-from fhir_writeback_dagster.workplace import Desk, Workplace
 
 _SHADOWED = ("not_written",)
 _NOT_SENT = ("not_written", "in_review", "approved")

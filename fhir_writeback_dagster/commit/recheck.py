@@ -22,11 +22,11 @@ from fhir_writeback_dagster.commit.protocol import Event, State
 from fhir_writeback_dagster.commit.sqlfile import statement
 from fhir_writeback_dagster.config.tenants import Mode, Modes, load_tenant
 from fhir_writeback_dagster.errors import ServiceError
+from fhir_writeback_dagster.orchestration.run_context import Workplace
 from fhir_writeback_dagster.rules.consent import ConsentAsk, evaluate
 from fhir_writeback_dagster.rules.encounters import takes_no_more
 from fhir_writeback_dagster.rules.modes import in_sample, needs_person, writes
 from fhir_writeback_dagster.rules.policy import PolicyAsk, PolicyDecision, load_policies
-from fhir_writeback_dagster.workplace import Workplace
 
 _UNREADABLE = (ServiceError, LookupError, TypeError, ValueError, AttributeError)
 """What opening and reading of a sealed value or a foreign resource can raise: one that is broken must not stop the others."""

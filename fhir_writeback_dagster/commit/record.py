@@ -19,8 +19,8 @@ from fhir_writeback_dagster.commit.model import Change, Resource, Standing
 from fhir_writeback_dagster.commit.protocol import Action, State
 from fhir_writeback_dagster.commit.sqlfile import statement
 from fhir_writeback_dagster.ids import new_id
+from fhir_writeback_dagster.orchestration.run_context import Workplace
 from fhir_writeback_dagster.store.db import record_event
-from fhir_writeback_dagster.workplace import Workplace
 
 
 def record(connection: Connection[Any], w: Workplace, changes: Sequence[Change], lease_s: float) -> set[UUID]:

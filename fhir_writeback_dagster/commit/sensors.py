@@ -13,9 +13,9 @@ from psycopg import Connection
 from fhir_writeback_dagster.commit.holds import blackout_s
 from fhir_writeback_dagster.config.settings import Settings
 from fhir_writeback_dagster.config.tenants import Tenant, load_tenant, tenant_ids
-from fhir_writeback_dagster.dispatch import TICK_S, Asked, ask, pending, tick
 from fhir_writeback_dagster.errors import ConfigError
-from fhir_writeback_dagster.lanes import LANE_TAG
+from fhir_writeback_dagster.orchestration.dispatch import TICK_S, Asked, ask, pending, tick
+from fhir_writeback_dagster.orchestration.lanes import LANE_TAG
 from fhir_writeback_dagster.rules.matrix import load_vendor
 
 SOONEST = timedelta(seconds=15)

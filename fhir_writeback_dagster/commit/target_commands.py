@@ -10,7 +10,7 @@ import click
 
 from fhir_writeback_dagster.commit import credentials, drift, holds, ledger
 from fhir_writeback_dagster.commit.holds import Hold, Wish
-from fhir_writeback_dagster.workplace import Desk
+from fhir_writeback_dagster.orchestration.run_context import Desk
 
 _reason_option = click.option("--reason", required=True, help="Why, for the audit log; no patient's data.")
 _by_option = click.option("--by", default=getpass.getuser, help="Who. Default: the user of this machine.", show_default=False)

@@ -15,7 +15,7 @@ from fhir_writeback_dagster import canonicaljson
 from fhir_writeback_dagster.commit.answer import Answer, dicts
 from fhir_writeback_dagster.commit.client import FHIR_JSON, open_ehr
 from fhir_writeback_dagster.errors import ConfigError
-from fhir_writeback_dagster.workplace import Desk, Workplace
+from fhir_writeback_dagster.orchestration.run_context import Desk, Workplace
 
 _BAD = ("fatal", "error")
 

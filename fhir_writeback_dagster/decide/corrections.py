@@ -13,7 +13,7 @@ from psycopg import Connection
 
 from fhir_writeback_dagster.decide.items import Item
 from fhir_writeback_dagster.decide.matching_mirror import digests_of
-from fhir_writeback_dagster.workplace import Workplace
+from fhir_writeback_dagster.orchestration.run_context import Workplace
 
 Told = Mapping[tuple[str, bytes], str]
 """(source, source record) → the business key that it told last time."""

@@ -11,8 +11,8 @@ from psycopg import Connection
 
 from fhir_writeback_dagster import canonicaljson
 from fhir_writeback_dagster.decide.identity import Fact, Revision, person_id
+from fhir_writeback_dagster.orchestration.run_context import Workplace
 from fhir_writeback_dagster.store.db import copy_rows
-from fhir_writeback_dagster.workplace import Workplace
 
 # UNION drops what was found already, so that a circle ends.
 _MERGED = """

@@ -15,7 +15,7 @@ from fhir_writeback_dagster.decide.gates import Ruling
 from fhir_writeback_dagster.decide.issues import Issue
 from fhir_writeback_dagster.decide.mapping import Mapping
 from fhir_writeback_dagster.ids import new_id
-from fhir_writeback_dagster.workplace import Workplace
+from fhir_writeback_dagster.orchestration.run_context import Workplace
 
 
 @dataclass(slots=True)

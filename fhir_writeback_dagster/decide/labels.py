@@ -21,8 +21,8 @@ from fhir_writeback_dagster.canonical import CanonicalRecord
 from fhir_writeback_dagster.config.yaml_file import file_sha256, load_yaml
 from fhir_writeback_dagster.decide.gates import span
 from fhir_writeback_dagster.errors import CandidateProblem, ConfigError, ServiceError
+from fhir_writeback_dagster.orchestration.run_context import Workplace
 from fhir_writeback_dagster.rules.consent_codes import ACT_CODE
-from fhir_writeback_dagster.workplace import Workplace
 
 Coding = tuple[str, str]
 

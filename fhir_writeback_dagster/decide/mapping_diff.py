@@ -16,7 +16,7 @@ from fhir_writeback_dagster.decide.mapping import Mapping, load_mapping
 from fhir_writeback_dagster.decide.past import Told, last_records
 from fhir_writeback_dagster.decide.validation import validate
 from fhir_writeback_dagster.errors import CandidateProblem
-from fhir_writeback_dagster.workplace import Desk
+from fhir_writeback_dagster.orchestration.run_context import Desk
 
 
 @dataclass(slots=True)

@@ -29,10 +29,10 @@ from fhir_writeback_dagster.decide.matching_model import (
     url_of,
 )
 from fhir_writeback_dagster.decide.matching_probabilistic import WEIGHTS, Model, Thresholds, doubt_of_shared
+from fhir_writeback_dagster.orchestration.run_context import Workplace
 from fhir_writeback_dagster.rules import demographics
 from fhir_writeback_dagster.rules.demographics import SHARED_SYSTEMS, Demographics, identifier_key
 from fhir_writeback_dagster.rules.resourceurl import server_of
-from fhir_writeback_dagster.workplace import Workplace
 
 __all__ = ["EncounterAsk", "EncounterMatch", "Match", "decide_match", "identify", "match_encounters", "match_patients"]
 

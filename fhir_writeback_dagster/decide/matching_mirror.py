@@ -13,12 +13,12 @@ from psycopg import Connection
 
 from fhir_writeback_dagster.canonical import Identifier
 from fhir_writeback_dagster.decide.matching_model import ChartPatient, Key
+from fhir_writeback_dagster.orchestration.run_context import Workplace
+from fhir_writeback_dagster.orchestration.target import mirror_on_demand
 from fhir_writeback_dagster.rules import demographics
 from fhir_writeback_dagster.rules.demographics import identifier_key
 from fhir_writeback_dagster.rules.resourceurl import server_of
-from fhir_writeback_dagster.store.capability import mirror_on_demand
 from fhir_writeback_dagster.store.sealing import Identity
-from fhir_writeback_dagster.workplace import Workplace
 
 _PATIENT_HITS: Final = """
 SELECT i.identifier, i.patient_id

@@ -17,9 +17,9 @@ from psycopg.types.json import Jsonb
 
 from fhir_writeback_dagster.config.tenants import Mode, Modes, load_tenant
 from fhir_writeback_dagster.errors import ConfigError
+from fhir_writeback_dagster.orchestration.run_context import Workplace
 from fhir_writeback_dagster.rules.modes import writes
 from fhir_writeback_dagster.store.db import record_event
-from fhir_writeback_dagster.workplace import Workplace
 
 
 def set_mode(w: Workplace, mode: Mode, resource_type: str | None, by: str, reason: str) -> Modes:

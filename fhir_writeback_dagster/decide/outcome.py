@@ -12,8 +12,8 @@ from psycopg.types.json import Jsonb
 from fhir_writeback_dagster.decide.identity import Fact
 from fhir_writeback_dagster.decide.items import Item
 from fhir_writeback_dagster.ids import new_id
+from fhir_writeback_dagster.orchestration.run_context import Workplace
 from fhir_writeback_dagster.store.db import copy_rows, record_event
-from fhir_writeback_dagster.workplace import Workplace
 
 _CANDIDATE = (
     "tenant candidate_id record_id target source kind resource_type mapping_version as_of input_hash patient_id matched_by "

@@ -14,9 +14,9 @@ import click
 
 from fhir_writeback_dagster.config.tenants import Modes
 from fhir_writeback_dagster.decide.past import Judged, last_verdicts
+from fhir_writeback_dagster.orchestration.run_context import Desk
 from fhir_writeback_dagster.rules.modes import writes
 from fhir_writeback_dagster.rules.policy import PolicyDecision, PolicySet, load_policies
-from fhir_writeback_dagster.workplace import Desk
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dagster as dg
 
-from fhir_writeback_dagster.dispatch import TICK_S, ask, pending, tick
-from fhir_writeback_dagster.lanes import LANE_TAG
+from fhir_writeback_dagster.orchestration.dispatch import TICK_S, ask, pending, tick
+from fhir_writeback_dagster.orchestration.lanes import LANE_TAG
 
 decide_job = dg.define_asset_job(
     "decide_job", selection=["write_candidates"], tags={LANE_TAG: "decide"}, description="Decide what waits of one tenant."

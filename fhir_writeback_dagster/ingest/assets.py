@@ -6,9 +6,9 @@ import dagster as dg
 
 from fhir_writeback_dagster.config import settings
 from fhir_writeback_dagster.ingest.checks import CANONICAL, check_results, check_specs
-from fhir_writeback_dagster.lanes import Result, in_lane
-from fhir_writeback_dagster.partitions import TENANTS
-from fhir_writeback_dagster.workplace import Workplace
+from fhir_writeback_dagster.orchestration.lanes import Result, in_lane
+from fhir_writeback_dagster.orchestration.partitions import TENANTS
+from fhir_writeback_dagster.orchestration.run_context import Workplace
 
 EXTRACTS = dg.AssetKey("scraped_extracts")
 OWNERS = ["team:data-platform"]

@@ -15,7 +15,7 @@ import dagster as dg
 
 from fhir_writeback_dagster.errors import ConfigError
 from fhir_writeback_dagster.ingest.expectations import CheckName, CheckResult, check_names
-from fhir_writeback_dagster.partitions import TENANTS
+from fhir_writeback_dagster.orchestration.partitions import TENANTS
 
 CANONICAL = dg.AssetKey("canonical_records")
 

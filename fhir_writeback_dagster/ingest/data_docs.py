@@ -16,7 +16,7 @@ import click
 from fhir_writeback_dagster.config import settings
 from fhir_writeback_dagster.errors import ConfigError
 from fhir_writeback_dagster.ingest.expectations import Suite, load_suites
-from fhir_writeback_dagster.workplace import Desk
+from fhir_writeback_dagster.orchestration.run_context import Desk
 
 _FAILED = "SELECT reason, count(*) FROM canonical.row WHERE tenant = %s AND reason LIKE 'gx\\_%%' GROUP BY reason"
 _STYLE = "body{font:15px sans-serif;margin:2em}table{border-collapse:collapse}td,th{border:1px solid #ccc;padding:.3em .6em}"

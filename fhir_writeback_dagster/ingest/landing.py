@@ -18,8 +18,8 @@ from fhir_writeback_dagster.ids import new_id
 from fhir_writeback_dagster.ingest.readers import MAX_FILE
 from fhir_writeback_dagster.ingest.sources import Source, source_of
 from fhir_writeback_dagster.ingest.zones import Delivery, Zone, owners
+from fhir_writeback_dagster.orchestration.run_context import Workplace, open_workplace
 from fhir_writeback_dagster.store.db import copy_rows, record_event
-from fhir_writeback_dagster.workplace import Workplace, open_workplace
 
 #: How long a size must stay where the tenant chose `complete_by: stable_size`.
 STABLE_FOR = timedelta(seconds=30)

@@ -20,7 +20,7 @@ from fhir_writeback_dagster.ingest.landing import LandReport, land
 from fhir_writeback_dagster.ingest.sources import Source, source_of
 from fhir_writeback_dagster.ingest.values import Maker
 from fhir_writeback_dagster.ingest.zones import Zone
-from fhir_writeback_dagster.workplace import Workplace
+from fhir_writeback_dagster.orchestration.run_context import Workplace
 
 __all__ = ["LandReport", "NormaliseReport", "land", "normalise"]
 

@@ -6,10 +6,10 @@ import dagster as dg
 
 from fhir_writeback_dagster.config.settings import Settings
 from fhir_writeback_dagster.config.tenants import TENANT_ID, tenant_ids
-from fhir_writeback_dagster.dispatch import TICK_S, ask, tick
 from fhir_writeback_dagster.errors import WritebackError
-from fhir_writeback_dagster.lanes import LANE_TAG
-from fhir_writeback_dagster.partitions import TENANTS, changes, name, register_tenants
+from fhir_writeback_dagster.orchestration.dispatch import TICK_S, ask, tick
+from fhir_writeback_dagster.orchestration.lanes import LANE_TAG
+from fhir_writeback_dagster.orchestration.partitions import TENANTS, changes, name, register_tenants
 from fhir_writeback_dagster.store.db import Store
 
 RUNNING = dg.DefaultSensorStatus.RUNNING

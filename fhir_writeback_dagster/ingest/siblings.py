@@ -16,8 +16,8 @@ from uuid import UUID
 from psycopg import Connection
 
 from fhir_writeback_dagster.ingest.records import Record
+from fhir_writeback_dagster.orchestration.run_context import Workplace
 from fhir_writeback_dagster.store.db import copy_rows
-from fhir_writeback_dagster.workplace import Workplace
 
 Parts = tuple[bytes | None, ...]
 

@@ -15,7 +15,7 @@ from fhir_writeback_dagster.ingest.contract import Contract, Table
 from fhir_writeback_dagster.ingest.fhirsource import PATIENT_URL
 from fhir_writeback_dagster.ingest.fields import ConceptFrom, IdentifierFrom
 from fhir_writeback_dagster.ingest.rowrules import Rule
-from fhir_writeback_dagster.workplace import Workplace
+from fhir_writeback_dagster.orchestration.run_context import Workplace
 
 
 @dataclass(frozen=True, slots=True)

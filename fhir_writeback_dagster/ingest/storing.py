@@ -17,8 +17,8 @@ from fhir_writeback_dagster.canonical import to_json
 from fhir_writeback_dagster.errors import ExtractRefused
 from fhir_writeback_dagster.ids import new_id
 from fhir_writeback_dagster.ingest.records import NotARecord, Record
+from fhir_writeback_dagster.orchestration.run_context import Workplace
 from fhir_writeback_dagster.store.db import copy_rows, record_event
-from fhir_writeback_dagster.workplace import Workplace
 
 _ROW = ("tenant", "row_id", "extract_id", "row_number", "disposition", "reason", "record_id", "source_row")
 _RECORD = (

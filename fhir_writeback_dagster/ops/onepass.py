@@ -19,9 +19,9 @@ import dagster as dg
 from fhir_writeback_dagster.config import settings
 from fhir_writeback_dagster.config.tenants import load_tenant
 from fhir_writeback_dagster.errors import ConfigError, WritebackError, describe
-from fhir_writeback_dagster.lanes import LANES, LAYER_OF, Lane
 from fhir_writeback_dagster.ops.signals import stoppable
-from fhir_writeback_dagster.partitions import name as partitions_name
+from fhir_writeback_dagster.orchestration.lanes import LANES, LAYER_OF, Lane
+from fhir_writeback_dagster.orchestration.partitions import name as partitions_name
 
 # What happened is in Dagster's storage and in our one line; its console logger would print each event of it.
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}

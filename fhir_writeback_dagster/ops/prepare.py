@@ -10,7 +10,7 @@ import sys
 
 import dagster as dg
 
-from fhir_writeback_dagster.partitions import sync_tenants
+from fhir_writeback_dagster.orchestration.partitions import sync_tenants
 
 
 def main(tenants: list[str]) -> None:

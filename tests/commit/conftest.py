@@ -13,8 +13,8 @@ from commit.world import World
 from support import Database
 
 from fhir_writeback_dagster.config.tenants import Tenant
+from fhir_writeback_dagster.orchestration.run_context import utc_now
 from fhir_writeback_dagster.sandbox.sekmet import CLIENT_ID, Sekmet
-from fhir_writeback_dagster.workplace import utc_now
 
 SCOPES = ["system/*.cruds"]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fhir_writeback_dagster.commit.pipeline import commit
 from fhir_writeback_dagster.config.settings import DSN, Settings
-from fhir_writeback_dagster.workplace import open_workplace
+from fhir_writeback_dagster.orchestration.run_context import open_workplace
 
 
 def main(home: str, tenant: str) -> None:

@@ -16,11 +16,11 @@ from fhir_writeback_dagster.commit.mirror_model import MirrorReport
 from fhir_writeback_dagster.commit.pipeline import CommitReport, commit
 from fhir_writeback_dagster.config.tenants import Tenant
 from fhir_writeback_dagster.ids import new_id
+from fhir_writeback_dagster.orchestration.run_context import Workplace, utc_now
 from fhir_writeback_dagster.rules.consent import ConsentAsk
 from fhir_writeback_dagster.rules.policy import PolicyAsk
 from fhir_writeback_dagster.sandbox.sekmet import Sekmet
 from fhir_writeback_dagster.store.db import Row, connect, copy_rows
-from fhir_writeback_dagster.workplace import Workplace, utc_now
 
 MRN = "urn:oid:2.16.840.1.113883.19.5"
 VISIT = "urn:oid:2.16.840.1.113883.19.6"

@@ -15,7 +15,7 @@ import dagster as dg
 import pytest
 from support import PROJECT
 
-from fhir_writeback_dagster.lanes import LANE_TAG
+from fhir_writeback_dagster.orchestration.lanes import LANE_TAG
 
 SNAPSHOT = Path(__file__).with_name("definitions.json")
 LOCATIONS = ("ingest", "decide", "commit", "audit")

@@ -13,9 +13,9 @@ from support import Database
 
 from fhir_writeback_dagster.commit.sensors import MirrorAge, is_old, is_wanted
 from fhir_writeback_dagster.config.settings import Settings
-from fhir_writeback_dagster.dispatch import PastRun, ask, reason_to_wait
-from fhir_writeback_dagster.lanes import LANE_TAG, TENANT_TAG, WORK_TAG
-from fhir_writeback_dagster.partitions import changes, register_tenants, sync_tenants
+from fhir_writeback_dagster.orchestration.dispatch import PastRun, ask, reason_to_wait
+from fhir_writeback_dagster.orchestration.lanes import LANE_TAG, TENANT_TAG, WORK_TAG
+from fhir_writeback_dagster.orchestration.partitions import changes, register_tenants, sync_tenants
 from fhir_writeback_dagster.store.db import lane
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)

@@ -16,7 +16,7 @@ import pytest
 from support import Database
 
 from fhir_writeback_dagster.errors import ConfigError, describe
-from fhir_writeback_dagster.lanes import LANE_TAG, TENANT_TAG
+from fhir_writeback_dagster.orchestration.lanes import LANE_TAG, TENANT_TAG
 from fhir_writeback_dagster.store.db import lane, lane_holder, record_event
 
 SECRET_VALUE = "Abernathy-1931-04-17"  # stands for a patient's data

@@ -25,11 +25,11 @@ from support import PROJECT, make_home, write_tenant
 
 from fhir_writeback_dagster.config.settings import LAYERS
 from fhir_writeback_dagster.ids import new_id
-from fhir_writeback_dagster.lanes import LANE_TAG, TENANT_TAG
 from fhir_writeback_dagster.ops.configuration import ANY_PORT, load_configuration
 from fhir_writeback_dagster.ops.environment import write_layer_file
 from fhir_writeback_dagster.ops.folder import StateFolder
 from fhir_writeback_dagster.ops.running import Running, running
+from fhir_writeback_dagster.orchestration.lanes import LANE_TAG, TENANT_TAG
 
 pytestmark = pytest.mark.timeout(600)
 

@@ -16,8 +16,8 @@ import pytest
 from support import Database
 
 from fhir_writeback_dagster.errors import ConfigError
-from fhir_writeback_dagster.lanes import LANE_TAG, TENANT_TAG
 from fhir_writeback_dagster.ops.onepass import main
+from fhir_writeback_dagster.orchestration.lanes import LANE_TAG, TENANT_TAG
 from fhir_writeback_dagster.store.db import lane, lane_holder, record_event
 
 PIPELINE_FAULT = "mappings/fhir/condition/1.yaml:3: expected a resource type [bad_mapping] — mend it"

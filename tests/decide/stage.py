@@ -19,7 +19,7 @@ from fhir_writeback_dagster.commit.mirror_rows import identifiers
 from fhir_writeback_dagster.config.tenants import Tenant
 from fhir_writeback_dagster.decide.pipeline import DecideReport, decide
 from fhir_writeback_dagster.ids import new_id
-from fhir_writeback_dagster.workplace import Workplace
+from fhir_writeback_dagster.orchestration.run_context import Workplace
 
 MRN = "urn:oid:1.2.3.4"
 HEART_RATE = {"codings": [{"system": "http://loinc.org", "code": "8867-4", "display": "Heart rate"}]}

@@ -6,10 +6,10 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
+from fhir_writeback_dagster.orchestration.run_context import Workplace
 from fhir_writeback_dagster.sandbox.check import WRITTEN, agree, fact_of, value_of
 from fhir_writeback_dagster.sandbox.drills.ward import Ward
 from fhir_writeback_dagster.sandbox.truth import FactKey, Value
-from fhir_writeback_dagster.workplace import Workplace
 
 Resource = dict[str, Any]
 

@@ -23,6 +23,7 @@ from fhir_writeback_dagster.errors import ServiceError, TargetError
 from fhir_writeback_dagster.ingest.landing import land
 from fhir_writeback_dagster.ingest.pipeline import normalise
 from fhir_writeback_dagster.ops.report import TenantReport, read_report
+from fhir_writeback_dagster.orchestration.run_context import Workplace, open_workplace
 from fhir_writeback_dagster.sandbox.drills.crew import Crew
 from fhir_writeback_dagster.sandbox.drills.stage import Stage
 from fhir_writeback_dagster.sandbox.fault_proxy.exchange import WRITES
@@ -32,7 +33,6 @@ from fhir_writeback_dagster.sandbox.rows import RowMaker
 from fhir_writeback_dagster.sandbox.truth import FactKey, Planted, Value
 from fhir_writeback_dagster.sandbox.vocabulary import LABS
 from fhir_writeback_dagster.sandbox.world import Hospital, Person
-from fhir_writeback_dagster.workplace import Workplace, open_workplace
 
 STUCK_S = 180.0
 SOURCE = "lab_portal"

@@ -17,8 +17,8 @@ from fhir_writeback_dagster.commit.pipeline import commit
 from fhir_writeback_dagster.config.settings import DSN, Settings
 from fhir_writeback_dagster.errors import ServiceError, TargetError
 from fhir_writeback_dagster.ops.logging import configure
+from fhir_writeback_dagster.orchestration.run_context import open_workplace
 from fhir_writeback_dagster.sandbox.drills.clock import Clock
-from fhir_writeback_dagster.workplace import open_workplace
 
 _NOTHING_TO_DO_S = 0.2
 _OUT_OF_ORDER_S = 0.5

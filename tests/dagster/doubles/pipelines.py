@@ -10,7 +10,7 @@ from typing import Any
 
 from fhir_writeback_dagster.config.secrets import resolve
 from fhir_writeback_dagster.errors import SecretError
-from fhir_writeback_dagster.workplace import Workplace
+from fhir_writeback_dagster.orchestration.run_context import Workplace
 
 LONGEST_S = 400
 

@@ -22,8 +22,8 @@ from psycopg import Connection
 from fhir_writeback_dagster.config.settings import Settings
 from fhir_writeback_dagster.config.tenants import load_tenant
 from fhir_writeback_dagster.errors import ConfigError, describe
-from fhir_writeback_dagster.lanes import LANE_TAG, TENANT_TAG, WORK_TAG, Lane, settings_of
-from fhir_writeback_dagster.partitions import TENANTS, name
+from fhir_writeback_dagster.orchestration.lanes import LANE_TAG, TENANT_TAG, WORK_TAG, Lane, settings_of
+from fhir_writeback_dagster.orchestration.partitions import TENANTS, name
 from fhir_writeback_dagster.store.db import connect, lane_holder
 
 TICK_S = 5

@@ -18,9 +18,9 @@ import dagster as dg
 
 from fhir_writeback_dagster.config.settings import Layer, Settings, from_environment
 from fhir_writeback_dagster.errors import ConfigError, LaneHeld, describe
+from fhir_writeback_dagster.orchestration.run_context import Workplace, open_workplace
 from fhir_writeback_dagster.store.db import HeldLane
 from fhir_writeback_dagster.store.db import lane as hold_lane
-from fhir_writeback_dagster.workplace import Workplace, open_workplace
 
 Lane = Literal["ingest", "decide", "mirror", "commit", "audit"]
 LANES: tuple[Lane, ...] = get_args(Lane)
