@@ -134,7 +134,7 @@ class _Main(_Commands):
 
 
 _OF_LAYERS = {
-    "expectations": ("What is expected of canonical records.", {"docs": "ingest.data_docs:docs_command"}),
+    "expectations": ("What is expected of canonical records.", {"docs": "ingest.quality.data_docs:docs_command"}),
     "drill": "sandbox.drills.command:drill_command",
     "mapping": (
         "Mappings: from canonical records to FHIR.",
@@ -154,7 +154,7 @@ _OF_LAYERS = {
     ),
     "policy": (
         "Policies: who may write what.",
-        {"diff": "decide.policy_diff:policy_diff_command", "test": "rules.policy_cases:policy_test_command"},
+        {"diff": "decide.policy_diff:policy_diff_command", "test": "rules.policy.cases:policy_test_command"},
     ),
     "target": (
         "The EHRs that are written to: how they stand, and whether anything may be sent.",

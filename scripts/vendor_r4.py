@@ -1,4 +1,4 @@
-"""Make ``rules/r4/definitions.json.gz`` and the tests' official examples from HL7's own npm package.
+"""Make ``rules/fhir/r4/definitions.json.gz`` and the tests' official examples from HL7's own npm package.
 
     npm pack hl7.fhir.r4.examples@4.0.1 && tar xzf hl7.fhir.r4.examples-4.0.1.tgz
     python scripts/vendor_r4.py package
@@ -20,7 +20,7 @@ from typing import Any
 Json = dict[str, Any]
 
 ROOT = Path(__file__).resolve().parent.parent
-DEFINITIONS = ROOT / "fhir_writeback_dagster" / "rules" / "r4" / "definitions.json.gz"
+DEFINITIONS = ROOT / "fhir_writeback_dagster" / "rules" / "fhir" / "r4" / "definitions.json.gz"
 EXAMPLES = ROOT / "tests" / "decide" / "r4_examples.json.gz"
 
 WRITTEN = (

@@ -11,7 +11,7 @@ from fhir_writeback_dagster.commit.adapters.generic import bears
 from fhir_writeback_dagster.commit.client import Ehr
 from fhir_writeback_dagster.commit.mirror_rows import referenced
 from fhir_writeback_dagster.commit.model import Item, Resource
-from fhir_writeback_dagster.rules.natural_key import natural_key, same_fact
+from fhir_writeback_dagster.rules.fhir.natural_key import natural_key, same_fact
 
 _ByDay = dict[tuple[str, str], list[Resource]]
 """Patient id and day of the natural key → resources."""

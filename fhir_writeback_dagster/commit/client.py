@@ -21,7 +21,7 @@ from fhir_writeback_dagster.commit.transport import Http, NoAnswer
 from fhir_writeback_dagster.errors import TargetError
 from fhir_writeback_dagster.orchestration.run_context import Workplace
 from fhir_writeback_dagster.orchestration.target import read_target
-from fhir_writeback_dagster.rules.matrix import load_vendor
+from fhir_writeback_dagster.rules.target.matrix import load_vendor
 
 FHIR_JSON = "application/fhir+json"
 PAGE = 500

@@ -23,7 +23,7 @@ from fhir_writeback_dagster.commit.tls import certificate_of
 from fhir_writeback_dagster.config.secrets import SecretRef, resolve
 from fhir_writeback_dagster.config.tenants import Tenant
 from fhir_writeback_dagster.errors import ConfigError
-from fhir_writeback_dagster.rules.matrix import Method, Vendor, load_vendor
+from fhir_writeback_dagster.rules.target.matrix import Method, Vendor, load_vendor
 
 ASSERTION_SECONDS = 240
 METHODS: dict[str, Method] = {

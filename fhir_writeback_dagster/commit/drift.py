@@ -17,8 +17,8 @@ from fhir_writeback_dagster.commit.scopes import written_types
 from fhir_writeback_dagster.commit.snapshot import Difference, Snapshot, differences, take
 from fhir_writeback_dagster.errors import TargetError
 from fhir_writeback_dagster.orchestration.run_context import Workplace
-from fhir_writeback_dagster.rules.matrix import load_vendor
-from fhir_writeback_dagster.rules.target import Target
+from fhir_writeback_dagster.rules.target.capabilities import Target
+from fhir_writeback_dagster.rules.target.matrix import load_vendor
 from fhir_writeback_dagster.store.db import record_event
 
 

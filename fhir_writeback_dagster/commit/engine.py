@@ -33,7 +33,7 @@ from fhir_writeback_dagster.commit.taxonomy import exhausted
 from fhir_writeback_dagster.commit.transport import NO_TURN, NoAnswer
 from fhir_writeback_dagster.errors import TargetError
 from fhir_writeback_dagster.orchestration.run_context import Workplace
-from fhir_writeback_dagster.rules.tempo import quiet_of
+from fhir_writeback_dagster.rules.target.effective_limits import quiet_of
 
 ACCEPT_AT_ONCE = 5000
 A_PATIENTS_TURN = 8

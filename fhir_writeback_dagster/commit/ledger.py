@@ -21,7 +21,7 @@ from fhir_writeback_dagster.commit.sqlfile import statement
 from fhir_writeback_dagster.errors import ServiceError
 from fhir_writeback_dagster.ids import new_id
 from fhir_writeback_dagster.orchestration.run_context import Workplace
-from fhir_writeback_dagster.rules.tempo import quiet_of
+from fhir_writeback_dagster.rules.target.effective_limits import quiet_of
 from fhir_writeback_dagster.store.db import Row, record_event
 
 HELD = [state for state in State if any(Action.LEASE in actions for to, actions in TABLE.values() if to is state)]

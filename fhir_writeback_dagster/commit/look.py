@@ -21,7 +21,7 @@ from fhir_writeback_dagster.commit.protocol import Event
 from fhir_writeback_dagster.commit.taxonomy import Outcome, Recovery, classify
 from fhir_writeback_dagster.commit.transport import NO_TURN, NoAnswer
 from fhir_writeback_dagster.errors import TargetError
-from fhir_writeback_dagster.rules.content import same_content
+from fhir_writeback_dagster.rules.fhir.content import same_content
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,8 @@ from typing import Any
 
 from fhir_writeback_dagster.commit.answer import dicts
 from fhir_writeback_dagster.commit.model import Link, Resource
-from fhir_writeback_dagster.rules.content import MEANING, as_correction, laid_over
-from fhir_writeback_dagster.rules.natural_key import natural_key
+from fhir_writeback_dagster.rules.fhir.content import MEANING, as_correction, laid_over
+from fhir_writeback_dagster.rules.fhir.natural_key import natural_key
 
 UNKNOWN = "*"
 """In place of the elements that others changed: our base is shredded, so nobody can tell."""

@@ -25,7 +25,7 @@ from fhir_writeback_dagster.commit.pace import Pace
 from fhir_writeback_dagster.errors import TargetError
 from fhir_writeback_dagster.orchestration.run_context import Workplace
 from fhir_writeback_dagster.orchestration.target import mirror_on_demand
-from fhir_writeback_dagster.rules.resourceurl import server_of
+from fhir_writeback_dagster.rules.fhir.resource_url import server_of
 
 OVERLAP = timedelta(minutes=2)
 """How far before the watermark a poll begins: a server may stamp a resource before others can see it."""

@@ -24,7 +24,7 @@ from fhir_writeback_dagster.commit.mirror_model import MirroredType, MirrorRepor
 from fhir_writeback_dagster.commit.mirror_rows import Resource, identifiers, linked, referenced
 from fhir_writeback_dagster.commit.taxonomy import Recovery
 from fhir_writeback_dagster.orchestration.run_context import Workplace
-from fhir_writeback_dagster.rules.resourceurl import server_of
+from fhir_writeback_dagster.rules.fhir.resource_url import server_of
 
 MOST_FOUND = 20
 """A lookup that finds more patients tells nobody apart, and none of them is taken."""

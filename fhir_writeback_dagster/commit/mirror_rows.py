@@ -9,8 +9,8 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from fhir_writeback_dagster.commit.answer import dicts
-from fhir_writeback_dagster.rules.fhirtime import instant
-from fhir_writeback_dagster.rules.resourceurl import comparable, own_url
+from fhir_writeback_dagster.rules.fhir.resource_url import comparable, own_url
+from fhir_writeback_dagster.rules.fhir.time import instant
 
 Resource = dict[str, Any]
 

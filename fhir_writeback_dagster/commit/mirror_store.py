@@ -18,8 +18,8 @@ from fhir_writeback_dagster.commit import mirror_rows
 from fhir_writeback_dagster.commit.mirror_model import MirroredType
 from fhir_writeback_dagster.commit.mirror_rows import Resource, Stamp, identifiers, period, referenced, stamp
 from fhir_writeback_dagster.orchestration.run_context import Workplace
-from fhir_writeback_dagster.rules.demographics import identifier_key, mirror_keys
-from fhir_writeback_dagster.rules.resourceurl import server_of
+from fhir_writeback_dagster.rules.fhir.resource_url import server_of
+from fhir_writeback_dagster.rules.people.demographics import identifier_key, mirror_keys
 from fhir_writeback_dagster.store.db import Row, copy_rows, record_event
 
 TABLES: dict[MirroredType, tuple[str, str]] = {

@@ -21,7 +21,7 @@ from psycopg import Connection
 from fhir_writeback_dagster.commit.database import Database
 from fhir_writeback_dagster.config.tenants import Limits
 from fhir_writeback_dagster.orchestration.run_context import Workplace
-from fhir_writeback_dagster.rules.tempo import limits_of
+from fhir_writeback_dagster.rules.target.effective_limits import limits_of
 
 Kind = Literal["write", "search", "read"]
 

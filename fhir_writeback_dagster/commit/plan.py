@@ -10,7 +10,7 @@ from fhir_writeback_dagster.commit.answer import Answer
 from fhir_writeback_dagster.commit.model import Item, Resource, Standing
 from fhir_writeback_dagster.commit.protocol import Event
 from fhir_writeback_dagster.commit.taxonomy import Outcome, Request
-from fhir_writeback_dagster.rules.target import Target
+from fhir_writeback_dagster.rules.target.capabilities import Target
 
 Precondition = Literal["if_none_exist", "idempotency_key", "search", "if_match", "if_unmodified_since", "none"]
 

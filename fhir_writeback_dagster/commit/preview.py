@@ -25,7 +25,7 @@ from fhir_writeback_dagster.commit.transport import NoAnswer
 from fhir_writeback_dagster.errors import TargetError
 from fhir_writeback_dagster.orchestration.run_context import Workplace
 from fhir_writeback_dagster.orchestration.target import read_target
-from fhir_writeback_dagster.rules.content import difference, laid_over
+from fhir_writeback_dagster.rules.fhir.content import difference, laid_over
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from fhir_writeback_dagster.commit.answer import Answer, dicts
 from fhir_writeback_dagster.commit.client import Ehr, Resource, Unreadable
 from fhir_writeback_dagster.commit.probe_traces import TYPE, Traces, created_id, guard_of
 from fhir_writeback_dagster.commit.transport import NoAnswer
-from fhir_writeback_dagster.rules.target import Target
+from fhir_writeback_dagster.rules.target.capabilities import Target
 
 RACERS = 8
 A_SECOND = 1.1

@@ -20,8 +20,8 @@ from fhir_writeback_dagster.commit.snapshot import Difference, Snapshot
 from fhir_writeback_dagster.config.secrets import resolve
 from fhir_writeback_dagster.errors import ConfigError
 from fhir_writeback_dagster.orchestration.run_context import Desk, Workplace
-from fhir_writeback_dagster.rules.matrix import load_vendor
-from fhir_writeback_dagster.rules.target import NOT_READ, Target
+from fhir_writeback_dagster.rules.target.capabilities import NOT_READ, Target
+from fhir_writeback_dagster.rules.target.matrix import load_vendor
 
 _by_option = click.option("--by", default=getpass.getuser, help="Who. Default: the user of this machine.", show_default=False)
 

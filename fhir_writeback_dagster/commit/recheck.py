@@ -23,10 +23,10 @@ from fhir_writeback_dagster.commit.sqlfile import statement
 from fhir_writeback_dagster.config.tenants import Mode, Modes, load_tenant
 from fhir_writeback_dagster.errors import ServiceError
 from fhir_writeback_dagster.orchestration.run_context import Workplace
-from fhir_writeback_dagster.rules.consent import ConsentAsk, evaluate
+from fhir_writeback_dagster.rules.consent.evaluate import ConsentAsk, evaluate
 from fhir_writeback_dagster.rules.encounters import takes_no_more
 from fhir_writeback_dagster.rules.modes import in_sample, needs_person, writes
-from fhir_writeback_dagster.rules.policy import PolicyAsk, PolicyDecision, load_policies
+from fhir_writeback_dagster.rules.policy.cedar import PolicyAsk, PolicyDecision, load_policies
 
 _UNREADABLE = (ServiceError, LookupError, TypeError, ValueError, AttributeError)
 """What opening and reading of a sealed value or a foreign resource can raise: one that is broken must not stop the others."""

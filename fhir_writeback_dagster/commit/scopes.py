@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from fhir_writeback_dagster.config.tenants import Tenant
 from fhir_writeback_dagster.config.yaml_file import load_yaml
-from fhir_writeback_dagster.rules.target import NOT_READ, Target
+from fhir_writeback_dagster.rules.target.capabilities import NOT_READ, Target
 
 _SCOPE = re.compile(
     r"(?P<context>system|user|patient)/(?P<type>\*|[A-Z][A-Za-z]+)\.(?P<rights>\*|read|write|[cruds]+)(?:\?(?P<query>.*))?"

@@ -16,7 +16,7 @@ from fhir_writeback_dagster.config.tenants import Tenant, load_tenant, tenant_id
 from fhir_writeback_dagster.errors import ConfigError
 from fhir_writeback_dagster.orchestration.dispatch import TICK_S, Asked, ask, pending, tick
 from fhir_writeback_dagster.orchestration.lanes import LANE_TAG
-from fhir_writeback_dagster.rules.matrix import load_vendor
+from fhir_writeback_dagster.rules.target.matrix import load_vendor
 
 SOONEST = timedelta(seconds=15)
 

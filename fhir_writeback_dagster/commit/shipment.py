@@ -27,8 +27,8 @@ from fhir_writeback_dagster.commit.transport import HELD, NO_TURN, NoAnswer
 from fhir_writeback_dagster.errors import TargetError, describe
 from fhir_writeback_dagster.ids import new_id
 from fhir_writeback_dagster.orchestration.run_context import Workplace
-from fhir_writeback_dagster.rules.content import lost
-from fhir_writeback_dagster.rules.tempo import quiet_of
+from fhir_writeback_dagster.rules.fhir.content import lost
+from fhir_writeback_dagster.rules.target.effective_limits import quiet_of
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 300.0
 _OUT_OF_ORDER = {401: "token_refused", 403: "forbidden", 502: "no_answer", 503: "unavailable", 504: "no_answer"}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fhir_writeback_dagster.commit.discovery import oauth_uri
-from fhir_writeback_dagster.rules.target import Target, resources, server
+from fhir_writeback_dagster.rules.target.capabilities import Target, resources, server
 
 _FLAGS = ("versioning", "conditionalCreate", "updateCreate", "readHistory")
 _SMART = ("token_endpoint", "token_endpoint_auth_signing_alg_values_supported", "token_endpoint_auth_methods_supported",

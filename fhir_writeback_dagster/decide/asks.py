@@ -13,8 +13,8 @@ from fhir_writeback_dagster.config.tenants import Tenant
 from fhir_writeback_dagster.decide.gates import event_day
 from fhir_writeback_dagster.decide.items import Item
 from fhir_writeback_dagster.orchestration.run_context import Workplace
-from fhir_writeback_dagster.rules.consent import ConsentAsk, ConsentDecision, evaluate
-from fhir_writeback_dagster.rules.policy import PolicyAsk
+from fhir_writeback_dagster.rules.consent.evaluate import ConsentAsk, ConsentDecision, evaluate
+from fhir_writeback_dagster.rules.policy.cedar import PolicyAsk
 
 #: FHIR's own vocabularies of status, category and the like: policies have words of their own for these, and a list of the codes
 #: that a source may write need not hold them.

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from fhir_writeback_dagster.rules.codes import concept_key
-from fhir_writeback_dagster.rules.fhirtime import instant
-from fhir_writeback_dagster.rules.r4 import UCUM
+from fhir_writeback_dagster.rules.fhir.codes import concept_key
+from fhir_writeback_dagster.rules.fhir.r4 import UCUM
+from fhir_writeback_dagster.rules.fhir.time import instant
 
 Node = Mapping[str, Any]
 

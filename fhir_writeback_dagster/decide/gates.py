@@ -10,10 +10,10 @@ from typing import Any, Literal
 from fhir_writeback_dagster.canonical import CanonicalRecord
 from fhir_writeback_dagster.config.tenants import Mode
 from fhir_writeback_dagster.rules import modes
-from fhir_writeback_dagster.rules.consent import ConsentDecision
+from fhir_writeback_dagster.rules.consent.evaluate import ConsentDecision
 from fhir_writeback_dagster.rules.encounters import takes_no_more
-from fhir_writeback_dagster.rules.policy import PolicyDecision
-from fhir_writeback_dagster.rules.target import Target
+from fhir_writeback_dagster.rules.policy.cedar import PolicyDecision
+from fhir_writeback_dagster.rules.target.capabilities import Target
 
 #: An event may be written down a day before or after the encounter that it belongs to, as time zones and late entry have it.
 ENCOUNTER_TOLERANCE = timedelta(days=1)

@@ -10,8 +10,8 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from fhir_writeback_dagster.rules.fhirtime import reversed_period
-from fhir_writeback_dagster.rules.r4 import UCUM, definitions
+from fhir_writeback_dagster.rules.fhir.r4 import UCUM, definitions
+from fhir_writeback_dagster.rules.fhir.time import reversed_period
 
 Node = dict[str, Any]
 Rule = Callable[[Node], bool]

@@ -22,7 +22,7 @@ from fhir_writeback_dagster.config.yaml_file import file_sha256, load_yaml
 from fhir_writeback_dagster.decide.gates import span
 from fhir_writeback_dagster.errors import CandidateProblem, ConfigError, ServiceError
 from fhir_writeback_dagster.orchestration.run_context import Workplace
-from fhir_writeback_dagster.rules.consent_codes import ACT_CODE
+from fhir_writeback_dagster.rules.consent.codes import ACT_CODE
 
 Coding = tuple[str, str]
 

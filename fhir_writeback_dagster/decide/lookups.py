@@ -17,8 +17,8 @@ from psycopg import Connection
 from fhir_writeback_dagster.canonical import Identifier, PatientRef
 from fhir_writeback_dagster.decide.matching_model import Match, url_of
 from fhir_writeback_dagster.orchestration.run_context import Workplace
-from fhir_writeback_dagster.rules import demographics
-from fhir_writeback_dagster.rules.resourceurl import server_of
+from fhir_writeback_dagster.rules.fhir.resource_url import server_of
+from fhir_writeback_dagster.rules.people import demographics
 
 KEPT_FOR = timedelta(days=7)
 """So long after somebody last asked for them patients stay in the mirror."""

@@ -18,8 +18,8 @@ from fhir_writeback_dagster.config.yaml_file import file_sha256, line_of, load_y
 from fhir_writeback_dagster.decide.expressions import Expression, Names
 from fhir_writeback_dagster.decide.skeleton import BadSkeleton, Loc, compile_leaf, compile_skeleton
 from fhir_writeback_dagster.errors import CandidateProblem, ConfigError
-from fhir_writeback_dagster.rules.fhirtime import Precision, normalise
-from fhir_writeback_dagster.rules.r4 import definitions, types_of
+from fhir_writeback_dagster.rules.fhir.r4 import definitions, types_of
+from fhir_writeback_dagster.rules.fhir.time import Precision, normalise
 
 Interaction = Literal["create", "update"]
 Risk = Literal["low", "medium", "high"]

@@ -22,7 +22,7 @@ from fhir_writeback_dagster.decide.match_tables import read_chart, read_truth
 from fhir_writeback_dagster.decide.matching_fields import DIFFERS, SAME, Person, person_of
 from fhir_writeback_dagster.decide.matching_probabilistic import WEIGHTS, Model, Weights
 from fhir_writeback_dagster.errors import ConfigError
-from fhir_writeback_dagster.rules import demographics
+from fhir_writeback_dagster.rules.people import demographics
 
 #: As if the set weights had been seen in so many pairs of one person, and of two.
 PRIOR_PAIRS = 100

@@ -16,8 +16,8 @@ from fhir_writeback_dagster.canonical import Identifier, PatientRef
 from fhir_writeback_dagster.decide.matching_fields import FIELDS
 from fhir_writeback_dagster.decide.matching_model import ChartPatient, Key
 from fhir_writeback_dagster.errors import ConfigError
-from fhir_writeback_dagster.rules import demographics
-from fhir_writeback_dagster.rules.demographics import identifier_key
+from fhir_writeback_dagster.rules.people import demographics
+from fhir_writeback_dagster.rules.people.demographics import identifier_key
 
 #: Columns that are identifiers, each in a system of its own; a social security number may be a parent's.
 SYSTEMS = {"ssn": "http://hl7.org/fhir/sid/us-ssn", "mrn": "urn:fhir-writeback:mrn"}

@@ -30,9 +30,9 @@ from fhir_writeback_dagster.decide.matching_model import (
 )
 from fhir_writeback_dagster.decide.matching_probabilistic import WEIGHTS, Model, Thresholds, doubt_of_shared
 from fhir_writeback_dagster.orchestration.run_context import Workplace
-from fhir_writeback_dagster.rules import demographics
-from fhir_writeback_dagster.rules.demographics import SHARED_SYSTEMS, Demographics, identifier_key
-from fhir_writeback_dagster.rules.resourceurl import server_of
+from fhir_writeback_dagster.rules.fhir.resource_url import server_of
+from fhir_writeback_dagster.rules.people import demographics
+from fhir_writeback_dagster.rules.people.demographics import SHARED_SYSTEMS, Demographics, identifier_key
 
 __all__ = ["EncounterAsk", "EncounterMatch", "Match", "decide_match", "identify", "match_encounters", "match_patients"]
 
@@ -88,7 +88,7 @@ def identify(chart: Chart, refs: Sequence[PatientRef]) -> dict[PatientRef, Match
 def decide_match(ref: PatientRef, hits: Sequence[Hit], patients: Mapping[str, ChartPatient], server: str | None = None) -> Match:
     """The rules, without a database; ``patients`` holds every patient of ``hits`` and every survivor that they lead to.
 
-    :param server: the EHR's, as :func:`~fhir_writeback_dagster.rules.resourceurl.server_of` has it.
+    :param server: the EHR's, as :func:`~fhir_writeback_dagster.rules.fhir.resource_url.server_of` has it.
     """
     evidence: dict[str, Any] = {
         "identifiers": len(ref.identifiers),

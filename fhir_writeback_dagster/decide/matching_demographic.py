@@ -15,8 +15,8 @@ from fhir_writeback_dagster.canonical import PatientRef
 from fhir_writeback_dagster.decide.matching_fields import person_of
 from fhir_writeback_dagster.decide.matching_model import Chart, ChartPatient, Key, Match, contradicts, survivors
 from fhir_writeback_dagster.decide.matching_probabilistic import Candidate, Model, Thresholds, Weights, decide
-from fhir_writeback_dagster.rules import demographics
-from fhir_writeback_dagster.rules.demographics import Demographics
+from fhir_writeback_dagster.rules.people import demographics
+from fhir_writeback_dagster.rules.people.demographics import Demographics
 
 #: Candidates that a reviewer is shown.
 SHOWN = 5

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from fhir_writeback_dagster.rules.demographics import Address, Demographics, phone_digits, postal_digits
-from fhir_writeback_dagster.rules.names import Form, forms, jaro_winkler, nicknames, one_slip
+from fhir_writeback_dagster.rules.people.demographics import Address, Demographics, phone_digits, postal_digits
+from fhir_writeback_dagster.rules.people.names import Form, forms, jaro_winkler, nicknames, one_slip
 
 #: The fields that are weighed.
 FIELDS: tuple[str, ...] = ("given", "family", "birth_date", "sex", "line", "city", "postal_code", "state", "phone")

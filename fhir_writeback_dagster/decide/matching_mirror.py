@@ -15,9 +15,9 @@ from fhir_writeback_dagster.canonical import Identifier
 from fhir_writeback_dagster.decide.matching_model import ChartPatient, Key
 from fhir_writeback_dagster.orchestration.run_context import Workplace
 from fhir_writeback_dagster.orchestration.target import mirror_on_demand
-from fhir_writeback_dagster.rules import demographics
-from fhir_writeback_dagster.rules.demographics import identifier_key
-from fhir_writeback_dagster.rules.resourceurl import server_of
+from fhir_writeback_dagster.rules.fhir.resource_url import server_of
+from fhir_writeback_dagster.rules.people import demographics
+from fhir_writeback_dagster.rules.people.demographics import identifier_key
 from fhir_writeback_dagster.store.sealing import Identity
 
 _PATIENT_HITS: Final = """

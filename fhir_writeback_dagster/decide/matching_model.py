@@ -8,8 +8,8 @@ from datetime import datetime
 from typing import Any, Literal, Protocol
 
 from fhir_writeback_dagster.canonical import Identifier
-from fhir_writeback_dagster.rules.demographics import Demographics, identifier_key
-from fhir_writeback_dagster.rules.resourceurl import URI, ResourceUrl, parse
+from fhir_writeback_dagster.rules.fhir.resource_url import URI, ResourceUrl, parse
+from fhir_writeback_dagster.rules.people.demographics import Demographics, identifier_key
 
 #: Parts of an HMAC under which a chart knows patients: of an identifier, or of a demographic key.
 Key = tuple[str, ...]
@@ -43,7 +43,7 @@ class ChartPatient:
 class Chart(Protocol):
     """What matching asks of a chart: the mirror's in the pipeline, one in memory where thresholds are looked for.
 
-    ``server`` is its EHR's, as :func:`~fhir_writeback_dagster.rules.resourceurl.server_of` has it.
+    ``server`` is its EHR's, as :func:`~fhir_writeback_dagster.rules.fhir.resource_url.server_of` has it.
     """
 
     server: str | None

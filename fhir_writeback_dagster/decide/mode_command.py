@@ -11,8 +11,8 @@ import click
 from fhir_writeback_dagster.config.tenants import Mode
 from fhir_writeback_dagster.decide.modes import replay, set_mode
 from fhir_writeback_dagster.orchestration.run_context import Desk
+from fhir_writeback_dagster.rules.fhir.r4 import definitions
 from fhir_writeback_dagster.rules.modes import writes
-from fhir_writeback_dagster.rules.r4 import definitions
 
 _HELD = (
     "SELECT count(*) FROM decision.candidate WHERE tenant = %s AND target = %s AND state = 'not_written' "

@@ -12,7 +12,7 @@ from fhir_writeback_dagster import canonicaljson
 from fhir_writeback_dagster.decide.mapping import Refs
 from fhir_writeback_dagster.errors import ServiceError
 from fhir_writeback_dagster.orchestration.run_context import Workplace
-from fhir_writeback_dagster.rules.policy import PolicyAsk
+from fhir_writeback_dagster.rules.policy.cedar import PolicyAsk
 
 _RECORDS = """
 SELECT c.record_id, c.patient_id, c.encounter_id, c.business_key, r.body

@@ -11,7 +11,7 @@ from fhir_writeback_dagster.decide.validation import validate
 from fhir_writeback_dagster.errors import CandidateProblem
 from fhir_writeback_dagster.ids import new_id
 from fhir_writeback_dagster.orchestration.run_context import Workplace
-from fhir_writeback_dagster.rules.natural_key import natural_key
+from fhir_writeback_dagster.rules.fhir.natural_key import natural_key
 
 #: Of what validation finds in one payload, the errors first: as many as help somebody to mend it.
 MAX_ISSUES = 20

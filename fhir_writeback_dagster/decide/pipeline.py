@@ -33,10 +33,10 @@ from fhir_writeback_dagster.errors import CandidateProblem
 from fhir_writeback_dagster.ids import new_id
 from fhir_writeback_dagster.orchestration.run_context import Workplace
 from fhir_writeback_dagster.orchestration.target import mirror_on_demand, read_target
-from fhir_writeback_dagster.rules.content import same_content
+from fhir_writeback_dagster.rules.fhir.content import same_content
 from fhir_writeback_dagster.rules.modes import in_sample
-from fhir_writeback_dagster.rules.policy import PolicySet, load_policies
-from fhir_writeback_dagster.rules.target import NOT_READ, Target
+from fhir_writeback_dagster.rules.policy.cedar import PolicySet, load_policies
+from fhir_writeback_dagster.rules.target.capabilities import NOT_READ, Target
 
 BATCH = 1000
 

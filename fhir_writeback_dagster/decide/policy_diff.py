@@ -16,7 +16,7 @@ from fhir_writeback_dagster.config.tenants import Modes
 from fhir_writeback_dagster.decide.past import Judged, last_verdicts
 from fhir_writeback_dagster.orchestration.run_context import Desk
 from fhir_writeback_dagster.rules.modes import writes
-from fhir_writeback_dagster.rules.policy import PolicyDecision, PolicySet, load_policies
+from fhir_writeback_dagster.rules.policy.cedar import PolicyDecision, PolicySet, load_policies
 
 
 @dataclass(frozen=True, slots=True)

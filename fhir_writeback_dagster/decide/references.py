@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from fhir_writeback_dagster.rules.r4 import definitions
+from fhir_writeback_dagster.rules.fhir.r4 import definitions
 
 _LITERAL = re.compile(r"(?:(?:https?://\S+?/)|^)([A-Z][A-Za-z]+)/[A-Za-z0-9\-.]{1,64}(?:/_history/[A-Za-z0-9\-.]{1,64})?$")
 _CONDITIONAL = re.compile(r"([A-Z][A-Za-z]+)\?\S+")

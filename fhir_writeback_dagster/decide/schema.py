@@ -14,7 +14,7 @@ from typing import Any
 from jsonschema_rs import Draft7Validator, RegexOptions
 
 from fhir_writeback_dagster.decide.primitives import MIME, PRIMITIVES
-from fhir_writeback_dagster.rules.r4 import Definitions, Element, Structure, definitions
+from fhir_writeback_dagster.rules.fhir.r4 import Definitions, Element, Structure, definitions
 
 Schema = dict[str, Any]
 

@@ -12,8 +12,8 @@ from typing import Any
 from fhir_writeback_dagster.decide.invariants import COMPONENT_VALUES, ELSEWHERE, RULES, VALUES, Node, Rule, has_coding
 from fhir_writeback_dagster.decide.issues import Issue, Severity, path_text
 from fhir_writeback_dagster.decide.references import reference_problem
-from fhir_writeback_dagster.rules.r4 import LOINC, UCUM, Element, definitions
-from fhir_writeback_dagster.rules.ucum import is_ucum
+from fhir_writeback_dagster.rules.fhir.r4 import LOINC, UCUM, Element, definitions
+from fhir_writeback_dagster.rules.fhir.ucum import is_ucum
 
 _CATEGORY = "http://terminology.hl7.org/CodeSystem/observation-category"
 _INTEGERS = frozenset({"integer", "positiveInt", "unsignedInt"})

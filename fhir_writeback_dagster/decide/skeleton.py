@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from fhir_writeback_dagster.decide.expressions import BadExpression, Expression, Names, Scope, compile_expression
-from fhir_writeback_dagster.rules.r4 import types_of
+from fhir_writeback_dagster.rules.fhir.r4 import types_of
 
 _EXPRESSION = re.compile(r"\{\{(.*)\}\}", re.DOTALL)
 _LOOP = re.compile(r"([a-z_]+) in (\w+)")

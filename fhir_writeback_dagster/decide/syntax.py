@@ -9,7 +9,7 @@ from jsonschema_rs import ValidationError, ValidationErrorKind
 
 from fhir_writeback_dagster.decide.issues import Issue, path_text
 from fhir_writeback_dagster.decide.schema import schema_of, validator_of
-from fhir_writeback_dagster.rules.r4 import definitions
+from fhir_writeback_dagster.rules.fhir.r4 import definitions
 
 _CODES: dict[type[ValidationErrorKind], str] = {
     ValidationErrorKind.Constant: "type",

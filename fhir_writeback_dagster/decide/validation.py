@@ -14,7 +14,7 @@ from typing import Any
 from fhir_writeback_dagster.decide.issues import Issue, path_text
 from fhir_writeback_dagster.decide.semantics import semantic_issues
 from fhir_writeback_dagster.decide.syntax import syntactic_issues
-from fhir_writeback_dagster.rules.r4 import definitions
+from fhir_writeback_dagster.rules.fhir.r4 import definitions
 
 __all__ = ["Issue", "validate"]
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import dagster as dg
 
 from fhir_writeback_dagster.errors import ConfigError
-from fhir_writeback_dagster.ingest.expectations import CheckName, CheckResult, check_names
+from fhir_writeback_dagster.ingest.quality.expectations import CheckName, CheckResult, check_names
 from fhir_writeback_dagster.orchestration.partitions import TENANTS
 
 CANONICAL = dg.AssetKey("canonical_records")

@@ -13,13 +13,15 @@ from fhir_writeback_dagster.canonical import CanonicalRecord
 from fhir_writeback_dagster.config.tenants import SourceUse
 from fhir_writeback_dagster.errors import ConfigError, ExtractRefused
 from fhir_writeback_dagster.ids import new_id
-from fhir_writeback_dagster.ingest import readers, records, siblings, storing
-from fhir_writeback_dagster.ingest.expectations import CheckResult, Suite, load_suites, none_evaluated, run_suites
-from fhir_writeback_dagster.ingest.flatten import flatten
-from fhir_writeback_dagster.ingest.landing import LandReport, land
-from fhir_writeback_dagster.ingest.sources import Source, source_of
-from fhir_writeback_dagster.ingest.values import Maker
-from fhir_writeback_dagster.ingest.zones import Zone
+from fhir_writeback_dagster.ingest import recording
+from fhir_writeback_dagster.ingest.contracts.sources import Source, source_of
+from fhir_writeback_dagster.ingest.landing.landing import LandReport, land
+from fhir_writeback_dagster.ingest.landing.zones import Zone
+from fhir_writeback_dagster.ingest.normalise import discriminators, records
+from fhir_writeback_dagster.ingest.normalise.columns import Maker
+from fhir_writeback_dagster.ingest.quality.expectations import CheckResult, Suite, load_suites, none_evaluated, run_suites
+from fhir_writeback_dagster.ingest.quality.flatten import flatten
+from fhir_writeback_dagster.ingest.readers import read
 from fhir_writeback_dagster.orchestration.run_context import Workplace
 
 __all__ = ["LandReport", "NormaliseReport", "land", "normalise"]
@@ -82,7 +84,7 @@ class _Run:
 
     def all(self) -> NormaliseReport:
         with self.w.store.tenant(self.w.id) as connection:
-            waiting = storing.landed(connection, self.w)
+            waiting = recording.landed(connection, self.w)
         faults: list[ConfigError] = []
         for extract in waiting:
             source = self._source(extract.source, extract.version)
@@ -93,7 +95,7 @@ class _Run:
             except ExtractRefused as error:
                 self.refused[error.code] += 1
                 with self.w.store.tenant(self.w.id) as connection:
-                    storing.refuse(connection, self.w, extract, error)
+                    recording.refuse(connection, self.w, extract, error)
             except ConfigError as error:
                 faults.append(error)
         if faults:  # only now: the other extracts are through, and a run that fails is seen and asked for less often
@@ -103,18 +105,18 @@ class _Run:
             tuple(self.extracts), tuple(self.checks.values()), tuple(self.problems),
         )  # fmt: skip
 
-    def _one(self, extract: storing.Extract, source: Source) -> None:
+    def _one(self, extract: recording.Extract, source: Source) -> None:
         if source.sha256 != extract.contract_sha256:
             raise ExtractRefused("contract_changed", "the contract is not the one that it landed by")
         with _uncollected():
             outcome = self._outcome(extract, self.w.tenant.sources[extract.source], source)
             with self.w.store.tenant(self.w.id) as connection:
-                known, unclear = siblings.settle(connection, self.w, extract.source, outcome.records)
+                known, unclear = discriminators.settle(connection, self.w, extract.source, outcome.records)
                 outcome = replace(outcome, records=known, failed=unclear | dict(outcome.failed))
-                self.counts.update(storing.store(connection, self.w, extract, outcome))
+                self.counts.update(recording.store(connection, self.w, extract, outcome))
         self._tally(extract, outcome)
 
-    def _outcome(self, extract: storing.Extract, use: SourceUse, source: Source) -> storing.Outcome:
+    def _outcome(self, extract: recording.Extract, use: SourceUse, source: Source) -> recording.Outcome:
         contract = source.contract
         name = contract.table_of(extract.name)
         if name is None:
@@ -122,7 +124,7 @@ class _Run:
         table = contract.tables[name]
         data = self._bytes(extract, Zone(self.w.settings.home, use))
         ehr = self.w.tenant.ehr.base_url if use.relative_references == "ehr" else None
-        frame = readers.read(data, table, whole=use.complete_by == "manifest", relative_to=ehr)
+        frame = read.read(data, table, whole=use.complete_by == "manifest", relative_to=ehr)
         maker = Maker(
             extract.source,
             use.patient_systems,
@@ -135,7 +137,7 @@ class _Run:
         for record_id, record in found.items():
             by_kind.setdefault(record.record.kind, []).append((str(record_id), record.record))
         failed = self._check(by_kind, maker.zone)
-        return storing.Outcome(
+        return recording.Outcome(
             frame,
             found,
             made.others,
@@ -169,7 +171,7 @@ class _Run:
                 self.problems[str(error)] = None
         return self.sources[key]
 
-    def _bytes(self, extract: storing.Extract, zone: Zone) -> bytes:
+    def _bytes(self, extract: recording.Extract, zone: Zone) -> bytes:
         try:
             data = zone.read(extract.name)
         except FileNotFoundError:
@@ -185,7 +187,7 @@ class _Run:
             raise ExtractRefused("changed_since", "the file is not the one that landed", mend="its new content lands by itself")
         return data
 
-    def _tally(self, extract: storing.Extract, outcome: storing.Outcome) -> None:
+    def _tally(self, extract: recording.Extract, outcome: recording.Outcome) -> None:
         self.versions[extract.source] = extract.version
         self.extracts.append(extract.sha256.hex()[:12])
         self.undeclared += outcome.undeclared

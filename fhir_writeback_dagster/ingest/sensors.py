@@ -25,7 +25,7 @@ ingest_job = dg.define_asset_job(
 @dg.sensor(job=ingest_job, minimum_interval_seconds=TICK_S, default_status=RUNNING)
 def extract_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
     """Asks for a run of each tenant with complete files that no run has dealt with, or with landed ones that are not read."""
-    from fhir_writeback_dagster.ingest.landing import waiting
+    from fhir_writeback_dagster.ingest.landing.landing import waiting
 
     bad: list[str] = []
     work: dict[str, str | None] = {}

@@ -7,8 +7,8 @@ from typing import Any
 from psycopg import Connection
 
 from fhir_writeback_dagster.orchestration.run_context import Workplace
-from fhir_writeback_dagster.rules.matrix import load_vendor
-from fhir_writeback_dagster.rules.target import Target
+from fhir_writeback_dagster.rules.target.capabilities import Target
+from fhir_writeback_dagster.rules.target.matrix import load_vendor
 
 
 def read_target(connection: Connection[Any], w: Workplace) -> Target:

@@ -6,7 +6,7 @@ What nobody knows of a vendor is not played: then the server behind does it as R
 from __future__ import annotations
 
 from fhir_writeback_dagster import canonicaljson
-from fhir_writeback_dagster.rules.matrix import ErrorCode, Types, Vendor
+from fhir_writeback_dagster.rules.target.matrix import ErrorCode, Types, Vendor
 from fhir_writeback_dagster.sandbox.fault_proxy.exchange import Interaction
 from fhir_writeback_dagster.sandbox.fault_proxy.faults import SayBody
 from fhir_writeback_dagster.sandbox.fault_proxy.personality import Personality

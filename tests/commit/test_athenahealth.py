@@ -17,8 +17,8 @@ from commit.world import Resource, World, heart_rate, patient
 
 from fhir_writeback_dagster.commit.adapters.choose import adapter_for
 from fhir_writeback_dagster.errors import ConfigError
-from fhir_writeback_dagster.rules.matrix import load_vendor
-from fhir_writeback_dagster.rules.target import Target
+from fhir_writeback_dagster.rules.target.capabilities import Target
+from fhir_writeback_dagster.rules.target.matrix import load_vendor
 
 AT = "2024-03-01T10:00:00Z"
 CHART = "v1/195900/chart/14914"

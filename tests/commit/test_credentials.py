@@ -17,8 +17,8 @@ from fhir_writeback_dagster.commit import clientkeys
 from fhir_writeback_dagster.commit.client import open_ehr
 from fhir_writeback_dagster.commit.scopes import broader, needed
 from fhir_writeback_dagster.errors import ConfigError
-from fhir_writeback_dagster.rules.matrix import load_vendor
-from fhir_writeback_dagster.rules.target import Target
+from fhir_writeback_dagster.rules.target.capabilities import Target
+from fhir_writeback_dagster.rules.target.matrix import load_vendor
 from fhir_writeback_dagster.sandbox.keys import make_client_key
 from fhir_writeback_dagster.sandbox.sekmet import Sekmet
 

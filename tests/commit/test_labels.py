@@ -11,7 +11,7 @@ from commit.world import MRN, World, consent, heart_rate, patient
 from conftest import OpenLayer
 from decide.stage import Stage
 
-from fhir_writeback_dagster.rules.consent_codes import ACT_CODE
+from fhir_writeback_dagster.rules.consent.codes import ACT_CODE
 
 AT = "2024-03-01T10:00:00Z"
 ALCOHOL = {"codings": [{"system": "http://snomed.info/sct", "code": "7200002", "display": "Alcoholism"}]}

@@ -12,7 +12,7 @@ from commit.world import MRN, World, consent, encounter, patient
 
 from fhir_writeback_dagster.commit.mirror import refresh
 from fhir_writeback_dagster.errors import TargetError
-from fhir_writeback_dagster.rules.resourceurl import URI, comparable
+from fhir_writeback_dagster.rules.fhir.resource_url import URI, comparable
 
 PATIENTS = "SELECT patient_id, active, deceased, replaced_by FROM mirror.patient WHERE tenant = %s ORDER BY 1"
 

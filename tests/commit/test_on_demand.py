@@ -15,7 +15,7 @@ from conftest import OpenLayer
 from decide.stage import Stage
 
 from fhir_writeback_dagster.errors import TargetError
-from fhir_writeback_dagster.rules.resourceurl import URI
+from fhir_writeback_dagster.rules.fhir.resource_url import URI
 from fhir_writeback_dagster.sandbox.fault_proxy.personality import Personality
 from fhir_writeback_dagster.sandbox.fault_proxy.server import FaultProxy
 from fhir_writeback_dagster.sandbox.sekmet import Sekmet

@@ -10,7 +10,7 @@ import pytest
 from commit.faults import FaultyLine, Say, Twist
 from commit.world import World, heart_rate, patient
 
-from fhir_writeback_dagster.rules.content import Loss, lost
+from fhir_writeback_dagster.rules.fhir.content import Loss, lost
 
 AT = "2024-03-01T10:00:00Z"
 SENT = heart_rate("a", AT, 72)

@@ -17,8 +17,8 @@ from fhir_writeback_dagster.commit.pipeline import CommitReport, commit
 from fhir_writeback_dagster.config.tenants import Tenant
 from fhir_writeback_dagster.ids import new_id
 from fhir_writeback_dagster.orchestration.run_context import Workplace, utc_now
-from fhir_writeback_dagster.rules.consent import ConsentAsk
-from fhir_writeback_dagster.rules.policy import PolicyAsk
+from fhir_writeback_dagster.rules.consent.evaluate import ConsentAsk
+from fhir_writeback_dagster.rules.policy.cedar import PolicyAsk
 from fhir_writeback_dagster.sandbox.sekmet import Sekmet
 from fhir_writeback_dagster.store.db import Row, connect, copy_rows
 

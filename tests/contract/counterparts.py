@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from fhir_writeback_dagster.errors import ServiceError
-from fhir_writeback_dagster.rules.target import Target
+from fhir_writeback_dagster.rules.target.capabilities import Target
 from fhir_writeback_dagster.sandbox.chart import Chart, Resource
 
 MISSING = ("runtime_missing", "hapi_missing")

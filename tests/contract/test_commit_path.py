@@ -18,9 +18,9 @@ from conftest import OpenLayer
 from contract.counterparts import SLOW, Counterpart, observations
 from decide.stage import Stage
 
-from fhir_writeback_dagster.rules.compatibility import after_silence
-from fhir_writeback_dagster.rules.matrix import load_vendor, vendors
-from fhir_writeback_dagster.rules.target import Target
+from fhir_writeback_dagster.rules.target.capabilities import Target
+from fhir_writeback_dagster.rules.target.compatibility import after_silence
+from fhir_writeback_dagster.rules.target.matrix import load_vendor, vendors
 from fhir_writeback_dagster.sandbox.fault_proxy.exchange import Answer, Exchange
 from fhir_writeback_dagster.sandbox.fault_proxy.faults import DropAnswer
 from fhir_writeback_dagster.sandbox.fault_proxy.script import Rule

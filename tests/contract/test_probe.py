@@ -19,7 +19,7 @@ from contract.counterparts import SLOW, Counterpart
 from fhir_writeback_dagster.commit import drift
 from fhir_writeback_dagster.commit.probe_commands import probe, table
 from fhir_writeback_dagster.errors import ConfigError
-from fhir_writeback_dagster.rules.matrix import load_vendor
+from fhir_writeback_dagster.rules.target.matrix import load_vendor
 from fhir_writeback_dagster.sandbox.fault_proxy.personality import Personality
 from fhir_writeback_dagster.sandbox.fault_proxy.server import FaultProxy
 from fhir_writeback_dagster.sandbox.vendors import personality_of

@@ -14,8 +14,8 @@ from fhir_writeback_dagster.commit.adapters.interpret import MEANINGS
 from fhir_writeback_dagster.commit.answer import Answer
 from fhir_writeback_dagster.commit.plan import WirePlan
 from fhir_writeback_dagster.commit.taxonomy import Recovery
-from fhir_writeback_dagster.rules.matrix import ErrorCode, load_vendor, vendors
-from fhir_writeback_dagster.rules.target import Target
+from fhir_writeback_dagster.rules.target.capabilities import Target
+from fhir_writeback_dagster.rules.target.matrix import ErrorCode, load_vendor, vendors
 from fhir_writeback_dagster.sandbox.fault_proxy.script import Rule
 from fhir_writeback_dagster.sandbox.fault_proxy.server import FaultProxy
 from fhir_writeback_dagster.sandbox.vendors import error_of, personality_of

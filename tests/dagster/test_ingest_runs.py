@@ -13,7 +13,7 @@ import pytest
 from support import PROJECT, Database
 
 from fhir_writeback_dagster.errors import ConfigError
-from fhir_writeback_dagster.ingest.expectations import CheckName, CheckResult, check_names
+from fhir_writeback_dagster.ingest.quality.expectations import CheckName, CheckResult, check_names
 from fhir_writeback_dagster.store.db import lane_holder
 
 RANGE = CheckName("vital_sign_value_range", "vital_sign", "The value is one that somebody can have.", "critical")

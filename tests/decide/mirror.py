@@ -14,7 +14,7 @@ from fhir_writeback_dagster.commit.mirror_rows import identifiers
 from fhir_writeback_dagster.config.tenants import Tenant
 from fhir_writeback_dagster.decide.matching import EncounterAsk, EncounterMatch, Match, match_encounters, match_patients
 from fhir_writeback_dagster.orchestration.run_context import Workplace
-from fhir_writeback_dagster.rules.demographics import mirror_keys
+from fhir_writeback_dagster.rules.people.demographics import mirror_keys
 
 MRN, SSN, VISIT = "urn:example:mrn", "http://hl7.org/fhir/sid/us-ssn", "urn:example:visit"
 NOW = datetime(2026, 6, 15, tzinfo=UTC)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fhir_writeback_dagster import canonicaljson
-from fhir_writeback_dagster.rules.r4 import UCUM, definitions, types_of
+from fhir_writeback_dagster.rules.fhir.r4 import UCUM, definitions, types_of
 
 HERE = Path(__file__).parent
 Resource = dict[str, Any]

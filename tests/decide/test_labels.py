@@ -14,7 +14,7 @@ from fhir_writeback_dagster import canonicaljson
 from fhir_writeback_dagster.canonical import CanonicalRecord, from_json
 from fhir_writeback_dagster.decide.labels import MAX_CODINGS, codings_in, labelled, load_labels
 from fhir_writeback_dagster.errors import CandidateProblem, ConfigError
-from fhir_writeback_dagster.rules.consent_codes import ACT_CODE
+from fhir_writeback_dagster.rules.consent.codes import ACT_CODE
 
 LABELS = Path(__file__).resolve().parents[2] / "mappings" / "labels"
 SNOMED, LOINC, ICD = "http://snomed.info/sct", "http://loinc.org", "http://hl7.org/fhir/sid/icd-10-cm"

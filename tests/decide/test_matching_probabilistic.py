@@ -15,9 +15,9 @@ from fhir_writeback_dagster.decide.match_tables import MemoryChart, ref_of, reso
 from fhir_writeback_dagster.decide.matching_fields import CLOSE, DIFFERS, PARTIAL, SAME, SWAPPED, Person, person_of
 from fhir_writeback_dagster.decide.matching_model import Match
 from fhir_writeback_dagster.decide.matching_probabilistic import WEIGHTS, Model, Thresholds, decide, doubt_of
-from fhir_writeback_dagster.rules.demographics import block_keys, of_patient, of_row
-from fhir_writeback_dagster.rules.names import forms, jaro_winkler, nicknames, one_slip
-from fhir_writeback_dagster.rules.phonetic import sound
+from fhir_writeback_dagster.rules.people.demographics import block_keys, of_patient, of_row
+from fhir_writeback_dagster.rules.people.names import forms, jaro_winkler, nicknames, one_slip
+from fhir_writeback_dagster.rules.people.phonetic import sound
 
 ANN = {
     "given": "Marta",

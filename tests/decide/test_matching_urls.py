@@ -8,7 +8,7 @@ from decide.mirror import VISIT, Mirror, mrn, outcome, ref
 
 from fhir_writeback_dagster.canonical import Identifier
 from fhir_writeback_dagster.decide.matching import EncounterAsk, EncounterMatch
-from fhir_writeback_dagster.rules.resourceurl import URI
+from fhir_writeback_dagster.rules.fhir.resource_url import URI
 
 EHR = "https://ehr.mercy.example/fhir"
 

@@ -15,7 +15,7 @@ from fhirpathpy import compile as compile_fhirpath
 from fhirpathpy.models import models
 
 from fhir_writeback_dagster.decide.invariants import ELSEWHERE, RULES
-from fhir_writeback_dagster.rules.r4 import UCUM, definitions
+from fhir_writeback_dagster.rules.fhir.r4 import UCUM, definitions
 
 ALLERGY = "http://terminology.hl7.org/CodeSystem/allergyintolerance-"
 CONDITION = "http://terminology.hl7.org/CodeSystem/condition-"

@@ -10,10 +10,10 @@ from ingest.hospital import concept_map
 from pydantic import ValidationError
 
 from fhir_writeback_dagster.errors import ConfigError
-from fhir_writeback_dagster.ingest import contract as module
-from fhir_writeback_dagster.ingest.fields import fields_model
-from fhir_writeback_dagster.ingest.rowrules import NotWritten, Rule
-from fhir_writeback_dagster.ingest.sources import load_source
+from fhir_writeback_dagster.ingest.contracts import contract as module
+from fhir_writeback_dagster.ingest.contracts.fields import fields_model
+from fhir_writeback_dagster.ingest.contracts.row_rules import NotWritten, Rule
+from fhir_writeback_dagster.ingest.contracts.sources import load_source
 
 
 def example() -> str:

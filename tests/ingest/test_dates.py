@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fhir_writeback_dagster.ingest.dates import Order, Parsed, instant, parse
+from fhir_writeback_dagster.ingest.normalise.dates import Order, Parsed, instant, parse
 
 ZURICH = "Europe/Zurich"
 

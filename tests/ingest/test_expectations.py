@@ -18,9 +18,9 @@ from support import PROJECT
 from fhir_writeback_dagster.canonical import KINDS, CanonicalRecord, from_json
 from fhir_writeback_dagster.cli import main
 from fhir_writeback_dagster.errors import ConfigError
-from fhir_writeback_dagster.ingest.data_docs import page
-from fhir_writeback_dagster.ingest.expectations import check_names, load_suites, run_suites
-from fhir_writeback_dagster.ingest.flatten import flatten
+from fhir_writeback_dagster.ingest.quality.data_docs import page
+from fhir_writeback_dagster.ingest.quality.expectations import check_names, load_suites, run_suites
+from fhir_writeback_dagster.ingest.quality.flatten import flatten
 
 SUITES = PROJECT / "expectations"
 NOW = datetime(2025, 1, 1, tzinfo=UTC)
@@ -148,7 +148,7 @@ def test_names_are_read_without_importing_great_expectations_or_pandas() -> None
     code = (
         "import sys; from pathlib import Path\n"
         "from fhir_writeback_dagster.ingest import pipeline\n"
-        f"from fhir_writeback_dagster.ingest.expectations import check_names; assert check_names(Path({str(SUITES)!r}))\n"
+        f"from fhir_writeback_dagster.ingest.quality.expectations import check_names; assert check_names(Path({str(SUITES)!r}))\n"
         "sys.exit(bool({'great_expectations', 'pandas'} & sys.modules.keys()))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

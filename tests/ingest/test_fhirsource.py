@@ -14,10 +14,9 @@ from hypothesis import strategies as st
 
 from fhir_writeback_dagster.canonical import to_json
 from fhir_writeback_dagster.errors import ExtractRefused
-from fhir_writeback_dagster.ingest import readers
-from fhir_writeback_dagster.ingest.records import Normalised, normalise
-from fhir_writeback_dagster.ingest.sources import load_source
-from fhir_writeback_dagster.ingest.values import Maker
+from fhir_writeback_dagster.ingest.contracts.sources import load_source
+from fhir_writeback_dagster.ingest.normalise.columns import Maker
+from fhir_writeback_dagster.ingest.normalise.records import Normalised, normalise
 
 PATIENT = {
     "resourceType": "Patient",
@@ -64,7 +63,7 @@ def read_by(shipped: Path, version: int) -> Told:
     table = source.contract.tables["resources"]
 
     def read(text: str, relative_to: str | None = None) -> Normalised:
-        frame = readers.read(text.encode(), table, whole=False, relative_to=relative_to)
+        frame = read.read(text.encode(), table, whole=False, relative_to=relative_to)
         maker = Maker("fhir_agent", {}, "America/New_York", source.concept_maps)
         return normalise(frame, "resources", table, source.contract.actor, maker)
 

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fhir_writeback_dagster.errors import ExtractRefused
-from fhir_writeback_dagster.ingest import readers
-from fhir_writeback_dagster.ingest.contract import Table
+from fhir_writeback_dagster.ingest.contracts.contract import Table
+from fhir_writeback_dagster.ingest.readers import read as readers
 
 PORTAL = """<!DOCTYPE html><html><head><title>x</title><style>td {color: red}</style></head><body>
 <div class="banner"><span id="mrn"> M-100 </span><b>Test, <!-- not a table: <table> -->Case</b></div>

@@ -13,7 +13,7 @@ from support import Database
 from upath import UPath
 
 from fhir_writeback_dagster.config.settings import Settings
-from fhir_writeback_dagster.ingest.landing import STABLE_FOR, waiting
+from fhir_writeback_dagster.ingest.landing.landing import STABLE_FOR, waiting
 from fhir_writeback_dagster.ingest.pipeline import land, normalise
 
 ONE = HEADER + row(1)

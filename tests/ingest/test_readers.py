@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fhir_writeback_dagster.errors import ExtractRefused
-from fhir_writeback_dagster.ingest.contract import Table
-from fhir_writeback_dagster.ingest.readers import MAX_FIELD, read
+from fhir_writeback_dagster.ingest.contracts.contract import Table
+from fhir_writeback_dagster.ingest.readers.read import MAX_FIELD, read
 
 SECRET = "Jane-Doe-1970"
 

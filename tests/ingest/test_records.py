@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from ingest.hospital import concept_map
 
 from fhir_writeback_dagster.canonical import to_json
-from fhir_writeback_dagster.ingest.concepts import load_concept_map
-from fhir_writeback_dagster.ingest.contract import Table
-from fhir_writeback_dagster.ingest.records import Normalised, NotARecord, normalise
-from fhir_writeback_dagster.ingest.rowrules import ActorFrom
-from fhir_writeback_dagster.ingest.values import Maker
+from fhir_writeback_dagster.ingest.contracts.concept_maps import load_concept_map
+from fhir_writeback_dagster.ingest.contracts.contract import Table
+from fhir_writeback_dagster.ingest.contracts.row_rules import ActorFrom
+from fhir_writeback_dagster.ingest.normalise.columns import Maker
+from fhir_writeback_dagster.ingest.normalise.records import Normalised, NotARecord, normalise
 
 LOINC = "http://loinc.org"
 BASE = {"id": "1", "mrn": "M1", "at": "2024-03-01", "item": "8867-4", "value": "72", "unit": "/min"}

@@ -8,8 +8,8 @@ import pytest
 from conftest import OpenLayer
 from ingest.hospital import HEADER, VITALS, Hospital, row
 
+from fhir_writeback_dagster.ingest.normalise.discriminators import Parts, number
 from fhir_writeback_dagster.ingest.pipeline import land, normalise
-from fhir_writeback_dagster.ingest.siblings import Parts, number
 
 A, B, C = (b"a",), (b"b",), (b"c",)
 OPEN: Parts = (None,)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fhir_writeback_dagster.ingest.units import ALIASES, NotComparableError, UnknownUnitError, convert, factor, ucum
+from fhir_writeback_dagster.rules.fhir.unit_conversion import ALIASES, NotComparableError, UnknownUnitError, convert, factor, ucum
 
 MASSES = ["g", "kg", "mg", "ug", "[lb_av]", "[oz_av]", "[gr]"]
 NUMBERS = st.decimals(min_value=-10_000, max_value=10_000, places=4)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fhir_writeback_dagster.rules.compatibility import page
-from fhir_writeback_dagster.rules.matrix import load_vendor, vendors
+from fhir_writeback_dagster.rules.target.compatibility import page
+from fhir_writeback_dagster.rules.target.matrix import load_vendor, vendors
 
 PAGE = Path(__file__).parents[2] / "docs" / "compatibility.md"
 
 
 def test_the_page_is_current() -> None:
     made = page(map(load_vendor, vendors()))
-    assert PAGE.read_text(encoding="utf-8") == made, "python -m fhir_writeback_dagster.rules.compatibility docs/compatibility.md"
+    assert PAGE.read_text(encoding="utf-8") == made, (
+        "python -m fhir_writeback_dagster.rules.target.compatibility docs/compatibility.md"
+    )
 
 
 def test_every_fact_shows_how_it_is_known_and_what_nobody_knows_is_said_so() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from fhir_writeback_dagster.rules.consent import ConsentAsk, ConsentDecision, evaluate
+from fhir_writeback_dagster.rules.consent.evaluate import ConsentAsk, ConsentDecision, evaluate
 
 THO = "http://terminology.hl7.org/CodeSystem/"
 LOINC = "http://loinc.org"

@@ -10,7 +10,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fhir_writeback_dagster.rules.consent import ConsentAsk, evaluate
+from fhir_writeback_dagster.rules.consent.evaluate import ConsentAsk, evaluate
 
 THO = "http://terminology.hl7.org/CodeSystem/"
 ASK = ConsentAsk(

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fhir_writeback_dagster import canonicaljson
-from fhir_writeback_dagster.rules.content import as_correction, difference, laid_over, lost, same_content
+from fhir_writeback_dagster.rules.fhir.content import as_correction, difference, laid_over, lost, same_content
 
 LOINC = "http://loinc.org"
 UCUM = "http://unitsofmeasure.org"

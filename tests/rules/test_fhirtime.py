@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fhir_writeback_dagster.rules.fhirtime import Precision, instant, normalise, reversed_period, same_time
+from fhir_writeback_dagster.rules.fhir.time import Precision, instant, normalise, reversed_period, same_time
 
 
 @pytest.mark.parametrize(

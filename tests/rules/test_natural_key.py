@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from fhir_writeback_dagster.rules.codes import concept_key
-from fhir_writeback_dagster.rules.natural_key import natural_key, same_fact
+from fhir_writeback_dagster.rules.fhir.codes import concept_key
+from fhir_writeback_dagster.rules.fhir.natural_key import natural_key, same_fact
 
 LOINC = "http://loinc.org"
 SNOMED = "http://snomed.info/sct"

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from fhir_writeback_dagster import canonicaljson
 from fhir_writeback_dagster.canonical import KINDS
 from fhir_writeback_dagster.errors import ConfigError
-from fhir_writeback_dagster.rules.consent_codes import ACT_CODE
-from fhir_writeback_dagster.rules.policy import PolicyAsk, PolicyDecision, load_policies
+from fhir_writeback_dagster.rules.consent.codes import ACT_CODE
+from fhir_writeback_dagster.rules.policy.cedar import PolicyAsk, PolicyDecision, load_policies
 
 POLICIES = Path(__file__).resolve().parents[2] / "policies"
 EXAMPLES = sorted(p.relative_to(POLICIES).with_suffix("").as_posix() for p in (POLICIES / "examples").glob("*.cedar"))

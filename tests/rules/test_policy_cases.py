@@ -11,7 +11,7 @@ from conftest import MakeTenant
 
 from fhir_writeback_dagster.canonical import KINDS
 from fhir_writeback_dagster.cli import main
-from fhir_writeback_dagster.rules.policy_cases import _RESOURCE_TYPES
+from fhir_writeback_dagster.rules.policy.cases import _RESOURCE_TYPES
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fhir_writeback_dagster.rules.resourceurl import URI, ResourceUrl, comparable, parse, server_of
+from fhir_writeback_dagster.rules.fhir.resource_url import URI, ResourceUrl, comparable, parse, server_of
 
 URL = "https://ehr.mercy.example/fhir/R4/Patient/123"
 

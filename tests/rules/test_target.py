@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from fhir_writeback_dagster.errors import ConfigError
-from fhir_writeback_dagster.rules.matrix import VENDORS, load_vendor, vendors
-from fhir_writeback_dagster.rules.target import Target
+from fhir_writeback_dagster.rules.target.capabilities import Target
+from fhir_writeback_dagster.rules.target.matrix import VENDORS, load_vendor, vendors
 
 NAMED = (
     "athenahealth azure canvas eclinicalworks epic generic google hapi healthlake meditech medplum nextgen oracle_health us_core "

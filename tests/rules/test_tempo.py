@@ -10,8 +10,8 @@ import pytest
 
 from fhir_writeback_dagster.config.tenants import Ehr
 from fhir_writeback_dagster.errors import ConfigError
-from fhir_writeback_dagster.rules import matrix
-from fhir_writeback_dagster.rules.tempo import limits_of, quiet_of
+from fhir_writeback_dagster.rules.target import matrix
+from fhir_writeback_dagster.rules.target.effective_limits import limits_of, quiet_of
 
 
 def ehr(vendor: str, **more: Any) -> Ehr:

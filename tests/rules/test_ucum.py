@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from fhir_writeback_dagster.rules.r4 import definitions
-from fhir_writeback_dagster.rules.ucum import is_ucum
+from fhir_writeback_dagster.rules.fhir.r4 import definitions
+from fhir_writeback_dagster.rules.fhir.ucum import is_ucum
 
 
 def test_every_common_ucum_code_is_ucum() -> None:

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from fhir_writeback_dagster.errors import ExtractRefused
+from fhir_writeback_dagster.ingest.contracts.sources import load_source
+from fhir_writeback_dagster.ingest.normalise.columns import Maker
+from fhir_writeback_dagster.ingest.normalise.records import Normalised, normalise
 from fhir_writeback_dagster.ingest.readers import read
-from fhir_writeback_dagster.ingest.records import Normalised, normalise
-from fhir_writeback_dagster.ingest.sources import load_source
-from fhir_writeback_dagster.ingest.values import Maker
 from fhir_writeback_dagster.sandbox.extracts import Story, make_story
 from fhir_writeback_dagster.sandbox.files import File
 from fhir_writeback_dagster.sandbox.world import make_world

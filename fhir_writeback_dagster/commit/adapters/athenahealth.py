@@ -20,8 +20,8 @@ from fhir_writeback_dagster.commit.protocol import Event
 from fhir_writeback_dagster.commit.taxonomy import Outcome, Recovery
 from fhir_writeback_dagster.config.tenants import Tenant
 from fhir_writeback_dagster.errors import ConfigError
-from fhir_writeback_dagster.rules.forms import Unwritable, fields
-from fhir_writeback_dagster.rules.target import Target
+from fhir_writeback_dagster.rules.target.capabilities import Target
+from fhir_writeback_dagster.rules.target.forms import Unwritable, fields
 
 FORM = "application/x-www-form-urlencoded"
 SETTINGS = ("practice", "department")

@@ -9,7 +9,7 @@ from fhir_writeback_dagster.commit.adapters.generic import Generic
 from fhir_writeback_dagster.commit.plan import Adapter
 from fhir_writeback_dagster.config.tenants import Tenant
 from fhir_writeback_dagster.errors import ConfigError
-from fhir_writeback_dagster.rules.target import Target
+from fhir_writeback_dagster.rules.target.capabilities import Target
 
 
 def adapter_for(target: Target, tenant: Tenant) -> Adapter:

@@ -19,9 +19,9 @@ from fhir_writeback_dagster.commit.model import Item, Link, Resource, Standing
 from fhir_writeback_dagster.commit.plan import ChartFacts, Halt, Locators, Plan, Settled, WirePlan
 from fhir_writeback_dagster.commit.protocol import Event
 from fhir_writeback_dagster.commit.taxonomy import Outcome, Recovery, classify
-from fhir_writeback_dagster.rules.content import difference, same_content
-from fhir_writeback_dagster.rules.natural_key import natural_key
-from fhir_writeback_dagster.rules.target import NOT_READ, TOO_LARGE, Target
+from fhir_writeback_dagster.rules.fhir.content import difference, same_content
+from fhir_writeback_dagster.rules.fhir.natural_key import natural_key
+from fhir_writeback_dagster.rules.target.capabilities import NOT_READ, TOO_LARGE, Target
 
 JSON_PATCH = "application/json-patch+json"
 LOCATION = re.compile(r"(?:^|/)(?P<type>[A-Z][A-Za-z]+)/(?P<id>[A-Za-z0-9.-]{1,64})(?:/_history/(?P<version>[^/]+))?$")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fhir_writeback_dagster.commit.answer import Answer
 from fhir_writeback_dagster.commit.taxonomy import Outcome, Recovery, Request, classify
-from fhir_writeback_dagster.rules.matrix import Vendor
+from fhir_writeback_dagster.rules.target.matrix import Vendor
 
 MEANINGS = {
     "busy": Outcome("busy", Recovery.RETRY),

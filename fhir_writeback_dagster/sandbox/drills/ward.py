@@ -20,7 +20,7 @@ from fhir_writeback_dagster.commit.mirror import refresh
 from fhir_writeback_dagster.config.settings import Layer, Settings
 from fhir_writeback_dagster.decide.pipeline import decide
 from fhir_writeback_dagster.errors import ServiceError, TargetError
-from fhir_writeback_dagster.ingest.landing import land
+from fhir_writeback_dagster.ingest.landing.landing import land
 from fhir_writeback_dagster.ingest.pipeline import normalise
 from fhir_writeback_dagster.ops.report import TenantReport, read_report
 from fhir_writeback_dagster.orchestration.run_context import Workplace, open_workplace

@@ -1,0 +1,229 @@
+"""Tables of an HTML page as rows: nested headers, merged cells, several tables a page, values that stand outside of them.
+
+A page's tables of data are those without a table inside; of these every one is read whose header has all required columns,
+one after the other. The header is the ``thead``, or the leading rows of ``th`` alone; a column's name is what stands above it,
+from top to bottom: ``Result / Unit``. A merged cell says its text in each row and column that it covers, as HTML means it. A
+row that is one cell is the heading of those below it. Footers, repeated headers and what a style hides within a cell are left
+out.
+
+Columns that a contract may declare beside these: ``@caption``, ``@section`` (the heading), ``@column 3`` (one without a name),
+and those of its ``page``: name → XPath of the one place outside of the table that holds it, such as the patient's banner.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+from lxml import etree, html
+
+from fhir_writeback_dagster.errors import ExtractRefused
+from fhir_writeback_dagster.ingest.contracts.contract import Table
+
+#: More than any portal shows; a page that claims more by its spans is no page for people.
+MAX_COLUMNS, MAX_CELLS = 1_000, 5_000_000
+
+_TAG = re.compile(r"<(/?)(table|html)\b", re.IGNORECASE)
+_UNSEEN = re.compile(r"<!--.*?-->|<(script|style|template)\b.*?</\1\s*>", re.IGNORECASE | re.DOTALL)
+_BREAKS = frozenset({"br", "p", "div", "li", "tr", "td", "th", "dt", "dd"})
+_SILENT = frozenset({"script", "style", "template", "noscript"})
+_HIDDEN = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Cell:
+    """Compared by identity: the same cell stands in every slot that it covers."""
+
+    text: str
+    head: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    number: int
+    cells: tuple[_Cell, ...]
+
+    @property
+    def texts(self) -> list[str]:
+        return [cell.text for cell in self.cells]
+
+    @property
+    def is_header(self) -> bool:
+        return bool(self.cells) and all(cell.head for cell in self.cells)
+
+
+def read_tables(text: str, table: Table, *, whole: bool) -> pl.DataFrame:
+    """Rows of every table of the page that has the contract's required columns, in the page's order.
+
+    :param whole: the file is proved whole (by its manifest), so that a page without its last tag is no sign of a cut.
+    :raises ExtractRefused: a page that is cut, has no such table or more than one place for a value of ``page``, or a row that
+        does not fit its header; ``line`` is the page's.
+    """
+    _check_whole(text, whole=whole)
+    parser = html.HTMLParser(encoding="utf-8", remove_comments=True, remove_pis=True, huge_tree=True)
+    try:
+        root = html.document_fromstring(text.encode(), parser=parser)
+    except etree.LxmlError:
+        raise ExtractRefused("bad_html", "there is no page in it", mend="deliver the page as the portal sent it") from None
+    wanted = [name for name in table.required if name not in table.page and not name.startswith("@")]
+    rows: list[dict[str, str | None]] = []
+    missing: list[str] | None = None
+    for element in root.iter("table"):
+        if element.find(".//table") is not None:
+            continue
+        header, lines = _read(element)
+        if lacking := [name for name in wanted if name not in header]:
+            missing = lacking if missing is None or len(lacking) < len(missing) else missing
+            continue
+        missing = []
+        caption = " ".join(_text(c) for c in element.iterchildren("caption")) or None
+        rows += [{"@caption": caption, **row} for row in _rows(header, lines)]
+    if missing is None or missing:
+        raise ExtractRefused(
+            "missing_column",
+            f"no table of the page has {', '.join(missing or wanted)}",
+            mend="deliver the page with it, or make a version of the contract for its new header",
+        )
+    page = _page(root, table)
+    names = dict.fromkeys(name for row in rows for name in row if not name.startswith("@") or name in table.columns)
+    names = dict.fromkeys([*wanted, *table.page]) | names
+    return pl.DataFrame({name: pl.Series([row.get(name, page.get(name)) for row in rows], dtype=pl.String) for name in names})
+
+
+def _check_whole(text: str, *, whole: bool) -> None:
+    tags = [(mark == "/", name.lower()) for mark, name in _TAG.findall(_UNSEEN.sub("", text))]
+    cut = tags.count((False, "table")) > tags.count((True, "table"))
+    if cut or (not whole and (False, "html") in tags and (True, "html") not in tags):
+        raise ExtractRefused(
+            "truncated",
+            f"the page ends within its {'table' if cut else 'text'}",
+            line=text.count("\n") + 1,
+            mend="deliver the whole page again",
+        )
+
+
+def _page(root: Any, table: Table) -> dict[str, str | None]:
+    values: dict[str, str | None] = {}
+    for name, path in table.page.items():
+        found = {" ".join(one.split()) if isinstance(one, str) else _text(one) for one in root.xpath(path)} - {""}
+        if len(found) > 1 or (not found and table.columns[name].required):
+            raise ExtractRefused(
+                "page_value",
+                f"{name} stands on the page {'more than once, differently' if found else 'nowhere'}",
+                mend="deliver the page with it, or mend its XPath in a version of the contract",
+            )
+        values[name] = next(iter(found), None)
+    return values
+
+
+def _read(element: Any) -> tuple[list[str], list[_Line]]:
+    """Names of the columns, and the lines below the header; no names where there is no header."""
+    groups = _groups(element)
+    head = [line for kind, rows in groups if kind == "thead" for line in _lines(rows)]
+    body = [line for kind, rows in groups if kind == "tbody" for line in _lines(rows)]
+    while not head or (body and body[0].is_header and not any(kind == "thead" for kind, _ in groups)):
+        if not body or not body[0].is_header:
+            break
+        head.append(body.pop(0))
+    if not head:
+        return [], []
+    width = max(len(line.cells) for line in head)
+    names = []
+    for at in range(width):
+        above = dict.fromkeys(line.cells[at] for line in head if at < len(line.cells))
+        names.append(" / ".join(cell.text for cell in above if cell.text) or f"@column {at + 1}")
+    if len(set(names)) < len(names):
+        at = next(n for n, name in enumerate(names) if name in names[:n])
+        raise ExtractRefused(
+            "duplicate_header",
+            f"column {at + 1} of a table has the name of an earlier one",
+            line=head[0].number,
+            mend="a header above both would tell them apart",
+        )
+    again = [line.texts for line in head]
+    return names, [line for line in body if not (line.is_header and line.texts in again)]
+
+
+def _groups(element: Any) -> list[tuple[str, list[Any]]]:
+    """Row groups in order; rows that stand directly in the table are a body."""
+    groups: list[tuple[str, list[Any]]] = []
+    for part in element.iterchildren("thead", "tbody", "tfoot", "tr"):
+        if part.tag != "tr":
+            groups.append((part.tag, list(part.iterchildren("tr"))))
+        elif groups and groups[-1][0] == "tbody":
+            groups[-1][1].append(part)
+        else:
+            groups.append(("tbody", [part]))
+    return groups
+
+
+def _lines(rows: Sequence[Any]) -> Iterator[_Line]:
+    """Rows of one group with each cell in every slot that it covers."""
+    held: dict[int, tuple[_Cell, int]] = {}
+    total = 0
+    for number, row in enumerate(rows):
+        slots: list[_Cell] = []
+        for element in row.iterchildren("td", "th"):
+            _carry(held, slots)
+            cell = _Cell(_text(element), element.tag == "th")
+            down = _span(element, "rowspan") or len(rows) - number
+            for _ in range(_span(element, "colspan") or 1):
+                if down > 1:
+                    held[len(slots)] = (cell, down - 1)
+                slots.append(cell)
+        _carry(held, slots)
+        total += len(slots)
+        if len(slots) > MAX_COLUMNS or total > MAX_CELLS:
+            raise ExtractRefused("too_wide", "its spans make more cells than a page has", line=row.sourceline, mend="mend them")
+        yield _Line(row.sourceline, tuple(slots))
+
+
+def _carry(held: dict[int, tuple[_Cell, int]], slots: list[_Cell]) -> None:
+    """Put the cells of rows above, as far as they reach down here."""
+    while (above := held.pop(len(slots), None)) is not None:
+        cell, left = above
+        if left > 1:
+            held[len(slots)] = (cell, left - 1)
+        slots.append(cell)
+
+
+def _span(element: Any, name: str) -> int:
+    """A span as HTML reads it: 1 where it is no number; 0 stands for a rowspan to the end of its group."""
+    text = (element.get(name) or "1").strip()
+    return min(int(text), 65_534) if text.isascii() and text.isdigit() else 1
+
+
+def _rows(header: Sequence[str], lines: Sequence[_Line]) -> Iterator[dict[str, str | None]]:
+    section: str | None = None
+    for line in lines:
+        if not any(line.texts):
+            continue
+        if len(set(line.cells)) == 1 and (len(line.cells) == len(header) > 1 or line.is_header):
+            section = line.cells[0].text
+            continue
+        if len(line.cells) != len(header) or line.is_header:
+            raise ExtractRefused(
+                "ragged_row",
+                f"{len(line.cells)} cells where the header has {len(header)}" if not line.is_header else "another header",
+                line=line.number,
+                mend="a table of its own for rows of another kind",
+            )
+        yield {**dict(zip(header, line.texts, strict=True)), "@section": section}
+
+
+def _text(element: Any) -> str:
+    return " ".join("".join(_pieces(element)).split())
+
+
+def _pieces(element: Any) -> Iterator[str]:
+    yield element.text or ""
+    for part in element:
+        if not (part.tag in _SILENT or part.get("hidden") is not None or _HIDDEN.search(part.get("style") or "")):
+            gap = " " if part.tag in _BREAKS else ""
+            yield gap
+            yield from _pieces(part)
+            yield gap
+        yield part.tail or ""
