@@ -22,9 +22,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from fhir_writeback_dagster.decide.match_evaluate import find, measure
-from fhir_writeback_dagster.decide.match_tables import MemoryChart, ref_of, resource_of
-from fhir_writeback_dagster.decide.matching_probabilistic import Thresholds
+from fhir_writeback_dagster.decide.matching.scoring import Thresholds
+from fhir_writeback_dagster.decide.matching.tuning.evaluate import find, measure
+from fhir_writeback_dagster.decide.matching.tuning.tables import MemoryChart, ref_of, resource_of
 
 FILES = {1: ("dataset1.csv",), 2: ("dataset2.csv",), 3: ("dataset3.csv",), 4: ("dataset4a.csv", "dataset4b.csv")}
 NAMES = ("given", "family", "birth_date")

@@ -23,10 +23,10 @@ from fhir.resources.R4B import get_fhir_model_class  # noqa: E402, TID253
 from pydantic import ValidationError  # noqa: E402
 
 from fhir_writeback_dagster import canonicaljson  # noqa: E402
-from fhir_writeback_dagster.decide.mapping import Refs, load_mapping  # noqa: E402
-from fhir_writeback_dagster.decide.schema import validator_of  # noqa: E402
-from fhir_writeback_dagster.decide.semantics import semantic_issues  # noqa: E402
-from fhir_writeback_dagster.decide.validation import validate  # noqa: E402
+from fhir_writeback_dagster.decide.mapping.versions import Refs, load_mapping  # noqa: E402
+from fhir_writeback_dagster.decide.validation.schema import validator_of  # noqa: E402
+from fhir_writeback_dagster.decide.validation.semantics import semantic_issues  # noqa: E402
+from fhir_writeback_dagster.decide.validation.validate import validate  # noqa: E402
 
 Resource = dict[str, Any]
 

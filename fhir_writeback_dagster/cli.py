@@ -138,23 +138,23 @@ _OF_LAYERS = {
     "drill": "sandbox.drills.command:drill_command",
     "mapping": (
         "Mappings: from canonical records to FHIR.",
-        {"diff": "decide.mapping_diff:mapping_diff_command", "dry-run": "commit.preview_commands:dry_run_command"},
+        {"diff": "decide.commands.mapping_diff:mapping_diff_command", "dry-run": "commit.preview_commands:dry_run_command"},
     ),
     "match": (
         "Matching of rows to patients.",
-        {"evaluate": "decide.match_evaluate:evaluate_command", "learn": "decide.match_learn:learn_command"},
+        {"evaluate": "decide.matching.tuning.evaluate:evaluate_command", "learn": "decide.matching.tuning.learn:learn_command"},
     ),
     "mode": (
         "What may be written: off, shadow, review_all, sampled, auto.",
         {
-            "replay": "decide.mode_command:replay_command",
-            "set": "decide.mode_command:set_command",
-            "show": "decide.mode_command:show_command",
+            "replay": "decide.commands.mode:replay_command",
+            "set": "decide.commands.mode:set_command",
+            "show": "decide.commands.mode:show_command",
         },
     ),
     "policy": (
         "Policies: who may write what.",
-        {"diff": "decide.policy_diff:policy_diff_command", "test": "rules.policy.cases:policy_test_command"},
+        {"diff": "decide.commands.policy_diff:policy_diff_command", "test": "rules.policy.cases:policy_test_command"},
     ),
     "target": (
         "The EHRs that are written to: how they stand, and whether anything may be sent.",
@@ -170,7 +170,7 @@ _OF_LAYERS = {
         },
     ),
     "shadow": "commit.preview_commands:shadow_command",
-    "validate": "decide.validate_files:validate_command",
+    "validate": "decide.commands.validate_files:validate_command",
 }
 
 

@@ -16,19 +16,19 @@ from uuid import UUID
 
 from psycopg import Connection
 
-from fhir_writeback_dagster.decide import facts as memory
-from fhir_writeback_dagster.decide.asks import answer_of, consent_ask, consents_of, policy_ask
-from fhir_writeback_dagster.decide.corrections import bring_up
-from fhir_writeback_dagster.decide.gates import Reason, consent_version, encounter_reasons, event_day, rule, target_reason
-from fhir_writeback_dagster.decide.identity import ACCEPT, Fact, Incoming, Placement, accept, business_keys, place
-from fhir_writeback_dagster.decide.items import Item, load
-from fhir_writeback_dagster.decide.labels import LabelList, births_of, load_labels
-from fhir_writeback_dagster.decide.lookups import ask_for_patients, confirm
-from fhir_writeback_dagster.decide.mapping import Mapping, load_mapping
-from fhir_writeback_dagster.decide.matching import EncounterAsk, match_encounters, match_patients
-from fhir_writeback_dagster.decide.modes import note
-from fhir_writeback_dagster.decide.outcome import store
-from fhir_writeback_dagster.decide.payload import render
+from fhir_writeback_dagster.decide.facts import store as memory
+from fhir_writeback_dagster.decide.facts.corrections import bring_up
+from fhir_writeback_dagster.decide.facts.placement import ACCEPT, Fact, Incoming, Placement, accept, business_keys, place
+from fhir_writeback_dagster.decide.mapping.versions import Mapping, load_mapping
+from fhir_writeback_dagster.decide.matching.lookups import ask_for_patients, confirm
+from fhir_writeback_dagster.decide.matching.patients import EncounterAsk, match_encounters, match_patients
+from fhir_writeback_dagster.decide.recording import store
+from fhir_writeback_dagster.decide.rendering import render
+from fhir_writeback_dagster.decide.ruling.gates import Reason, consent_version, encounter_reasons, event_day, rule, target_reason
+from fhir_writeback_dagster.decide.ruling.labels import LabelList, births_of, load_labels
+from fhir_writeback_dagster.decide.ruling.mode_changes import note
+from fhir_writeback_dagster.decide.ruling.questions import answer_of, consent_ask, consents_of, policy_ask
+from fhir_writeback_dagster.decide.work_items import Item, load
 from fhir_writeback_dagster.errors import CandidateProblem
 from fhir_writeback_dagster.ids import new_id
 from fhir_writeback_dagster.orchestration.run_context import Workplace

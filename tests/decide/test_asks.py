@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from fhir_writeback_dagster.canonical import from_json
-from fhir_writeback_dagster.decide.asks import codings_of
+from fhir_writeback_dagster.decide.ruling.questions import codings_of
 
 NOTE = {"codings": [{"system": "http://loinc.org", "code": "11506-3"}]}
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import pytest
 
 from fhir_writeback_dagster.canonical import CanonicalRecord, from_json
-from fhir_writeback_dagster.decide.gates import encounter_reasons
+from fhir_writeback_dagster.decide.ruling.gates import encounter_reasons
 
 PERIOD = (datetime(2026, 3, 1, tzinfo=UTC), datetime(2026, 3, 5, tzinfo=UTC))
 DURING, LONG_AFTER, JUST_AFTER = "2026-03-02T10:00:00Z", "2026-03-07T10:00:00Z", "2026-03-05T20:00:00Z"

@@ -9,7 +9,7 @@ from uuid import UUID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fhir_writeback_dagster.decide.identity import Fact, Incoming, accept, business_keys, person_id, place
+from fhir_writeback_dagster.decide.facts.placement import Fact, Incoming, accept, business_keys, person_id, place
 from fhir_writeback_dagster.store.sealing import Identity
 
 OLD, NEW = b"o" * 32, b"n" * 32

@@ -12,7 +12,7 @@ from decide.stage import Stage
 
 from fhir_writeback_dagster import canonicaljson
 from fhir_writeback_dagster.canonical import CanonicalRecord, from_json
-from fhir_writeback_dagster.decide.labels import MAX_CODINGS, codings_in, labelled, load_labels
+from fhir_writeback_dagster.decide.ruling.labels import MAX_CODINGS, codings_in, labelled, load_labels
 from fhir_writeback_dagster.errors import CandidateProblem, ConfigError
 from fhir_writeback_dagster.rules.consent.codes import ACT_CODE
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from fhir_writeback_dagster.decide.mapping import Mapping, Refs, load_mapping
+from fhir_writeback_dagster.decide.mapping.versions import Mapping, Refs, load_mapping
 from fhir_writeback_dagster.errors import CandidateProblem, ConfigError
 
 REFS = Refs("Patient/1", "Encounter/2", "urn:oid:1.2.3", "key")

@@ -15,8 +15,8 @@ import pytest
 
 from fhir_writeback_dagster import canonicaljson
 from fhir_writeback_dagster.canonical import KINDS, from_json
-from fhir_writeback_dagster.decide.mapping import Refs, load_mapping
-from fhir_writeback_dagster.decide.validation import validate
+from fhir_writeback_dagster.decide.mapping.versions import Refs, load_mapping
+from fhir_writeback_dagster.decide.validation.validate import validate
 from fhir_writeback_dagster.rules.fhir.content import same_content
 
 ROOT = Path(__file__).resolve().parents[2]

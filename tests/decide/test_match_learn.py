@@ -11,8 +11,8 @@ from click.testing import CliRunner, Result
 from decide.test_match_evaluate import corrupted, made_up, write
 
 from fhir_writeback_dagster.cli import main
-from fhir_writeback_dagster.decide.match_learn import load_weights
-from fhir_writeback_dagster.decide.matching_probabilistic import WEIGHTS
+from fhir_writeback_dagster.decide.matching.scoring import WEIGHTS
+from fhir_writeback_dagster.decide.matching.tuning.learn import load_weights
 from fhir_writeback_dagster.errors import ConfigError
 
 

@@ -9,11 +9,11 @@ from conftest import MakeTenant, OpenLayer
 from decide.test_match_evaluate import Columns, corrupted, made_up
 
 from fhir_writeback_dagster.commit.mirror_store import write_page
-from fhir_writeback_dagster.decide import match_evaluate
-from fhir_writeback_dagster.decide.match_tables import MemoryChart, ref_of, resource_of
-from fhir_writeback_dagster.decide.matching import match_patients
-from fhir_writeback_dagster.decide.matching_model import Match
-from fhir_writeback_dagster.decide.matching_probabilistic import Thresholds
+from fhir_writeback_dagster.decide.matching.model import Match
+from fhir_writeback_dagster.decide.matching.patients import match_patients
+from fhir_writeback_dagster.decide.matching.scoring import Thresholds
+from fhir_writeback_dagster.decide.matching.tuning import evaluate
+from fhir_writeback_dagster.decide.matching.tuning.tables import MemoryChart, ref_of, resource_of
 
 REVIEW = 0.02
 
@@ -59,8 +59,8 @@ def test_the_pipeline_does_with_each_row_what_evaluate_counts(make_tenant: MakeT
         real = match_patients(connection, w, refs)
 
     memory = MemoryChart(resources)
-    found = match_evaluate.find(memory, [("", ref) for ref in refs])
-    told = [match_evaluate.match_of(memory, row, Thresholds(review=REVIEW)) for row in found]
+    found = evaluate.find(memory, [("", ref) for ref in refs])
+    told = [evaluate.match_of(memory, row, Thresholds(review=REVIEW)) for row in found]
     assert [seen(match) for match in told] == [seen(match) for match in real]
     outcomes = [(match.outcome, match.evidence.get("by")) for match in real]
     ways = {("matched", None), ("matched", "demographics"), ("review", None), ("review", "demographics"), ("waiting", None)}

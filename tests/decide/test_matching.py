@@ -15,7 +15,7 @@ from conftest import MakeTenant, OpenLayer
 from decide.mirror import MRN, NOW, VISIT, Mirror, mrn, outcome, ref, ssn
 
 from fhir_writeback_dagster.canonical import Identifier
-from fhir_writeback_dagster.decide.matching import EncounterAsk, EncounterMatch, match_patients
+from fhir_writeback_dagster.decide.matching.patients import EncounterAsk, EncounterMatch, match_patients
 from fhir_writeback_dagster.orchestration.run_context import Workplace
 
 

@@ -9,7 +9,7 @@ from conftest import MakeTenant, OpenLayer
 
 from fhir_writeback_dagster.canonical import Identifier, PatientRef
 from fhir_writeback_dagster.commit.mirror_store import write_page
-from fhir_writeback_dagster.decide.matching import Match, match_patients
+from fhir_writeback_dagster.decide.matching.patients import Match, match_patients
 
 MRN = "urn:example:mrn"
 ANN = {"family": "Zelenka", "given": "Marta", "birth_date": "1980-02-01", "sex": "female"}

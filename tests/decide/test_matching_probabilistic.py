@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fhir_writeback_dagster.decide import match_evaluate
-from fhir_writeback_dagster.decide.match_tables import MemoryChart, ref_of, resource_of
-from fhir_writeback_dagster.decide.matching_fields import CLOSE, DIFFERS, PARTIAL, SAME, SWAPPED, Person, person_of
-from fhir_writeback_dagster.decide.matching_model import Match
-from fhir_writeback_dagster.decide.matching_probabilistic import WEIGHTS, Model, Thresholds, decide, doubt_of
+from fhir_writeback_dagster.decide.matching.comparison import CLOSE, DIFFERS, PARTIAL, SAME, SWAPPED, Person, person_of
+from fhir_writeback_dagster.decide.matching.model import Match
+from fhir_writeback_dagster.decide.matching.scoring import WEIGHTS, Model, Thresholds, decide, doubt_of
+from fhir_writeback_dagster.decide.matching.tuning import evaluate
+from fhir_writeback_dagster.decide.matching.tuning.tables import MemoryChart, ref_of, resource_of
 from fhir_writeback_dagster.rules.people.demographics import block_keys, of_patient, of_row
 from fhir_writeback_dagster.rules.people.names import forms, jaro_winkler, nicknames, one_slip
 from fhir_writeback_dagster.rules.people.phonetic import sound
@@ -57,8 +57,8 @@ def others(count: int = 200) -> dict[str, dict[str, str]]:
 
 def find(row: dict[str, str], **chart: dict[str, str]) -> Match:
     people = MemoryChart({name: resource_of(name, columns) for name, columns in (others() | chart).items()})
-    (found,) = match_evaluate.find(people, [("", ref_of(row))])
-    return match_evaluate.match_of(people, found, Thresholds())
+    (found,) = evaluate.find(people, [("", ref_of(row))])
+    return evaluate.match_of(people, found, Thresholds())
 
 
 def seen(match: Match) -> tuple[str, str | None, object]:

@@ -7,7 +7,7 @@ from conftest import MakeTenant, OpenLayer
 from decide.mirror import VISIT, Mirror, mrn, outcome, ref
 
 from fhir_writeback_dagster.canonical import Identifier
-from fhir_writeback_dagster.decide.matching import EncounterAsk, EncounterMatch
+from fhir_writeback_dagster.decide.matching.patients import EncounterAsk, EncounterMatch
 from fhir_writeback_dagster.rules.fhir.resource_url import URI
 
 EHR = "https://ehr.mercy.example/fhir"

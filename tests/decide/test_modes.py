@@ -14,8 +14,8 @@ from decide.stage import Stage
 from support import Database
 
 from fhir_writeback_dagster.config.tenants import Modes, load_tenant
-from fhir_writeback_dagster.decide.mode_command import replay_command, set_command, show_command
-from fhir_writeback_dagster.decide.modes import replay, with_modes
+from fhir_writeback_dagster.decide.commands.mode import replay_command, set_command, show_command
+from fhir_writeback_dagster.decide.ruling.mode_changes import replay, with_modes
 from fhir_writeback_dagster.errors import ConfigError
 
 

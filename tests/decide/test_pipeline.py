@@ -10,7 +10,7 @@ import pytest
 from decide.stage import Stage
 
 from fhir_writeback_dagster.decide import pipeline
-from fhir_writeback_dagster.decide.matching import Match, match_patients
+from fhir_writeback_dagster.decide.matching.patients import Match, match_patients
 from fhir_writeback_dagster.store.db import connect
 
 PERMIT = {

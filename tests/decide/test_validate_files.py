@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from fhir_writeback_dagster.cli import main
-from fhir_writeback_dagster.decide.validate_files import validate_files
+from fhir_writeback_dagster.decide.commands.validate_files import validate_files
 
 GOOD = {"resourceType": "Observation", "status": "final", "code": {"text": "x"}}
 BAD = {**GOOD, "status": "Mallory"}

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from decide.mutants import ERRATA, Mutant, Resource, corpus, golden_payloads, official_examples
 
-from fhir_writeback_dagster.decide.issues import Issue
-from fhir_writeback_dagster.decide.validation import shape, validate
+from fhir_writeback_dagster.decide.validation.issues import Issue
+from fhir_writeback_dagster.decide.validation.validate import shape, validate
 
 VITAL_SIGNS = {"coding": [{"system": "http://terminology.hl7.org/CodeSystem/observation-category", "code": "vital-signs"}]}
 UCUM = "http://unitsofmeasure.org"

@@ -14,7 +14,7 @@ from decide.mutants import Resource, golden_payloads, official_examples, places
 from fhirpathpy import compile as compile_fhirpath
 from fhirpathpy.models import models
 
-from fhir_writeback_dagster.decide.invariants import ELSEWHERE, RULES
+from fhir_writeback_dagster.decide.validation.invariants import ELSEWHERE, RULES
 from fhir_writeback_dagster.rules.fhir.r4 import UCUM, definitions
 
 ALLERGY = "http://terminology.hl7.org/CodeSystem/allergyintolerance-"

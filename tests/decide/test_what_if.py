@@ -12,8 +12,8 @@ from conftest import MakeTenant, OpenLayer
 from decide.stage import Stage
 from support import PROJECT
 
-from fhir_writeback_dagster.decide.mapping_diff import mapping_diff_command
-from fhir_writeback_dagster.decide.policy_diff import policy_diff_command
+from fhir_writeback_dagster.decide.commands.mapping_diff import mapping_diff_command
+from fhir_writeback_dagster.decide.commands.policy_diff import policy_diff_command
 
 NO_HEART_RATES = """
 @id("no-heart-rates")

@@ -1,0 +1,223 @@
+"""Whose row this is: identifiers looked up in the mirror, for a whole batch in two queries (design section 6.4).
+
+Deterministic: one patient or nobody. What is unclear goes to a person, what is not there yet waits for the mirror; a match
+on demographics alone is :mod:`decide.matching_demographic`'s business, and only where the tenant turns it on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from itertools import pairwise
+from typing import Any
+
+from psycopg import Connection
+
+from fhir_writeback_dagster.canonical import Identifier, PatientRef
+from fhir_writeback_dagster.decide.matching.comparison import person_of
+from fhir_writeback_dagster.decide.matching.demographic import Rules, match_demographics
+from fhir_writeback_dagster.decide.matching.mirror_queries import EncounterHit, Mirror, digests_of, read_encounters, read_stays
+from fhir_writeback_dagster.decide.matching.model import (
+    Chart,
+    ChartPatient,
+    EncounterMatch,
+    Match,
+    contradicts,
+    survivors,
+    url_of,
+)
+from fhir_writeback_dagster.decide.matching.scoring import WEIGHTS, Model, Thresholds, doubt_of_shared
+from fhir_writeback_dagster.decide.matching.tuning.learn import load_weights
+from fhir_writeback_dagster.orchestration.run_context import Workplace
+from fhir_writeback_dagster.rules.fhir.resource_url import server_of
+from fhir_writeback_dagster.rules.people import demographics
+from fhir_writeback_dagster.rules.people.demographics import SHARED_SYSTEMS, Demographics, identifier_key
+
+__all__ = ["EncounterAsk", "EncounterMatch", "Match", "decide_match", "identify", "match_encounters", "match_patients"]
+
+_MODEL = Model(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """An identifier of the row that the mirror holds for ``patient_id``, under ``digest``."""
+
+    identifier: Identifier
+    digest: bytes
+    patient_id: str
+
+
+def match_patients(connection: Connection[Any], w: Workplace, refs: Sequence[PatientRef]) -> list[Match]:
+    """One :class:`Match` for each of ``refs``, in their order; equal refs are decided once."""
+    chart, wanted = Mirror(connection, w), w.tenant.matching
+    decided = identify(chart, refs)
+    if wanted.probabilistic != "off":
+        weights = WEIGHTS if wanted.weights is None else load_weights(w.settings.home / wanted.weights)
+        rules = Rules(Thresholds(wanted.auto, wanted.review), wanted.probabilistic == "auto", chart.server)
+        decided |= match_demographics(chart, decided, weights, rules)
+    return [decided[ref] for ref in refs]
+
+
+def identify(chart: Chart, refs: Sequence[PatientRef]) -> dict[PatientRef, Match]:
+    """What the identifiers alone bring each of ``refs`` to."""
+    distinct = list(dict.fromkeys(refs))
+    keys = {i: identifier_key(i.system, i.value) for ref in distinct for i in ref.identifiers if i.value.strip()}
+    bearers = chart.bearers(set(keys.values()))
+    found = {
+        ref: [
+            Hit(i, digest, patient)
+            for i in ref.identifiers
+            if i in keys
+            for digest, patients in bearers[keys[i]].items()
+            for patient in patients
+        ]
+        for ref in distinct
+    }
+    # A resource is opened only where a row says more than one number that is found: decrypting is most of the time of a match.
+    compared = {
+        hit.patient_id
+        for ref, held in found.items()
+        if demographics.of_row(ref) or len({h.identifier for h in held}) < len(ref.identifiers)
+        for hit in held
+    }
+    patients = chart.patients({hit.patient_id for held in found.values() for hit in held}, compared)
+    return {ref: decide_match(ref, found[ref], patients, chart.server) for ref in distinct}
+
+
+def decide_match(ref: PatientRef, hits: Sequence[Hit], patients: Mapping[str, ChartPatient], server: str | None = None) -> Match:
+    """The rules, without a database; ``patients`` holds every patient of ``hits`` and every survivor that they lead to.
+
+    :param server: the EHR's, as :func:`~fhir_writeback_dagster.rules.fhir.resource_url.server_of` has it.
+    """
+    evidence: dict[str, Any] = {
+        "identifiers": len(ref.identifiers),
+        "identifiers_found": len({hit.identifier for hit in hits}),
+    }
+    if not ref.identifiers:
+        return Match("review", reason="no_identifiers", evidence=evidence)
+    chains = {hit.patient_id: survivors(hit.patient_id, patients) for hit in hits if hit.patient_id in patients}
+    ends = {chain[-1] for chain in chains.values()}
+    if not ends:
+        elsewhere = all((url := url_of(i)) is not None and url.server != server for i in ref.identifiers)
+        return Match("waiting", reason="patient_of_other_server" if elsewhere else "patient_unknown", evidence=evidence)
+    if len(ends) > 1:
+        return Match("review", reason="several_patients", evidence={**evidence, "patients": len(ends)})
+    (end,) = ends
+    # Rather an identifier that the survivor itself holds: the re-check before sending then needs no merge.
+    best = min((hit for hit in hits if hit.patient_id in chains), key=lambda hit: hit.patient_id != end)
+    if end not in patients:
+        return Match("waiting", matched_by=best.digest, reason="survivor_unknown", evidence=evidence)
+    patient = patients[end]
+    verdicts = demographics.compare(demographics.of_row(ref), patient.who or Demographics())
+    evidence |= {"fields": {name: verdict for name, verdict in verdicts.items() if verdict != "unknown"}}
+    # Of an identifier that nobody has, the chart may hold another value: one of the row's two is wrong.
+    unknown = set(ref.identifiers) - {hit.identifier for hit in hits}
+    merged = [chain for chain in chains.values() if len(chain) > 1]
+    if merged:
+        evidence["merges"] = max(map(len, merged)) - 1
+    reason = (
+        ("merge_cycle" if patient.replaced_by is not None else None)
+        or ("merged_patient_differs" if any(not _same_person(chain, patients) for chain in merged) else None)
+        or ("demographics_differ" if demographics.differs(verdicts) else None)
+        or ("identifiers_differ" if any(contradicts(i, end, patient, server) for i in unknown) else None)
+        or _doubt_of_shared(ref, hits, patient)
+        or ("patient_deceased" if patient.deceased else None)
+        or ("patient_inactive" if not patient.active else None)
+    )
+    return Match("review" if reason else "matched", end, best.digest, reason, evidence)
+
+
+def _same_person(chain: Sequence[str], patients: Mapping[str, ChartPatient]) -> bool:
+    """Along a chain of merges the charts agree, and nobody came back to life."""
+    return all(
+        demographics.agrees(demographics.compare(one.who or Demographics(), other.who or Demographics()))
+        and (other.deceased or not one.deceased)
+        for one, other in pairwise(patients[patient_id] for patient_id in chain)
+    )
+
+
+def _doubt_of_shared(ref: PatientRef, hits: Sequence[Hit], patient: ChartPatient) -> str | None:
+    """A social security number alone is not enough: children may bear a parent's."""
+    if any(hit.identifier.system not in SHARED_SYSTEMS for hit in hits):
+        return None
+    row, chart = demographics.of_row(ref), patient.who or Demographics()
+    return doubt_of_shared(_MODEL.compare(person_of(row), person_of(chart)))
+
+
+@dataclass(frozen=True, slots=True)
+class EncounterAsk:
+    """What a row says of its encounter; ``at`` is the first and last instant that its time can mean, None if it has none.
+
+    ``overdue``: the row has waited for its number as long as the tenant waits.
+    """
+
+    identifiers: tuple[Identifier, ...]
+    patient_id: str
+    at: tuple[datetime, datetime] | None = None
+    overdue: bool = False
+
+
+def match_encounters(connection: Connection[Any], w: Workplace, wanted: Sequence[EncounterAsk]) -> list[EncounterMatch]:
+    """For each row the encounter of *its* patient, in one query for the batch, or two where the time counts too."""
+    digests = {i: digests_of(w.identity, i) for ask in wanted for i in ask.identifiers}
+    hits = read_encounters(connection, w, [digest for tries in digests.values() for digest in tries])
+    server = server_of(w.tenant.ehr.base_url)
+    found = [
+        decide_encounter(ask, [hit for i in ask.identifiers for d in digests[i] for hit in hits.get(d, ())], server)
+        for ask in wanted
+    ]
+    # The time stands in for a number that never came; a row that names none gets an encounter only if the tenant wants that.
+    timed = {
+        n: ask.at
+        for n, ask in enumerate(wanted)
+        if ask.at
+        and (
+            (found[n].outcome == "waiting" and ask.overdue)
+            or (found[n].outcome == "none" and w.tenant.matching.encounter_by_time)
+        )
+    }
+    if timed:
+        first, last = min(at[0] for at in timed.values()), max(at[1] for at in timed.values())
+        stays = read_stays(connection, w, {wanted[n].patient_id for n in timed}, first, last)
+        for n in timed:
+            stay = decide_stay(wanted[n], stays.get(wanted[n].patient_id, ()))
+            if found[n].outcome == "none" or stay.outcome == "matched":
+                found[n] = stay
+    return found
+
+
+def decide_encounter(ask: EncounterAsk, hits: Sequence[EncounterHit], server: str | None = None) -> EncounterMatch:
+    """By identifier, without a database. A number that others' encounters bear too is often unique only within a patient; the
+    EHR's own URL names one encounter for good.
+    """
+    if not ask.identifiers:
+        return EncounterMatch("none")
+    urls = (url_of(i) for i in ask.identifiers)
+    named = {url.id for url in urls if url is not None and url.server == server}
+    if not hits or not named <= {hit.encounter_id for hit in hits}:
+        return EncounterMatch("waiting", reason="encounter_unknown")
+    own = {hit.encounter_id: hit for hit in hits if ask.patient_id in hit.patients}
+    if not own or not named <= own.keys():
+        return EncounterMatch("review", reason="encounter_of_other_patient")
+    return _only(own)
+
+
+def decide_stay(ask: EncounterAsk, stays: Sequence[EncounterHit]) -> EncounterMatch:
+    """By the row's time, without a database: the patient's only encounter that holds it."""
+    if ask.at is None:
+        return EncounterMatch("none")
+    first, last = ask.at
+    holding = {
+        stay.encounter_id: stay
+        for stay in stays
+        if stay.starts_at is not None and stay.starts_at <= last and (stay.ends_at is None or stay.ends_at >= first)
+    }
+    return replace(_only(holding), by_time=True) if holding else EncounterMatch("none")
+
+
+def _only(found: Mapping[str, EncounterHit]) -> EncounterMatch:
+    if len(found) > 1:
+        return EncounterMatch("review", reason="several_encounters")
+    (hit,) = found.values()
+    return EncounterMatch("matched", hit.encounter_id, hit.status, hit.starts_at, hit.ends_at)

@@ -1,0 +1,80 @@
+"""What policies and consents are asked about an item; commit asks the same again, from the sealed context of its candidate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from psycopg import Connection
+
+from fhir_writeback_dagster.canonical import CanonicalRecord, Coding, Concept
+from fhir_writeback_dagster.config.tenants import Tenant
+from fhir_writeback_dagster.decide.ruling.gates import event_day
+from fhir_writeback_dagster.decide.work_items import Item
+from fhir_writeback_dagster.orchestration.run_context import Workplace
+from fhir_writeback_dagster.rules.consent.evaluate import ConsentAsk, ConsentDecision, evaluate
+from fhir_writeback_dagster.rules.policy.cedar import PolicyAsk
+
+#: FHIR's own vocabularies of status, category and the like: policies have words of their own for these, and a list of the codes
+#: that a source may write need not hold them.
+_OF_FHIR = ("http://terminology.hl7.org/CodeSystem/", "http://hl7.org/fhir/us/core/CodeSystem/")
+
+
+def policy_ask(tenant: str, item: Item, now: datetime, *, known: bool) -> PolicyAsk:
+    """``known``: the fact has been told before, so that this would change what stands there."""
+    assert item.mapping is not None
+    return PolicyAsk(
+        tenant=tenant,
+        source=item.source,
+        actor_type=item.record.actor.type,
+        actor_id=item.record.actor.id,
+        kind=item.kind,
+        resource_type=item.mapping.resource_type,
+        interaction="update" if known or item.mapping.interaction == "update" else "create",
+        confidence=item.record.confidence,
+        basis=item.record.basis,
+        codes=tuple(f"{system}|{code}" for system, code in item.codings if not system.startswith(_OF_FHIR)),
+        encounter_status=item.encounter_status,
+        now=now,
+        labels=tuple(f"{system}|{code}" for system, code in item.labels),
+    )
+
+
+def consent_ask(tenant: Tenant, item: Item, now: datetime) -> ConsentAsk:
+    assert item.mapping is not None
+    return ConsentAsk(
+        purpose=tenant.consent.purpose,
+        actor=tenant.consent.actor,
+        resource_type=item.mapping.resource_type,
+        codings=item.codings,
+        labels=item.labels,
+        at=now,
+        event=event_day(item.record),
+        coded=bool(codings_of(item.record)),
+    )
+
+
+def codings_of(record: CanonicalRecord) -> tuple[Coding, ...]:
+    """The codings of what the record is about: its code, or the type of a document."""
+    concept = getattr(record, "code", None) or getattr(record, "type", None)
+    return concept.codings if isinstance(concept, Concept) else ()
+
+
+def answer_of(tenant: Tenant, consents: Sequence[dict[str, Any]], ask: ConsentAsk) -> ConsentDecision:
+    """What the patient's ``consents`` say, where the tenant keeps consent by patient."""
+    if tenant.consent.source == "organisation":
+        return ConsentDecision("none", reason="organisation")
+    return evaluate(consents, ask)
+
+
+def consents_of(connection: Connection[Any], w: Workplace, patients: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+    """The mirror's Consents of each of ``patients``."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    target = w.tenant.ehr.target
+    for consent_id, patient, body in connection.execute(
+        "SELECT consent_id, patient_id, body FROM mirror.consent WHERE tenant = %s AND target = %s AND patient_id = ANY(%s)",
+        (w.id, target, list(patients)),
+    ):
+        found.setdefault(patient, []).append(w.sealer.open_json("mirror.consent", f"{target}|{consent_id}", body))
+    return found
