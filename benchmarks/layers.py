@@ -95,7 +95,7 @@ def _drop(home: Path, hospital: Hospital, rows: int) -> None:
 
 
 def _layers(home: Path, dsns: Dsns, hospital: Hospital) -> dict[str, float]:
-    from fhir_writeback_dagster.commit.mirror import refresh
+    from fhir_writeback_dagster.commit.mirror.refresh import refresh
     from fhir_writeback_dagster.commit.pipeline import commit
     from fhir_writeback_dagster.decide.pipeline import decide
     from fhir_writeback_dagster.ingest.pipeline import land, normalise

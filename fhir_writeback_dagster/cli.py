@@ -138,7 +138,10 @@ _OF_LAYERS = {
     "drill": "sandbox.drills.command:drill_command",
     "mapping": (
         "Mappings: from canonical records to FHIR.",
-        {"diff": "decide.commands.mapping_diff:mapping_diff_command", "dry-run": "commit.preview_commands:dry_run_command"},
+        {
+            "diff": "decide.commands.mapping_diff:mapping_diff_command",
+            "dry-run": "commit.commands.preview_commands:dry_run_command",
+        },
     ),
     "match": (
         "Matching of rows to patients.",
@@ -159,17 +162,17 @@ _OF_LAYERS = {
     "target": (
         "The EHRs that are written to: how they stand, and whether anything may be sent.",
         {
-            "drain": "commit.target_commands:drain_command",
-            "keys": "commit.probe_commands:keys_command",
-            "pause": "commit.target_commands:pause_command",
-            "probe": "commit.probe_commands:probe_command",
-            "release": "commit.target_commands:release_command",
-            "resume": "commit.target_commands:resume_command",
-            "show": "commit.target_commands:show_command",
-            "validate": "commit.validate_command:validate_command",
+            "drain": "commit.commands.target_commands:drain_command",
+            "keys": "commit.commands.probe_commands:keys_command",
+            "pause": "commit.commands.target_commands:pause_command",
+            "probe": "commit.commands.probe_commands:probe_command",
+            "release": "commit.commands.target_commands:release_command",
+            "resume": "commit.commands.target_commands:resume_command",
+            "show": "commit.commands.target_commands:show_command",
+            "validate": "commit.commands.validate_command:validate_command",
         },
     ),
-    "shadow": "commit.preview_commands:shadow_command",
+    "shadow": "commit.commands.preview_commands:shadow_command",
     "validate": "decide.commands.validate_files:validate_command",
 }
 

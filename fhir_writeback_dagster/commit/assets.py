@@ -18,7 +18,7 @@ def ehr_mirror(context: dg.AssetExecutionContext) -> Iterator[Result]:
     """
 
     def work(w: Workplace) -> Iterator[Result]:
-        from fhir_writeback_dagster.commit.mirror import refresh
+        from fhir_writeback_dagster.commit.mirror.refresh import refresh
 
         yield dg.MaterializeResult(metadata=refresh(w).metadata())
 
@@ -32,7 +32,7 @@ def target_drift(context: dg.AssetExecutionContext) -> Iterator[Result]:
     """
 
     def work(w: Workplace) -> Iterator[Result]:
-        from fhir_writeback_dagster.commit.drift import check
+        from fhir_writeback_dagster.commit.probe.drift import check
 
         yield dg.MaterializeResult(metadata=check(w).metadata())
 

@@ -15,16 +15,17 @@ from typing import Any
 
 from psycopg import Connection
 
-from fhir_writeback_dagster.commit import holds, ledger
-from fhir_writeback_dagster.commit.adapters.choose import adapter_for
-from fhir_writeback_dagster.commit.client import Ehr, open_ehr
-from fhir_writeback_dagster.commit.database import Database
-from fhir_writeback_dagster.commit.engine import LINGER_S, Engine
-from fhir_writeback_dagster.commit.gate import Gate
-from fhir_writeback_dagster.commit.holds import Hold
-from fhir_writeback_dagster.commit.mirror import refresh_with
-from fhir_writeback_dagster.commit.pace import Pace
-from fhir_writeback_dagster.commit.recheck import Recheck
+from fhir_writeback_dagster.commit.adapters.registry import adapter_for
+from fhir_writeback_dagster.commit.engine.gate import Gate
+from fhir_writeback_dagster.commit.engine.recheck import Recheck
+from fhir_writeback_dagster.commit.engine.run_loop import LINGER_S, Engine
+from fhir_writeback_dagster.commit.fhir_client import Ehr, open_ehr
+from fhir_writeback_dagster.commit.ledger import intents
+from fhir_writeback_dagster.commit.ledger.async_database import Database
+from fhir_writeback_dagster.commit.limits import holds
+from fhir_writeback_dagster.commit.limits.holds import Hold
+from fhir_writeback_dagster.commit.limits.rate_windows import Pace
+from fhir_writeback_dagster.commit.mirror.refresh import refresh_with
 from fhir_writeback_dagster.errors import TargetError
 from fhir_writeback_dagster.orchestration.run_context import Workplace
 from fhir_writeback_dagster.orchestration.target import read_target
@@ -86,13 +87,13 @@ def commit(w: Workplace, deadline_s: float = 60) -> CommitReport:
 async def _commit(w: Workplace, deadline_s: float) -> tuple[CommitReport, list[int]]:
     began = time.monotonic()
     with w.store.tenant(w.id) as connection:
-        if not ledger.has_work(connection, w):
+        if not intents.has_work(connection, w):
             return CommitReport(), []
     recheck = Recheck(w)
     async with Database(w) as db:
         hold, pace = await _entrance(w, db), Pace(w, db)
         if hold.reason:
-            left = await db.run(partial(ledger.waiting, w=w))
+            left = await db.run(partial(intents.waiting, w=w))
             return CommitReport(waiting=left, seconds=time.monotonic() - began, held=hold.reason), []
         async with open_ehr(w, pace) as ehr:
             await _knock(w, db, ehr, hold)
@@ -149,7 +150,7 @@ def _leave(connection: Connection[Any], w: Workplace, *, trouble: bool, throttle
         holds.found_down(connection, w)
     if throttled_s:
         holds.hold(connection, w, "throttled", throttled_s)
-    return ledger.waiting(connection, w), holds.standing(connection, w).reason
+    return intents.waiting(connection, w), holds.standing(connection, w).reason
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import Any
 import dagster as dg
 from psycopg import Connection
 
-from fhir_writeback_dagster.commit.holds import blackout_s
+from fhir_writeback_dagster.commit.limits.holds import blackout_s
 from fhir_writeback_dagster.config.settings import Settings
 from fhir_writeback_dagster.config.tenants import Tenant, load_tenant, tenant_ids
 from fhir_writeback_dagster.errors import ConfigError

@@ -33,7 +33,7 @@ _PACKAGE = "fhir_writeback_dagster"
 _OF_RUNS: dict[Layer, tuple[str, ...]] = {
     "ingest": ("great_expectations",),  # not polars: importing it starts threads, and it is quick
     "decide": (f"{_PACKAGE}.decide.pipeline",),
-    "commit": (f"{_PACKAGE}.commit.pipeline", f"{_PACKAGE}.commit.mirror"),
+    "commit": (f"{_PACKAGE}.commit.pipeline", f"{_PACKAGE}.commit.mirror.refresh"),
     "audit": (),
 }
 

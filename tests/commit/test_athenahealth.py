@@ -15,7 +15,7 @@ import pytest
 from commit.faults import FaultyLine, LoseAnswer, Say
 from commit.world import Resource, World, heart_rate, patient
 
-from fhir_writeback_dagster.commit.adapters.choose import adapter_for
+from fhir_writeback_dagster.commit.adapters.registry import adapter_for
 from fhir_writeback_dagster.errors import ConfigError
 from fhir_writeback_dagster.rules.target.capabilities import Target
 from fhir_writeback_dagster.rules.target.matrix import load_vendor

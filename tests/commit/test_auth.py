@@ -13,8 +13,8 @@ from commit.faults import FaultyLine, Say, Seen
 from commit.world import World, heart_rate, patient
 from joserfc.jwk import ECKey, RSAKey
 
-from fhir_writeback_dagster.commit.client import Ehr, open_ehr
-from fhir_writeback_dagster.commit.scopes import missing
+from fhir_writeback_dagster.commit.auth.scopes import missing
+from fhir_writeback_dagster.commit.fhir_client import Ehr, open_ehr
 from fhir_writeback_dagster.errors import ConfigError, SecretError, TargetError
 from fhir_writeback_dagster.sandbox.keys import make_client_key
 from fhir_writeback_dagster.sandbox.sekmet import CLIENT_ID, Sekmet

@@ -13,9 +13,9 @@ import pytest
 from commit.faults import FaultyLine, Say, Seen
 from commit.world import World
 
-from fhir_writeback_dagster.commit import clientkeys
-from fhir_writeback_dagster.commit.client import open_ehr
-from fhir_writeback_dagster.commit.scopes import broader, needed
+from fhir_writeback_dagster.commit.auth import client_keys
+from fhir_writeback_dagster.commit.auth.scopes import broader, needed
+from fhir_writeback_dagster.commit.fhir_client import open_ehr
 from fhir_writeback_dagster.errors import ConfigError
 from fhir_writeback_dagster.rules.target.capabilities import Target
 from fhir_writeback_dagster.rules.target.matrix import load_vendor
@@ -39,42 +39,42 @@ def _events(world: World) -> list[str]:
 
 def test_a_key_is_published_waits_signs_and_is_retired() -> None:
     old, _ = make_client_key("old")
-    keys = clientkeys.read_keys(old.encode(), "here")
-    keys = clientkeys.published(keys, now=0)
-    assert clientkeys.current(keys).key_id == "old"
-    assert len(clientkeys.public(keys)["keys"]) == 2
+    keys = client_keys.read_keys(old.encode(), "here")
+    keys = client_keys.published(keys, now=0)
+    assert client_keys.current(keys).key_id == "old"
+    assert len(client_keys.public(keys)["keys"]) == 2
     with pytest.raises(ConfigError, match="too soon by 12"):
-        clientkeys.switched(keys, DAY, now=DAY / 2)
+        client_keys.switched(keys, DAY, now=DAY / 2)
     with pytest.raises(ConfigError, match="published already"):
-        clientkeys.published(keys, now=1)
-    keys = clientkeys.switched(keys, DAY, now=DAY)
-    assert clientkeys.current(keys).key_id == "19700101T000000Z"
-    assert [state for _, _, state in clientkeys.describe(keys)] == ["retired", "current"]
+        client_keys.published(keys, now=1)
+    keys = client_keys.switched(keys, DAY, now=DAY)
+    assert client_keys.current(keys).key_id == "19700101T000000Z"
+    assert [state for _, _, state in client_keys.describe(keys)] == ["retired", "current"]
     with pytest.raises(ConfigError, match="too soon"):
-        clientkeys.retired(keys, 3600, now=DAY + 60)
-    keys = clientkeys.retired(keys, 3600, now=DAY + 3600)
-    assert [one["kid"] for one in clientkeys.public(keys)["keys"]] == ["19700101T000000Z"]
+        client_keys.retired(keys, 3600, now=DAY + 60)
+    keys = client_keys.retired(keys, 3600, now=DAY + 3600)
+    assert [one["kid"] for one in client_keys.public(keys)["keys"]] == ["19700101T000000Z"]
     with pytest.raises(ConfigError, match="no next key"):
-        clientkeys.switched(keys, 0)
+        client_keys.switched(keys, 0)
 
 
 @pytest.mark.parametrize("algorithm", ["RS384", "ES384"])
 def test_what_is_published_holds_nothing_private(algorithm: Any) -> None:
     first, _ = make_client_key()
-    keys = clientkeys.published(clientkeys.read_keys(first.encode(), "here"), algorithm)
+    keys = client_keys.published(client_keys.read_keys(first.encode(), "here"), algorithm)
     assert {one["alg"] for one in keys} == {"ES384", algorithm}
-    for one in clientkeys.public(keys)["keys"]:
+    for one in client_keys.public(keys)["keys"]:
         assert not set(one) & {"d", "p", "q", "dp", "dq", "qi", "key_ops", "fw_state"}
 
 
 def test_a_rotated_key_is_taken_up_and_told_once(world: World, home: Path, tmp_path: Path) -> None:
     key_file = home / "keys" / "client.jwk"
-    keys = clientkeys.published(clientkeys.read_keys(key_file.read_bytes(), "here"))
-    with Sekmet(tmp_path / "both", client_jwks=clientkeys.public(keys)) as server:
+    keys = client_keys.published(client_keys.read_keys(key_file.read_bytes(), "here"))
+    with Sekmet(tmp_path / "both", client_jwks=client_keys.public(keys)) as server:
         object.__setattr__(world.tenant.ehr, "base_url", server.base_url)
         key_file.write_text(json.dumps({"keys": keys}))
         _authorize(world)
-        key_file.write_text(json.dumps({"keys": clientkeys.switched(keys, 0)}))
+        key_file.write_text(json.dumps({"keys": client_keys.switched(keys, 0)}))
         _authorize(world)
         _authorize(world)
     assert _events(world) == ["credential.too_broad", "credential.rotated"]
@@ -83,14 +83,14 @@ def test_a_rotated_key_is_taken_up_and_told_once(world: World, home: Path, tmp_p
 
 
 def test_a_key_that_changed_while_we_asked_is_read_again(faulty: World, line: FaultyLine, home: Path, monkeypatch: Any) -> None:
-    from fhir_writeback_dagster.commit import auth
+    from fhir_writeback_dagster.commit.auth import tokens
 
     key_file = home / "keys" / "client.jwk"
     right = key_file.read_text()
     stranger, _ = make_client_key("stranger")
     key_file.write_text(stranger)
     asked: list[str] = []
-    prove = auth.prove
+    prove = tokens.prove
 
     def proving(*arguments: Any) -> Any:
         proof = prove(*arguments)
@@ -98,7 +98,7 @@ def test_a_key_that_changed_while_we_asked_is_read_again(faulty: World, line: Fa
         key_file.write_text(right)
         return proof
 
-    monkeypatch.setattr(auth, "prove", proving)
+    monkeypatch.setattr(tokens, "prove", proving)
     _authorize(faulty)
     assert asked[0] != asked[-1]
 
@@ -110,7 +110,7 @@ def test_a_client_secret_goes_where_the_tenant_says_and_into_no_text(
     secret = home / "keys" / "client.secret"
     secret.touch(mode=0o600)
     secret.write_text("hunter2:of/mercy\n")
-    auth = {
+    tokens = {
         "type": "client_secret",
         "client_id": "us",
         "client_secret": "file://keys/client.secret",
@@ -118,7 +118,7 @@ def test_a_client_secret_goes_where_the_tenant_says_and_into_no_text(
         "token_endpoint": f"{line.base_url}/token",
         "private_key": None,
     }
-    world = make_world(ehr={"base_url": line.base_url, "auth": auth})
+    world = make_world(ehr={"base_url": line.base_url, "auth": tokens})
     token = json.dumps({"access_token": "t", "expires_in": 60, "token_type": "bearer"}).encode()
     line.always("POST", "token", Say(200, (("Content-Type", "application/json"),), token))
     with caplog.at_level(logging.DEBUG):

@@ -17,7 +17,7 @@ from commit.world import World, heart_rate, patient
 from psycopg import Connection
 from support import Database
 
-from fhir_writeback_dagster.commit.database import Database as PatientDatabase
+from fhir_writeback_dagster.commit.ledger.async_database import Database as PatientDatabase
 from fhir_writeback_dagster.commit.pipeline import commit
 from fhir_writeback_dagster.errors import LaneHeld
 from fhir_writeback_dagster.ops.folder import StateFolder

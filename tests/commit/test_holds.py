@@ -17,7 +17,8 @@ from commit.world import World, heart_rate, patient
 from psycopg import Connection
 from psycopg.errors import LockNotAvailable
 
-from fhir_writeback_dagster.commit import holds, target_commands
+from fhir_writeback_dagster.commit.commands import target_commands
+from fhir_writeback_dagster.commit.limits import holds
 from fhir_writeback_dagster.config.tenants import Blackout
 from fhir_writeback_dagster.errors import TargetError
 

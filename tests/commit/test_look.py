@@ -10,7 +10,7 @@ import pytest
 from commit.faults import Fault, FaultyLine, First, LoseAnswer, LoseRequest, Say, Seen, Twist
 from commit.world import Resource, World, heart_rate, patient
 
-from fhir_writeback_dagster.commit.transport import STOPPED
+from fhir_writeback_dagster.commit.http.transport import STOPPED
 
 AT = "2024-03-01T10:00:00Z"
 DUE = "UPDATE ledger.work SET not_before = now() WHERE tenant = %s"

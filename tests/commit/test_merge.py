@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from commit.world import heart_rate
 
-from fhir_writeback_dagster.commit.merge import UNKNOWN, left_by_us, merge
-from fhir_writeback_dagster.commit.model import Link
+from fhir_writeback_dagster.commit.adapters.three_way_merge import UNKNOWN, left_by_us, merge
+from fhir_writeback_dagster.commit.protocol.model import Link
 
 Resource = dict[str, Any]
 

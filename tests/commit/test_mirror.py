@@ -10,7 +10,7 @@ import pytest
 from commit.faults import FaultyLine, Seen, Twist
 from commit.world import MRN, World, consent, encounter, patient
 
-from fhir_writeback_dagster.commit.mirror import refresh
+from fhir_writeback_dagster.commit.mirror.refresh import refresh
 from fhir_writeback_dagster.errors import TargetError
 from fhir_writeback_dagster.rules.fhir.resource_url import URI, comparable
 

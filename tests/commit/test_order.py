@@ -8,7 +8,7 @@ import pytest
 from commit.faults import FaultyLine, LoseAnswer, LoseRequest, Say
 from commit.world import World, heart_rate, patient
 
-from fhir_writeback_dagster.commit import ledger
+from fhir_writeback_dagster.commit.ledger import intents
 
 AT = "2024-03-01T10:00:00Z"
 
@@ -17,7 +17,7 @@ def test_a_newer_revision_discards_one_that_was_not_sent(world: World) -> None:
     world.load(patient("a", "a"))
     first = world.approve(heart_rate("a", AT, 72))
     with world.w.store.tenant(world.w.id) as connection:
-        ledger.accept(connection, world.w, 10)
+        intents.accept(connection, world.w, 10)
     world.approve(heart_rate("a", AT, 80), key=first.business_key, revision=2)
     report = world.commit()
     assert (report.counts["discarded"], report.counts["created"]) == (1, 1)

@@ -12,8 +12,8 @@ import pytest
 from commit.faults import FaultyLine, Say, Seen
 from commit.world import World, heart_rate, patient
 
-from fhir_writeback_dagster.commit.database import Database
-from fhir_writeback_dagster.commit.pace import Kind, Pace, Window, take
+from fhir_writeback_dagster.commit.ledger.async_database import Database
+from fhir_writeback_dagster.commit.limits.rate_windows import Kind, Pace, Window, take
 
 AT = "2024-03-01T10:00:00Z"
 

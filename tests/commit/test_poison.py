@@ -9,8 +9,8 @@ import pytest
 from commit.faults import FaultyLine, First, Say, Twist
 from commit.world import World, heart_rate, patient
 
-from fhir_writeback_dagster.commit import database
 from fhir_writeback_dagster.commit.adapters.generic import Generic
+from fhir_writeback_dagster.commit.ledger import async_database
 from fhir_writeback_dagster.errors import ServiceError
 
 AT = "2024-03-01T10:00:00Z"
@@ -95,7 +95,7 @@ def test_a_search_that_the_ehr_refuses_ends_the_run_and_is_said(faulty: World, l
 def test_a_database_that_goes_away_and_stays_away_before_the_answer_is_written_loses_nothing(
     faulty: World, line: FaultyLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database, "PATIENCE_S", 0)
+    monkeypatch.setattr(async_database, "PATIENCE_S", 0)
     faulty.load(patient("a", "a"))
     wanted = faulty.approve(heart_rate("a", AT, 72))
     cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'fw_commit_login' AND %s <> ''"

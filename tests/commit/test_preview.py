@@ -11,7 +11,7 @@ import click
 from click.testing import CliRunner
 from commit.world import Candidate, World, consent, heart_rate, patient
 
-from fhir_writeback_dagster.commit.preview_commands import dry_run_command, shadow_command
+from fhir_writeback_dagster.commit.commands.preview_commands import dry_run_command, shadow_command
 from fhir_writeback_dagster.orchestration.run_context import Workplace
 
 AT = "2024-03-01T10:00:00Z"

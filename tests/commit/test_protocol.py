@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from fhir_writeback_dagster.commit import describe, taxonomy
 from fhir_writeback_dagster.commit.adapters.search import if_none_exist
-from fhir_writeback_dagster.commit.answer import Answer
-from fhir_writeback_dagster.commit.protocol import ENDS, TABLE, Action, Event, IntentState, State, moves, step
-from fhir_writeback_dagster.commit.taxonomy import Recovery, Request, classify
+from fhir_writeback_dagster.commit.protocol import describe, error_classes
+from fhir_writeback_dagster.commit.protocol.answer import Answer
+from fhir_writeback_dagster.commit.protocol.error_classes import Recovery, Request, classify
+from fhir_writeback_dagster.commit.protocol.transitions import ENDS, TABLE, Action, Event, IntentState, State, moves, step
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "protocol.md"
 
@@ -130,9 +130,9 @@ def test_a_503_with_retry_after_was_not_begun() -> None:
 
 
 def test_silence_is_unknown_only_where_something_may_have_left() -> None:
-    assert taxonomy.unanswered_outcome("create", sent=True).recovery is Recovery.RECONCILE
-    assert taxonomy.unanswered_outcome("create", sent=False).recovery is Recovery.RETRY
-    assert taxonomy.unanswered_outcome("read", sent=True).recovery is Recovery.RETRY
+    assert error_classes.unanswered_outcome("create", sent=True).recovery is Recovery.RECONCILE
+    assert error_classes.unanswered_outcome("create", sent=False).recovery is Recovery.RETRY
+    assert error_classes.unanswered_outcome("read", sent=True).recovery is Recovery.RETRY
 
 
 def test_special_characters_are_escaped_and_encoded_once() -> None:
@@ -141,4 +141,4 @@ def test_special_characters_are_escaped_and_encoded_once() -> None:
 
 def test_the_document_shows_the_protocol_as_it_is() -> None:
     text = DOCUMENT.read_text(encoding="utf-8")
-    assert describe.renew(text) == text, "python -m fhir_writeback_dagster.commit.describe docs/protocol.md"
+    assert describe.renew(text) == text, "python -m fhir_writeback_dagster.commit.protocol.describe docs/protocol.md"

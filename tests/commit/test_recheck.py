@@ -12,7 +12,7 @@ import yaml
 from commit.faults import FaultyLine
 from commit.world import World, consent, encounter, heart_rate, patient
 
-from fhir_writeback_dagster.commit.ledger import accept
+from fhir_writeback_dagster.commit.ledger.intents import accept
 from fhir_writeback_dagster.errors import ConfigError
 
 AT = "2024-03-01T10:00:00Z"

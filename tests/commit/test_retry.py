@@ -12,9 +12,9 @@ import pytest
 from commit.faults import FaultyLine, Say, Seen
 from commit.world import World, heart_rate, patient
 
-from fhir_writeback_dagster.commit.answer import Answer
-from fhir_writeback_dagster.commit.shipment import backoff
-from fhir_writeback_dagster.commit.taxonomy import exhausted
+from fhir_writeback_dagster.commit.engine.sending import backoff
+from fhir_writeback_dagster.commit.protocol.answer import Answer
+from fhir_writeback_dagster.commit.protocol.error_classes import exhausted
 from fhir_writeback_dagster.errors import TargetError
 
 AT = "2024-03-01T10:00:00Z"

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from fhir_writeback_dagster.commit.client import open_ehr
+from fhir_writeback_dagster.commit.fhir_client import open_ehr
 from fhir_writeback_dagster.config.tenants import Tenant
 from fhir_writeback_dagster.errors import ConfigError, TargetError
 

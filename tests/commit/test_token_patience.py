@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from commit.world import World
 
-from fhir_writeback_dagster.commit import auth
-from fhir_writeback_dagster.commit.client import open_ehr
+from fhir_writeback_dagster.commit.auth import tokens
+from fhir_writeback_dagster.commit.fhir_client import open_ehr
 from fhir_writeback_dagster.errors import TargetError
 from fhir_writeback_dagster.sandbox.fault_proxy.faults import DropRequest, Fault, Say
 from fhir_writeback_dagster.sandbox.fault_proxy.script import Rule
@@ -21,7 +21,7 @@ from fhir_writeback_dagster.sandbox.sekmet import Sekmet
 def test_it_is_asked_three_times(
     make_world: Callable[..., World], sekmet: Sekmet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(auth, "PAUSES_S", (0.0, 0.0))
+    monkeypatch.setattr(tokens, "PAUSES_S", (0.0, 0.0))
     with FaultProxy() as proxy:
         origin = proxy.base_url.removesuffix("/fhir")
         with Sekmet(tmp_path / "public", client_jwks=sekmet.client_jwks, public_url=origin) as behind:

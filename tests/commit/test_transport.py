@@ -11,9 +11,9 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
-from fhir_writeback_dagster.commit.answer import Answer
-from fhir_writeback_dagster.commit.egress import Egress
-from fhir_writeback_dagster.commit.transport import Http, NoAnswer
+from fhir_writeback_dagster.commit.http.egress import Egress
+from fhir_writeback_dagster.commit.http.transport import Http, NoAnswer
+from fhir_writeback_dagster.commit.protocol.answer import Answer
 from fhir_writeback_dagster.errors import TargetError
 
 

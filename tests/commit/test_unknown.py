@@ -11,7 +11,7 @@ import pytest
 from commit.faults import FaultyLine, First, LoseAnswer, LoseRequest, Say, Twist
 from commit.world import World, heart_rate, patient
 
-from fhir_writeback_dagster.commit.ledger import reap
+from fhir_writeback_dagster.commit.ledger.intents import reap
 from fhir_writeback_dagster.rules.target import matrix
 
 AT = "2024-03-01T10:00:00Z"

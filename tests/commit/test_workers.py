@@ -20,10 +20,10 @@ from commit.faults import FaultyLine, Wait
 from commit.world import World, heart_rate, patient
 from support import Database
 
-from fhir_writeback_dagster.commit import ledger
-from fhir_writeback_dagster.commit.model import Attempt, change
-from fhir_writeback_dagster.commit.protocol import Event, State
-from fhir_writeback_dagster.commit.record import record
+from fhir_writeback_dagster.commit.engine.recording import record
+from fhir_writeback_dagster.commit.ledger import intents
+from fhir_writeback_dagster.commit.protocol.model import Attempt, change
+from fhir_writeback_dagster.commit.protocol.transitions import Event, State
 from fhir_writeback_dagster.config.settings import DSN
 from fhir_writeback_dagster.ids import new_id
 
@@ -152,11 +152,11 @@ def test_a_stale_fence_writes_nothing(world: World) -> None:
     world.refresh()
     world.approve(heart_rate("a", AT, 72))
     with _transaction(world) as connection:
-        ledger.accept(connection, world.w, 10)
-        (late,) = ledger.claim(connection, world.w, worker="late", items=10, lease_s=0)
+        intents.accept(connection, world.w, 10)
+        (late,) = intents.claim(connection, world.w, worker="late", items=10, lease_s=0)
     with _transaction(world) as connection:
-        assert ledger.reap(connection, world.w) == {State.READY: 1}
-        (now,) = ledger.claim(connection, world.w, worker="now", items=10, lease_s=60)
+        assert intents.reap(connection, world.w) == {State.READY: 1}
+        (now,) = intents.claim(connection, world.w, worker="now", items=10, lease_s=60)
     attempt = Attempt(new_id(), "create", "if_none_exist", "request")
     for event, more in ((Event.PASSED, {"attempt": attempt}), (Event.REVIEW, {"reason": "x"}), (Event.STOP, {})):
         step = change(late, event, **more)
@@ -173,8 +173,8 @@ def test_a_marker_needs_a_live_lease(world: World) -> None:
     world.load(patient("a", "a"))
     world.approve(heart_rate("a", AT, 72))
     with _transaction(world) as connection:
-        ledger.accept(connection, world.w, 10)
-        (item,) = ledger.claim(connection, world.w, worker="slow", items=10, lease_s=0)
+        intents.accept(connection, world.w, 10)
+        (item,) = intents.claim(connection, world.w, worker="slow", items=10, lease_s=0)
     step = change(item, Event.PASSED, attempt=Attempt(new_id(), "create", "if_none_exist", "request"))
     assert step is not None
     with _transaction(world) as connection:
@@ -185,12 +185,12 @@ def test_patients_are_claimed_whole_and_never_by_two(world: World) -> None:
     world.load(patient("a", "a"), patient("b", "b"))
     world.approve_all([heart_rate("a", f"2024-03-01T10:0{n}:00Z", 70) for n in range(3)])
     with _transaction(world) as connection:
-        ledger.accept(connection, world.w, 10)
-        (first,) = ledger.claim(connection, world.w, worker="one", items=1, lease_s=60)
+        intents.accept(connection, world.w, 10)
+        (first,) = intents.claim(connection, world.w, worker="one", items=1, lease_s=60)
     world.approve(heart_rate("b", AT, 70))
     with _transaction(world) as connection:
-        ledger.accept(connection, world.w, 10)
-        claimed = ledger.claim(connection, world.w, worker="two", items=10, lease_s=60)
+        intents.accept(connection, world.w, 10)
+        claimed = intents.claim(connection, world.w, worker="two", items=10, lease_s=60)
     assert first.patient_id == "a"
     assert [item.patient_id for item in claimed] == ["b"]
 

@@ -11,8 +11,8 @@ from typing import Any, Self
 from uuid import UUID
 
 from fhir_writeback_dagster import canonicaljson
-from fhir_writeback_dagster.commit.mirror import refresh
-from fhir_writeback_dagster.commit.mirror_model import MirrorReport
+from fhir_writeback_dagster.commit.mirror.model import MirrorReport
+from fhir_writeback_dagster.commit.mirror.refresh import refresh
 from fhir_writeback_dagster.commit.pipeline import CommitReport, commit
 from fhir_writeback_dagster.config.tenants import Tenant
 from fhir_writeback_dagster.ids import new_id

@@ -20,9 +20,10 @@ from joserfc import jwt
 from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, KeySet, RSAKey
 
-from fhir_writeback_dagster.commit import clientauth, drift
-from fhir_writeback_dagster.commit.client import open_ehr
-from fhir_writeback_dagster.commit.probe_commands import probe
+from fhir_writeback_dagster.commit.auth import client_auth
+from fhir_writeback_dagster.commit.commands.probe_commands import probe
+from fhir_writeback_dagster.commit.fhir_client import open_ehr
+from fhir_writeback_dagster.commit.probe import drift
 from fhir_writeback_dagster.errors import ConfigError, TargetError
 from fhir_writeback_dagster.sandbox.nodeserver import OidcProvider
 
@@ -127,14 +128,14 @@ def test_an_algorithm_that_the_client_is_not_registered_for(guarded: Guarded) ->
 
 
 def test_an_assertion_that_has_expired(guarded: Guarded, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clientauth, "ASSERTION_SECONDS", -120)
+    monkeypatch.setattr(client_auth, "ASSERTION_SECONDS", -120)
     assert _refusal(guarded, guarded("ES384")).code == "client_refused"
 
 
 def test_an_assertion_for_another_audience(guarded: Guarded, monkeypatch: pytest.MonkeyPatch) -> None:
-    sign = clientauth._assertion
+    sign = client_auth._assertion
     monkeypatch.setattr(
-        clientauth, "_assertion", lambda key, client, _, where: sign(key, client, "https://elsewhere/token", where)
+        client_auth, "_assertion", lambda key, client, _, where: sign(key, client, "https://elsewhere/token", where)
     )
     assert _refusal(guarded, guarded("ES384")).code == "client_refused"
 

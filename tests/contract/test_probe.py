@@ -16,8 +16,8 @@ from commit.faults import FaultyLine, Say, Seen
 from commit.world import World
 from contract.counterparts import SLOW, Counterpart
 
-from fhir_writeback_dagster.commit import drift
-from fhir_writeback_dagster.commit.probe_commands import probe, table
+from fhir_writeback_dagster.commit.commands.probe_commands import probe, table
+from fhir_writeback_dagster.commit.probe import drift
 from fhir_writeback_dagster.errors import ConfigError
 from fhir_writeback_dagster.rules.target.matrix import load_vendor
 from fhir_writeback_dagster.sandbox.fault_proxy.personality import Personality

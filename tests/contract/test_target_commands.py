@@ -15,10 +15,11 @@ from click.testing import CliRunner, Result
 from commit.world import World, heart_rate
 from contract.counterparts import Counterpart
 
-from fhir_writeback_dagster.commit import clientkeys, drift
-from fhir_writeback_dagster.commit.probe_commands import keys_command, probe_command
-from fhir_writeback_dagster.commit.target_commands import show_command
-from fhir_writeback_dagster.commit.validate_command import validate_command
+from fhir_writeback_dagster.commit.auth import client_keys
+from fhir_writeback_dagster.commit.commands.probe_commands import keys_command, probe_command
+from fhir_writeback_dagster.commit.commands.target_commands import show_command
+from fhir_writeback_dagster.commit.commands.validate_command import validate_command
+from fhir_writeback_dagster.commit.probe import drift
 from fhir_writeback_dagster.errors import TargetError
 
 Typed = Callable[..., Result]
@@ -103,8 +104,8 @@ def test_keys_are_rotated_step_by_step_and_what_is_published_comes_first(typed: 
     assert typed(keys_command, "retire", "--wait", "0").exit_code == 0
     assert len(json.loads(jwks.read_text())["keys"]) == 1
     assert stat.S_IMODE(key_file.stat().st_mode) == 0o600
-    keys = clientkeys.read_keys(key_file.read_bytes(), "here")
-    assert json.loads(typed(keys_command, "jwks").stdout.partition("\n")[2]) == clientkeys.public(keys)
+    keys = client_keys.read_keys(key_file.read_bytes(), "here")
+    assert json.loads(typed(keys_command, "jwks").stdout.partition("\n")[2]) == client_keys.public(keys)
     assert all("d" not in one for one in json.loads(jwks.read_text())["keys"])
 
 
@@ -127,7 +128,7 @@ def test_a_staging_ehr_is_asked_whether_it_would_take_a_payload(typed: Typed, tm
 
 
 def test_a_server_of_another_version_is_refused(typed: Typed, smart: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fhir_writeback_dagster.commit.client import Ehr
+    from fhir_writeback_dagster.commit.fhir_client import Ehr
 
     read = Ehr._resource
 

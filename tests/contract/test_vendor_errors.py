@@ -9,11 +9,11 @@ import pytest
 from commit.world import World, heart_rate, patient
 from contract.counterparts import Counterpart, observations
 
+from fhir_writeback_dagster.commit.adapters.base import WirePlan
 from fhir_writeback_dagster.commit.adapters.generic import Generic
-from fhir_writeback_dagster.commit.adapters.interpret import MEANINGS
-from fhir_writeback_dagster.commit.answer import Answer
-from fhir_writeback_dagster.commit.plan import WirePlan
-from fhir_writeback_dagster.commit.taxonomy import Recovery
+from fhir_writeback_dagster.commit.adapters.vendor_errors import MEANINGS
+from fhir_writeback_dagster.commit.protocol.answer import Answer
+from fhir_writeback_dagster.commit.protocol.error_classes import Recovery
 from fhir_writeback_dagster.rules.target.capabilities import Target
 from fhir_writeback_dagster.rules.target.matrix import ErrorCode, load_vendor, vendors
 from fhir_writeback_dagster.sandbox.fault_proxy.script import Rule

@@ -10,7 +10,7 @@ from conftest import OpenLayer
 from psycopg import Connection, sql
 
 from fhir_writeback_dagster.canonical import Identifier, PatientRef
-from fhir_writeback_dagster.commit.mirror_rows import identifiers
+from fhir_writeback_dagster.commit.mirror.rows import identifiers
 from fhir_writeback_dagster.config.tenants import Tenant
 from fhir_writeback_dagster.decide.matching.patients import EncounterAsk, EncounterMatch, Match, match_encounters, match_patients
 from fhir_writeback_dagster.orchestration.run_context import Workplace

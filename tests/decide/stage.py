@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 
 from fhir_writeback_dagster import canonicaljson
 from fhir_writeback_dagster.canonical import from_json, to_json
-from fhir_writeback_dagster.commit.mirror_rows import identifiers
+from fhir_writeback_dagster.commit.mirror.rows import identifiers
 from fhir_writeback_dagster.config.tenants import Tenant
 from fhir_writeback_dagster.decide.pipeline import DecideReport, decide
 from fhir_writeback_dagster.ids import new_id

@@ -8,7 +8,7 @@ from typing import Any
 from conftest import MakeTenant, OpenLayer
 from decide.test_match_evaluate import Columns, corrupted, made_up
 
-from fhir_writeback_dagster.commit.mirror_store import write_page
+from fhir_writeback_dagster.commit.mirror.store import write_page
 from fhir_writeback_dagster.decide.matching.model import Match
 from fhir_writeback_dagster.decide.matching.patients import match_patients
 from fhir_writeback_dagster.decide.matching.scoring import Thresholds

@@ -8,7 +8,7 @@ import pytest
 from conftest import MakeTenant, OpenLayer
 
 from fhir_writeback_dagster.canonical import Identifier, PatientRef
-from fhir_writeback_dagster.commit.mirror_store import write_page
+from fhir_writeback_dagster.commit.mirror.store import write_page
 from fhir_writeback_dagster.decide.matching.patients import Match, match_patients
 
 MRN = "urn:example:mrn"

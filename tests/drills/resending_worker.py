@@ -5,10 +5,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from fhir_writeback_dagster.commit import protocol, shipment, taxonomy
-from fhir_writeback_dagster.commit.protocol import Event, State
+from fhir_writeback_dagster.commit.engine import sending
+from fhir_writeback_dagster.commit.protocol import error_classes, transitions
+from fhir_writeback_dagster.commit.protocol.transitions import Event, State
 from fhir_writeback_dagster.sandbox.drills import worker
 
-shipment.unanswered_outcome = lambda *_, **__: taxonomy.NOT_SENT  # type: ignore[assignment]
-protocol.TABLE[State.SENDING, Event.EXPIRE] = (State.READY, ())
+sending.unanswered_outcome = lambda *_, **__: error_classes.NOT_SENT  # type: ignore[assignment]
+transitions.TABLE[State.SENDING, Event.EXPIRE] = (State.READY, ())
 worker.main(Path(sys.argv[1]), sys.argv[2])

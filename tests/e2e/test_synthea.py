@@ -42,7 +42,7 @@ def written(
     synthea: Path, sekmet: Sekmet, client_key: str, home: Path, make_tenant: MakeTenant, workplace: OpenLayer, database: Any
 ) -> tuple[Sekmet, str, TenantReport]:
     """The chain has run: the server, the tenant's identifier system, and where every row ended."""
-    from fhir_writeback_dagster.commit.mirror import refresh
+    from fhir_writeback_dagster.commit.mirror.refresh import refresh
     from fhir_writeback_dagster.commit.pipeline import commit
     from fhir_writeback_dagster.decide.pipeline import decide
     from fhir_writeback_dagster.ingest.pipeline import land, normalise

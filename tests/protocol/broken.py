@@ -10,16 +10,16 @@ from protocol.engine import Rules
 from protocol.model import Model
 from protocol.world import Budget
 
-from fhir_writeback_dagster.commit import protocol, taxonomy
-from fhir_writeback_dagster.commit.protocol import Action, Event, IntentState, State
-from fhir_writeback_dagster.commit.taxonomy import Outcome, Recovery
+from fhir_writeback_dagster.commit.protocol import error_classes, transitions
+from fhir_writeback_dagster.commit.protocol.error_classes import Outcome, Recovery
+from fhir_writeback_dagster.commit.protocol.transitions import Action, Event, IntentState, State
 
 
 class RetryOnTimeout(Rules):
     """No answer is taken for *not done*."""
 
     def silence(self) -> Outcome:
-        return taxonomy.NOT_SENT
+        return error_classes.NOT_SENT
 
 
 class NoMarker(Rules):
@@ -62,14 +62,14 @@ class NoPatienceLimit(Rules):
 class ConflictWithoutLook(Rules):
     """A 412 is a conflict, whoever wrote what stands there."""
 
-    def outcome(self, kind: taxonomy.Request, status: int) -> Outcome:
+    def outcome(self, kind: error_classes.Request, status: int) -> Outcome:
         return Outcome("conflict", Recovery.REVIEW) if status == 412 else super().outcome(kind, status)
 
 
 class RaceReadAsStale(Rules):
     """A 409 always means that our version is old, on a create too."""
 
-    def outcome(self, kind: taxonomy.Request, status: int) -> Outcome:
+    def outcome(self, kind: error_classes.Request, status: int) -> Outcome:
         return Outcome("stale", Recovery.REVIEW) if status == 409 else super().outcome(kind, status)
 
 
@@ -80,8 +80,8 @@ class OtherTable(Rules):
         self._row = {(state, event): (to, actions)}
 
     def step(self, now: IntentState, event: Event, fence: int | None) -> tuple[IntentState, tuple[Action, ...]]:
-        with patch.dict(protocol.TABLE, self._row):
-            return protocol.step(now, event, fence)
+        with patch.dict(transitions.TABLE, self._row):
+            return transitions.step(now, event, fence)
 
 
 @dataclass(frozen=True)

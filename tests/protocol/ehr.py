@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 
 from protocol.explore import Violation
 
-from fhir_writeback_dagster.commit.taxonomy import Request as Kind
+from fhir_writeback_dagster.commit.protocol.error_classes import Request as Kind
 
 PERSON = 0
 """In place of a revision: what a person wrote there."""

@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 from protocol.ehr import PERSON, Answer, Resources, Tier
 
-from fhir_writeback_dagster.commit import taxonomy
-from fhir_writeback_dagster.commit.answer import Answer as HttpAnswer
-from fhir_writeback_dagster.commit.protocol import Action, Event, IntentState, step
-from fhir_writeback_dagster.commit.taxonomy import Outcome, Recovery
+from fhir_writeback_dagster.commit.protocol import error_classes
+from fhir_writeback_dagster.commit.protocol.answer import Answer as HttpAnswer
+from fhir_writeback_dagster.commit.protocol.error_classes import Outcome, Recovery
+from fhir_writeback_dagster.commit.protocol.transitions import Action, Event, IntentState, step
 
 NEWEST = 1
 """The one fence that a model's intent ever has: only whether a speaker holds the newest matters, so states stay few."""
@@ -67,8 +67,8 @@ def live(protocol: Step, now: IntentState, event: Event, *, newest: bool) -> Liv
 
 
 @cache
-def classify(kind: taxonomy.Request, status: int) -> Outcome:
-    return taxonomy.classify(kind, HttpAnswer(status))
+def classify(kind: error_classes.Request, status: int) -> Outcome:
+    return error_classes.classify(kind, HttpAnswer(status))
 
 
 class Rules:
@@ -87,9 +87,9 @@ class Rules:
         return step(now, event, fence)
 
     def silence(self) -> Outcome:
-        return taxonomy.unanswered_outcome("create", sent=True)
+        return error_classes.unanswered_outcome("create", sent=True)
 
-    def outcome(self, kind: taxonomy.Request, status: int) -> Outcome:
+    def outcome(self, kind: error_classes.Request, status: int) -> Outcome:
         return classify(kind, status)
 
     def see(self, tier: Tier, link: Link, resources: Resources) -> Sight | None:

@@ -15,7 +15,7 @@ from protocol.engine import NEWEST, Link, Rules, live
 from protocol.explore import Move, Violation
 from protocol.world import HELD, IDLE, At, Budget, Intent, Worker, World, show
 
-from fhir_writeback_dagster.commit.protocol import ENDS, Action, Event, IntentState, State
+from fhir_writeback_dagster.commit.protocol.transitions import ENDS, Action, Event, IntentState, State
 
 Told = tuple[int, int, Event]
 """Who tells it (a worker's number; -1: the ledger itself), of which revision, what."""

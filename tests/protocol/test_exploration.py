@@ -25,7 +25,7 @@ from protocol.model import Model
 from protocol.world import Budget, World
 from support import PROJECT
 
-from fhir_writeback_dagster.commit.protocol import Event, IntentState, State, step
+from fhir_writeback_dagster.commit.protocol.transitions import Event, IntentState, State, step
 
 EVERY_FAULT = Budget(
     faults=2, crashes=2, stops=1, expiries=2, losses=2, duplicates=1, busy=1, rejections=1, revocations=1, edits=1

@@ -22,11 +22,11 @@ from protocol.model import Model, Told
 from protocol.world import Budget, World, show
 from support import Database
 
-from fhir_writeback_dagster.commit import ledger
-from fhir_writeback_dagster.commit.model import Attempt, Item, Standing, change
-from fhir_writeback_dagster.commit.protocol import ENDS, TABLE, Event, State
-from fhir_writeback_dagster.commit.recheck import Objection, Recheck
-from fhir_writeback_dagster.commit.record import record
+from fhir_writeback_dagster.commit.engine.recheck import Objection, Recheck
+from fhir_writeback_dagster.commit.engine.recording import record
+from fhir_writeback_dagster.commit.ledger import intents
+from fhir_writeback_dagster.commit.protocol.model import Attempt, Item, Standing, change
+from fhir_writeback_dagster.commit.protocol.transitions import ENDS, TABLE, Event, State
 from fhir_writeback_dagster.config.tenants import Tenant
 from fhir_writeback_dagster.ids import new_id
 
@@ -103,7 +103,7 @@ class Replay:
         self.tables.approve(payload, key=self.key, revision=revision)
         older = [self._state(n) for n in range(1, revision)]
         with self.w.store.tenant(self.w.id) as connection:
-            accepted = ledger.accept(connection, self.w, 100)
+            accepted = intents.accept(connection, self.w, 100)
         assert (accepted.opened, accepted.reopened) == ((0, 1) if again else (1, 0))
         if not again:
             row = self.tables.rows(
@@ -122,7 +122,7 @@ class Replay:
     def claim(self, worker: int, revision: int) -> None:
         self._time_passes("not_before")
         with self.w.store.tenant(self.w.id) as connection:
-            (item,) = ledger.claim(connection, self.w, worker=f"worker {worker}", items=10, lease_s=60)
+            (item,) = intents.claim(connection, self.w, worker=f"worker {worker}", items=10, lease_s=60)
         assert item.revision == revision
         self.fences[revision - 1] += 1
         assert item.now.fence == self.fences[revision - 1]
@@ -132,7 +132,7 @@ class Replay:
     def expire(self, revision: int) -> None:
         self._time_passes("lease_until", self.intents[revision - 1])
         with self.w.store.tenant(self.w.id) as connection:
-            assert sum(ledger.reap(connection, self.w).values()) == 1
+            assert sum(intents.reap(connection, self.w).values()) == 1
         self.fences[revision - 1] += 1
         self.told[revision - 1].append(f"intent.{self._state(revision)}")
 
@@ -180,7 +180,7 @@ class Replay:
         for intent, fence in zip(world.intents, self.fences, strict=True):
             life = intent.life
             queued = (None, None) if life.state in ENDS else (str(life.state), fence)
-            done, held = life.state is State.COMMITTED, life.state in ledger.HELD
+            done, held = life.state is State.COMMITTED, life.state in intents.HELD
             rows.append((str(life.state), life.unanswered, life.accepted, fence, done, *queued, held))
         return rows
 

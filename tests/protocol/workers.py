@@ -10,7 +10,7 @@ from protocol.engine import Asked, Link, Plan, Sight, live
 from protocol.explore import Move, Violation
 from protocol.world import IDLE, At, Worker, World, name_of
 
-from fhir_writeback_dagster.commit.protocol import TABLE, Action, Event, State
+from fhir_writeback_dagster.commit.protocol.transitions import TABLE, Action, Event, State
 
 if TYPE_CHECKING:
     from protocol.model import Model

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from protocol.ehr import PERSON, Answer, Request, Resources
 from protocol.engine import NEWEST, Link, Plan, Sight
 
-from fhir_writeback_dagster.commit.protocol import IntentState, State
+from fhir_writeback_dagster.commit.protocol.transitions import IntentState, State
 
 HELD = frozenset({State.LEASED, State.SENDING, State.RECONCILING})
 

@@ -12,12 +12,12 @@ import json
 import re
 from urllib.parse import urlencode
 
+from fhir_writeback_dagster.commit.adapters.base import Halt, Locators, WirePlan
 from fhir_writeback_dagster.commit.adapters.generic import Generic
-from fhir_writeback_dagster.commit.answer import Answer, dicts
-from fhir_writeback_dagster.commit.model import Item, Standing
-from fhir_writeback_dagster.commit.plan import Halt, Locators, WirePlan
-from fhir_writeback_dagster.commit.protocol import Event
-from fhir_writeback_dagster.commit.taxonomy import Outcome, Recovery
+from fhir_writeback_dagster.commit.protocol.answer import Answer, dicts
+from fhir_writeback_dagster.commit.protocol.error_classes import Outcome, Recovery
+from fhir_writeback_dagster.commit.protocol.model import Item, Standing
+from fhir_writeback_dagster.commit.protocol.transitions import Event
 from fhir_writeback_dagster.config.tenants import Tenant
 from fhir_writeback_dagster.errors import ConfigError
 from fhir_writeback_dagster.rules.target.capabilities import Target

@@ -9,16 +9,16 @@ from dataclasses import replace
 from typing import Any
 
 from fhir_writeback_dagster import canonicaljson
-from fhir_writeback_dagster.commit.adapters.interpret import interpret
+from fhir_writeback_dagster.commit.adapters.base import ChartFacts, Halt, Locators, Plan, Settled, WirePlan
 from fhir_writeback_dagster.commit.adapters.search import if_none_exist
-from fhir_writeback_dagster.commit.answer import Answer, dicts
-from fhir_writeback_dagster.commit.client import FHIR_JSON
-from fhir_writeback_dagster.commit.documents import key_of, successor, supersedes
-from fhir_writeback_dagster.commit.merge import in_error, merge
-from fhir_writeback_dagster.commit.model import Item, Link, Resource, Standing
-from fhir_writeback_dagster.commit.plan import ChartFacts, Halt, Locators, Plan, Settled, WirePlan
-from fhir_writeback_dagster.commit.protocol import Event
-from fhir_writeback_dagster.commit.taxonomy import Outcome, Recovery, classify
+from fhir_writeback_dagster.commit.adapters.superseding import key_of, successor, supersedes
+from fhir_writeback_dagster.commit.adapters.three_way_merge import in_error, merge
+from fhir_writeback_dagster.commit.adapters.vendor_errors import interpret
+from fhir_writeback_dagster.commit.fhir_client import FHIR_JSON
+from fhir_writeback_dagster.commit.protocol.answer import Answer, dicts
+from fhir_writeback_dagster.commit.protocol.error_classes import Outcome, Recovery, classify
+from fhir_writeback_dagster.commit.protocol.model import Item, Link, Resource, Standing
+from fhir_writeback_dagster.commit.protocol.transitions import Event
 from fhir_writeback_dagster.rules.fhir.content import difference, same_content
 from fhir_writeback_dagster.rules.fhir.natural_key import natural_key
 from fhir_writeback_dagster.rules.target.capabilities import NOT_READ, TOO_LARGE, Target

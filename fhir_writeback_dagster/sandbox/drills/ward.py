@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from fhir_writeback_dagster.commit.mirror import refresh
+from fhir_writeback_dagster.commit.mirror.refresh import refresh
 from fhir_writeback_dagster.config.settings import Layer, Settings
 from fhir_writeback_dagster.decide.pipeline import decide
 from fhir_writeback_dagster.errors import ServiceError, TargetError

@@ -12,7 +12,8 @@ import sys
 from pathlib import Path
 
 DOUBLED = {
-    f"fhir_writeback_dagster.{name}" for name in ("ingest.pipeline", "decide.pipeline", "commit.mirror", "commit.pipeline")
+    f"fhir_writeback_dagster.{name}"
+    for name in ("ingest.pipeline", "decide.pipeline", "commit.mirror.refresh", "commit.pipeline")
 }
 
 

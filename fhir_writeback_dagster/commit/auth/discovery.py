@@ -1,0 +1,82 @@
+"""What the EHR says of its authorization: `.well-known/smart-configuration`, or its CapabilityStatement as before SMART 2."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fhir_writeback_dagster.commit.http.transport import Http, NoAnswer
+from fhir_writeback_dagster.errors import TargetError
+
+ENDPOINT_CHANGED = "token_endpoint_changed"
+_OAUTH_URIS = "http://fhir-registry.smarthealthit.org/StructureDefinition/oauth-uris"
+
+
+async def token_endpoint(http: Http, stated: str | None, approved: str | None = None) -> str:
+    """Where tokens are had; ``stated`` by the tenant where the EHR does not say. The address is let through the egress guard.
+
+    :param approved: what the EHR said when somebody approved it (empty: nothing). Who changes its answer would get our secret.
+    :raises TargetError: nobody names one, the EHR does not answer, it is not an address that this tenant may have, or another
+        one than was approved.
+    """
+    base = http.egress.base_url
+    found = stated or (await smart_configuration(http)).get("token_endpoint")
+    if not isinstance(found, str):
+        found = oauth_uri(await _document(http, f"{base}/metadata"))
+    if found is None:
+        raise TargetError(
+            "no_token_endpoint",
+            "neither smart-configuration nor /metadata names a token endpoint",
+            where=base,
+            mend="is `ehr.base_url` the FHIR base? Name `ehr.auth.token_endpoint`; `auth: {type: none}` is for an open sandbox",
+        )
+    if stated is None and approved is not None and found != approved:
+        raise TargetError(
+            ENDPOINT_CHANGED,
+            "the EHR names another token endpoint than was approved; no credential was sent there",
+            where=base,
+            mend="ask the EHR's people; if it moved, fhir-writeback target probe TENANT --approve",
+        )
+    http.egress.allow(found)
+    return found
+
+
+async def smart_configuration(http: Http) -> dict[str, Any]:
+    """The document; empty where there is none.
+
+    :raises TargetError: the EHR does not answer.
+    """
+    return await _document(http, f"{http.egress.base_url}/.well-known/smart-configuration")
+
+
+async def _document(http: Http, url: str) -> dict[str, Any]:
+    headers = {"Accept": "application/json, application/fhir+json;q=0.9"}
+    try:
+        answer = await http.request("GET", url, headers)
+    except NoAnswer as none:
+        raise unreachable(http, "the EHR", none) from None
+    if answer.status >= 500:
+        raise TargetError(
+            "unavailable", f"the EHR answered {answer.status}", where=url, mend="wait; nothing was sent, nothing is lost"
+        )
+    body = answer.json() if answer.status == 200 else None
+    return body if isinstance(body, dict) else {}
+
+
+def unreachable(http: Http, who: str, none: NoAnswer) -> TargetError:
+    mend = "wait, or mend `ehr.base_url`; nothing was written, nothing is lost"
+    return TargetError(none.code, f"{who} does not answer", where=http.egress.base_url, mend=mend)
+
+
+def oauth_uri(capability: dict[str, Any]) -> str | None:
+    """The token endpoint as CapabilityStatements named it before smart-configuration."""
+    try:
+        return next(
+            str(part["valueUri"])
+            for rest in capability["rest"]
+            for extension in rest["security"]["extension"]
+            if extension["url"] == _OAUTH_URIS
+            for part in extension["extension"]
+            if part["url"] == "token"
+        )
+    except (StopIteration, LookupError, TypeError):
+        return None

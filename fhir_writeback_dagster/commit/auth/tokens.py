@@ -1,0 +1,182 @@
+"""Access tokens by SMART Backend Services and its relatives: one for all requests of a run, kept until it nearly expires."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from urllib.parse import urlencode
+
+from fhir_writeback_dagster.commit.auth.client_auth import Proof, prove
+from fhir_writeback_dagster.commit.auth.discovery import token_endpoint, unreachable
+from fhir_writeback_dagster.commit.auth.scopes import broader, missing
+from fhir_writeback_dagster.commit.http.transport import Http, NoAnswer
+from fhir_writeback_dagster.commit.protocol.answer import Answer
+from fhir_writeback_dagster.config.tenants import Tenant
+from fhir_writeback_dagster.errors import TargetError
+
+SKEW_SECONDS = 30.0
+"""A token is renewed so long before it expires; a quarter of its life where that is less."""
+SECONDS = 60
+"""A token lives so long where neither its answer nor the matrix says."""
+PAUSES_S = (0.3, 1.0)
+"""Between the tries for a token. A run need not end, nor the target be taken for down, because the token endpoint was out of
+order for a moment; and asking again does no harm, because each assertion has a `jti` of its own."""
+
+_OAUTH_ERRORS = frozenset(
+    {"invalid_request", "invalid_client", "invalid_grant", "unauthorized_client", "unsupported_grant_type", "invalid_scope"}
+)
+_FORM = {"Accept": "application/json", "Content-Type": "application/x-www-form-urlencoded"}
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """A token was had: with which credential (hash it before it is kept), which scopes, and which of them nothing needs."""
+
+    credential: str
+    scopes: tuple[str, ...]
+    broader: tuple[str, ...]
+
+
+Told = Callable[[Granted], Awaitable[None]]
+
+
+class Tokens:
+    """The tenant's access token: fetched once for all who wait, kept until shortly before it expires.
+
+    :param needed: the scopes that the tenant's mappings need; asked for where the tenant names none.
+    :param told: is told of each token that was had.
+    :param approved: the token endpoint that the EHR named when it was approved; see :func:`token_endpoint`.
+    :param renew: takes up a certificate of ours that was changed; True: it was.
+    """
+
+    def __init__(
+        self,
+        http: Http,
+        tenant: Tenant,
+        home: Path,
+        needed: Sequence[str] = (),
+        told: Told | None = None,
+        *,
+        approved: str | None = None,
+        token_seconds: int = SECONDS,
+        renew: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._http, self._tenant, self._home, self._needed, self._told = http, tenant, home, tuple(needed), told
+        self._approved, self._token_seconds, self._renew = approved, token_seconds, renew
+        self._scopes = tenant.ehr.auth.scopes or self._needed
+        self._where = f"tenants/{tenant.tenant}.yaml ehr.auth"
+        self._lock = asyncio.Lock()
+        self._endpoint: str | None = None
+        self._token: str | None = None
+        self._renew_at = 0.0
+        self.fetched = 0
+
+    async def header(self) -> dict[str, str]:
+        """``Authorization`` for a request; nothing for a target without authorization.
+
+        :raises TargetError: no token could be had, or it lacks a scope that the tenant asks for.
+        :raises ConfigError: the client's key or secret is missing or wrong.
+        """
+        if self._tenant.ehr.auth.type == "none":
+            return {}
+        async with self._lock:
+            if self._token is None or time.monotonic() >= self._renew_at:
+                await self._fetch()
+            return {"Authorization": f"Bearer {self._token}"}
+
+    async def refused(self, header: dict[str, str]) -> bool:
+        """The target answered 401 to ``header``: forget that token. True: a new one is worth a try.
+
+        Many requests in flight are refused at once; the first forgets the token, the others then find a newer one.
+        """
+        async with self._lock:
+            renewed = self._renew()
+            if not header:
+                return renewed
+            if header["Authorization"] == f"Bearer {self._token}":
+                self._token = None
+        return True
+
+    async def _fetch(self) -> None:
+        if self._endpoint is None:
+            self._endpoint = await token_endpoint(self._http, self._tenant.ehr.auth.token_endpoint, self._approved)
+        proof, answer = await self._ask(self._endpoint)
+        if answer.status in (400, 401):
+            # Was the key or secret changed while we asked? Then the one that was refused is not the one that stands there.
+            again, second = (proof, answer) if proof.credential == self._now() else await self._ask(self._endpoint)
+            proof, answer = again, second
+        granted = self._take(answer)
+        if self._told:
+            await self._told(Granted(proof.credential, granted, tuple(broader(granted, self._needed or self._scopes))))
+
+    async def _ask(self, endpoint: str) -> tuple[Proof, Answer]:
+        for pause in PAUSES_S:
+            try:
+                proof, answer = await self._ask_once(endpoint)
+            except NoAnswer as none:
+                if none.code == "timeout":  # that was long enough
+                    raise unreachable(self._http, "the token endpoint", none) from None
+            else:
+                if answer.status < 500:
+                    return proof, answer
+            await asyncio.sleep(pause)
+        try:
+            return await self._ask_once(endpoint)
+        except NoAnswer as none:
+            raise unreachable(self._http, "the token endpoint", none) from None
+
+    async def _ask_once(self, endpoint: str) -> tuple[Proof, Answer]:
+        self._renew()
+        proof = prove(self._tenant, self._home, endpoint)
+        form = {"grant_type": "client_credentials", "scope": " ".join(self._scopes), **proof.form}
+        return proof, await self._http.request("POST", endpoint, {**_FORM, **proof.headers}, urlencode(form).encode())
+
+    def _now(self) -> str:
+        return prove(self._tenant, self._home, self._endpoint or "").credential
+
+    def _take(self, answer: Answer) -> tuple[str, ...]:
+        """Keep the token; returns the scopes that it has."""
+        if answer.status >= 500:
+            raise TargetError(
+                "token_unavailable",
+                f"the token endpoint answered {answer.status}",
+                where=self._where,
+                mend="wait; nothing was written, nothing is lost",
+            )
+        if answer.status == 429:
+            seconds = answer.retry_after(datetime.now(UTC))
+            raise TargetError(
+                "throttled",
+                f"the token endpoint asks us to stay away {'for a while' if seconds is None else f'for {seconds:.0f} s'}",
+                where=self._where,
+                mend="wait; nothing was written, nothing is lost",
+            )
+        body = answer.json()
+        granted = body if isinstance(body, dict) else {}
+        token, lifetime = granted.get("access_token"), granted.get("expires_in")
+        if answer.status != 200 or not isinstance(token, str) or not token.isascii() or not token.isprintable():
+            error = granted.get("error")
+            said = f" ({error})" if error in _OAUTH_ERRORS else ""
+            raise TargetError(
+                "client_refused",
+                f"the token endpoint answered {answer.status}{said} to client {self._tenant.ehr.auth.client_id}",
+                where=self._where,
+                mend="is this key's public half (or this secret) registered for this client, and are the scopes allowed to it?",
+            )
+        scope = granted.get("scope")
+        scopes = tuple(scope.split()) if isinstance(scope, str) else self._scopes  # RFC 6749, 5.1: left out where as asked
+        if lacking := missing(self._scopes, scopes):
+            raise TargetError(
+                "scope_missing",
+                f"not granted: {', '.join(lacking)}",
+                where=self._where,
+                mend="have the EHR grant these scopes, or take them out of `scopes`; nothing was written",
+            )
+        seconds = float(lifetime) if isinstance(lifetime, int) and lifetime > 0 else float(self._token_seconds)
+        self._token, self._renew_at = token, time.monotonic() + seconds - min(SKEW_SECONDS, seconds / 4)
+        self.fetched += 1
+        return scopes

@@ -1,0 +1,145 @@
+"""The gate before the wire, and the group commit behind it.
+
+Re-check and send marker are one transaction: between "it still may" and "we are sending it" nothing can happen. What many
+requests have to write at the same moment goes into one transaction, because a commit costs the same for one row and for fifty.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+from uuid import UUID
+
+from psycopg import Connection
+
+from fhir_writeback_dagster.commit.adapters.base import Settled, WirePlan
+from fhir_writeback_dagster.commit.engine.recheck import Objection, Recheck
+from fhir_writeback_dagster.commit.engine.recording import record
+from fhir_writeback_dagster.commit.ledger.async_database import Database
+from fhir_writeback_dagster.commit.limits import holds
+from fhir_writeback_dagster.commit.protocol.model import Attempt, Change, Item, change
+from fhir_writeback_dagster.commit.protocol.transitions import Action, Event
+from fhir_writeback_dagster.orchestration.run_context import Workplace
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """An intent that is ready to go: with its request and the attempt that it becomes, or with what stands there already."""
+
+    item: Item
+    plan: WirePlan | Settled
+    attempt: Attempt | None = None
+
+
+@dataclass(slots=True)
+class _Job:
+    """What one caller wants to be written."""
+
+    wants: Sequence[Want]
+    changes: Sequence[Change]
+    done: asyncio.Future[list[Change]]
+
+
+@dataclass(slots=True)
+class Gate:
+    """``lease_s``: seconds that a marked intent is held, longer than its request can take."""
+
+    w: Workplace
+    db: Database
+    recheck: Recheck
+    lease_s: float
+    cap: int | None = None
+    """Writes a day that need no person's release (`holds.cap`)."""
+    held: bool = False
+    """A person paused the target, a blackout began, or the cap is reached: nothing passes in this run any more."""
+    mirror_too_old: bool = False
+    """A re-check found the mirror older than the tenant allows: nothing passes until it is refreshed."""
+    _jobs: list[_Job] = field(default_factory=list)
+    _writer: asyncio.Task[None] | None = None
+
+    async def pass_on(self, wants: Sequence[Want]) -> list[Change]:
+        """Re-check ``wants`` and write what comes of it. Returns the steps that were made: only an item with a step into
+        ``sending`` may be sent; one without any step is held by somebody else by now.
+
+        :raises ServiceError: the database went away; nothing may be sent.
+        """
+        return await self._submit(wants, ())
+
+    async def write(self, changes: Sequence[Change | None]) -> list[Change]:
+        """Write steps that need no re-check. Returns those that were made.
+
+        :raises ServiceError: the database went away; what was sent is looked up when its lease has run out.
+        """
+        return await self._submit((), [c for c in changes if c is not None])
+
+    async def _submit(self, wants: Sequence[Want], changes: Sequence[Change]) -> list[Change]:
+        if not wants and not changes:
+            return []
+        job = _Job(wants, changes, asyncio.get_running_loop().create_future())
+        self._jobs.append(job)
+        if self._writer is None or self._writer.done():
+            self._writer = asyncio.create_task(self._write_all())
+        return await job.done
+
+    async def _write_all(self) -> None:
+        """One transaction for all that waits; what comes meanwhile is the next one's."""
+        while self._jobs:
+            jobs, self._jobs = self._jobs, []
+            try:
+                results = await self.db.run(partial(self._transaction, jobs=jobs))
+            except Exception as error:  # noqa: BLE001 - told to each of those who wait for it
+                for job in jobs:
+                    if not job.done.cancelled():
+                        job.done.set_exception(error)
+                continue
+            for job, made in zip(jobs, results, strict=True):
+                for one in made:
+                    one.item.now = one.after
+                if not job.done.cancelled():
+                    job.done.set_result(made)
+
+    def _transaction(self, connection: Connection[Any], jobs: Sequence[_Job]) -> list[list[Change]]:
+        wants = [want for job in jobs for want in job.wants]
+        decided = self._decide(connection, wants)
+        every = [[*(c for want in job.wants if (c := decided[want.item.intent_id])), *job.changes] for job in jobs]
+        changes = [c for changes in every for c in changes]
+        moved = record(connection, self.w, changes, self.lease_s)
+        if sent := sum(Action.TRANSMIT in c.actions for c in changes if c.item.intent_id in moved):
+            holds.count(connection, self.w, sent)
+        return [[c for c in changes if c.item.intent_id in moved] for changes in every]
+
+    def _decide(self, connection: Connection[Any], wants: Sequence[Want]) -> dict[UUID, Change | None]:
+        if not wants:
+            return {}
+        if not self.recheck.mirror_is_young(connection):
+            self.mirror_too_old = True
+            return {want.item.intent_id: change(want.item, Event.STOP, reason="mirror_too_old") for want in wants}
+        objections = self.recheck.objections(connection, [want.item for want in wants])
+        decided = {want.item.intent_id: _step(want, objections.get(want.item.intent_id)) for want in wants}
+        return decided | self._held_back(connection, [c for c in decided.values() if c and Action.TRANSMIT in c.actions])
+
+    def _held_back(self, connection: Connection[Any], sending: Sequence[Change]) -> dict[UUID, Change | None]:
+        """Those of ``sending`` that may not go now: the target is held back, or they are more than its cap lets through."""
+        if not sending:
+            return {}
+        allowed = holds.allowance(connection, self.w, self.cap)
+        self.held = allowed.stopped
+        if allowed.stopped:
+            return {c.item.intent_id: change(c.item, Event.STOP, reason="held") for c in sending}
+        if allowed.left is None or allowed.left >= len(sending):
+            return {}
+        holds.hold(connection, self.w, "cap", None)
+        self.held = True
+        return {c.item.intent_id: change(c.item, Event.STOP, reason="cap") for c in sending[allowed.left :]}
+
+
+def _step(want: Want, objection: Objection | None) -> Change | None:
+    if objection is not None:
+        return change(want.item, objection.event, reason=objection.reason)
+    if isinstance(want.plan, Settled):
+        plan = want.plan
+        return change(want.item, Event.SETTLED, outcome=plan.outcome, reason=plan.reason, standing=plan.standing)
+    return change(want.item, Event.PASSED, attempt=want.attempt)

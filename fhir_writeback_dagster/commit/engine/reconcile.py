@@ -1,0 +1,203 @@
+"""Looking whether a write that had no answer was applied: by our identifier, by the natural key, by the resource's history.
+
+What is found and says what we wanted is ours, however it came there. What is found and says something else goes to a person.
+Only what a complete and reliable look after the quiet period does not find may be sent again, through the gate.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from fhir_writeback_dagster.commit.adapters.base import Adapter, ChartFacts, Halt, Settled, WirePlan
+from fhir_writeback_dagster.commit.adapters.generic import bears
+from fhir_writeback_dagster.commit.adapters.search import token
+from fhir_writeback_dagster.commit.adapters.superseding import key_of, successor, supersedes
+from fhir_writeback_dagster.commit.engine.chart_lookup import Chart
+from fhir_writeback_dagster.commit.fhir_client import Ehr, Unreadable
+from fhir_writeback_dagster.commit.http.transport import NO_TURN, NoAnswer
+from fhir_writeback_dagster.commit.protocol.answer import Answer
+from fhir_writeback_dagster.commit.protocol.error_classes import Outcome, Recovery, classify
+from fhir_writeback_dagster.commit.protocol.model import Item, Link, Resource, Standing
+from fhir_writeback_dagster.commit.protocol.transitions import Event
+from fhir_writeback_dagster.errors import TargetError
+from fhir_writeback_dagster.rules.fhir.content import same_content
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a look showed, as an event of the protocol: CONFIRM, ABSENT, REVIEW, LOSE (could not look, because of ``error``: later
+    again) or STOP (its turn did not come).
+    """
+
+    event: Event
+    reason: str
+    outcome: str | None = None
+    standing: Standing | None = None
+    evidence: dict[str, Any] = field(default_factory=dict)
+    link_state: str | None = None
+    error: TargetError | NoAnswer | None = None
+
+
+ABSENT = Finding(Event.ABSENT, "not_found")
+
+
+class Look:
+    """``system`` is the tenant's own identifier system."""
+
+    def __init__(self, ehr: Ehr, chart: Chart, adapter: Adapter, system: str) -> None:
+        self._ehr, self._chart, self._adapter, self._system = ehr, chart, adapter, system
+
+    async def facts(self, item: Item) -> ChartFacts:
+        """What the adapter needs to know of the chart before it plans ``item``.
+
+        :raises Unreadable: the chart could not be read.
+        """
+        alike = await self._chart.alike(item) if self._adapter.needs_chart(item) else []
+        link = item.link
+        if link is None or not self._adapter.needs_current(item):
+            ours = await self.by_identifier(item) if self._adapter.needs_search(item) else ()
+            return ChartFacts(alike, ours=ours)
+        return ChartFacts(alike, await self._current(item, link))
+
+    async def at(self, item: Item) -> Finding:
+        """Was ``item`` applied?"""
+        try:
+            if supersedes(item):
+                return await self._superseded(item)
+            return await (self._created(item) if item.link is None else self._updated(item, item.link))
+        except (TargetError, NoAnswer) as error:
+            if error.code in NO_TURN:
+                return Finding(Event.STOP, item.reason or error.code)
+            return Finding(Event.LOSE, f"look_{error.code}", error=error)
+
+    async def _current(self, item: Item, link: Link) -> Answer:
+        """The linked resource as it stands there now, or that it is gone.
+
+        :raises Unreadable: the answer tells neither. It may be refused for this one alone, so it is never more than one failure.
+        """
+        answer = await self._ehr.read(link.resource_type, link.resource_id, request_id=str(item.record_id))
+        outcome = classify("read", answer)
+        if answer.status in (404, 410) or (outcome.recovery is Recovery.CONFIRM and answer.resource() is not None):
+            return answer
+        code = "odd_answer" if outcome.recovery is Recovery.CONFIRM else outcome.code
+        what = f"reading {link.resource_type} ({answer.status})"
+        raise Unreadable(Outcome(code, Recovery.RETRY), what, self._ehr.base_url)
+
+    async def _created(self, item: Item) -> Finding:
+        by = self._adapter.reconcile(item)
+        found = await self.by_identifier(item) if by.identifier else []
+        if found is None:
+            return Finding(Event.REVIEW, "search_unreliable")
+        if len(found) > 1:
+            return Finding(Event.REVIEW, "several_matches", evidence={"resources": _names(found)})
+        if found:
+            return await self.compare(item, found[0])
+        alike = [r for r in await self._chart.alike(item, fresh=True) if same_content(item.payload, r)]
+        # Only an EHR that drops foreign identifiers shows ours by its content alone. Where ours would have been found, an equal
+        # one is somebody else's: the plan that follows sees it too, and links it as theirs.
+        if alike and not by.identifier:
+            return Finding(Event.CONFIRM, "found_by_natural_key", "reconciled", Standing(alike[0], None))
+        if by.natural_key or self._adapter.capabilities.can_be_found(item.resource_type):
+            return ABSENT
+        return Finding(Event.REVIEW, "cannot_be_found")
+
+    async def by_identifier(self, item: Item) -> list[Resource] | None:
+        """The resources that bear the item's key; None: the server's search cannot be believed.
+
+        A server that does not know the parameter may answer with everything: what does not bear the identifier was not
+        searched for.
+        """
+        key = key_of(item)
+        found = await self._ehr.search(item.resource_type, [("identifier", token(self._system, key))])
+        return found if all(bears(r, self._system, key) for r in found) else None
+
+    async def compare(self, item: Item, found: Resource) -> Finding:
+        """``found`` bears our identifier: does it, or did it once, say what we wrote?"""
+        if same_content(item.payload, found):
+            return Finding(Event.CONFIRM, "found", "reconciled", Standing(found, None))
+        for version in await self._history(found["resourceType"], found["id"]) or ():
+            if same_content(item.payload, version):
+                return Finding(Event.CONFIRM, "found_in_history", "reconciled", Standing(version, None))
+        return Finding(Event.REVIEW, "differs_from_ours", evidence={"resources": _names([found])})
+
+    async def _superseded(self, item: Item) -> Finding:
+        """A document that takes the place of another is there or not; the one before says nothing about it."""
+        found = await self.by_identifier(item)
+        if found is None:
+            return Finding(Event.REVIEW, "search_unreliable")
+        if len(found) > 1:
+            return Finding(Event.REVIEW, "several_matches", evidence={"resources": _names(found)})
+        assert item.link is not None
+        whole = replace(item, payload=successor(item, item.link, self._system))
+        return replace(await self.compare(whole, found[0]), outcome="updated") if found else ABSENT
+
+    async def read_back(self, item: Item, standing: Standing) -> Standing | None:
+        """``standing`` as the EHR shows it now; None: it could not be read."""
+        kind, resource_id = standing.resource["resourceType"], standing.resource["id"]
+        try:
+            answer = await self._ehr.read(kind, resource_id, request_id=str(item.record_id))
+        except (TargetError, NoAnswer):
+            return None
+        found = answer.resource()
+        if answer.status != 200 or found is None or (found["resourceType"], found.get("id")) != (kind, resource_id):
+            return None
+        return replace(standing, resource=found, etag=answer.headers.get("etag", standing.etag))
+
+    async def _updated(self, item: Item, link: Link) -> Finding:
+        now = await self._current(item, link)
+        plan = self._adapter.plan(item, ChartFacts(current=now))
+        if isinstance(plan, Settled):
+            return Finding(Event.CONFIRM, "found", plan.outcome, plan.standing)
+        if isinstance(plan, Halt) and plan.event is Event.RETRY:
+            return Finding(Event.LOSE, f"look_{plan.reason}")
+        if isinstance(plan, WirePlan) and _version(now) == link.version_id:
+            return ABSENT
+        # Somebody changed it: before our write, or after it, and back perhaps? Its history knows.
+        versions = await self._since(link)
+        for version in versions or ():
+            then = self._adapter.plan(item, ChartFacts(current=Answer(200, {}, parsed=version)))
+            if isinstance(then, Settled):
+                return Finding(Event.CONFIRM, "found_in_history", "updated", then.standing)
+        if isinstance(plan, Halt):
+            return Finding(Event.REVIEW, plan.reason, evidence=plan.evidence, link_state=plan.link_state)
+        if versions is None and item.now.unanswered:
+            return Finding(Event.REVIEW, "history_unreadable")
+        return ABSENT
+
+    async def _since(self, link: Link) -> list[Resource] | None:
+        """The versions after the one that we left there, newest first; None: nobody can tell which these are."""
+        if link.version_id is None:
+            return None
+        versions: list[Resource] = []
+        for version in await self._history(link.resource_type, link.resource_id, down_to=link.version_id) or ():
+            if Standing(version, None).version_id == link.version_id:
+                return versions or None  # none, and yet another stands there now: it is told in another order
+            versions.append(version)
+        return None
+
+    async def _history(self, resource_type: str, resource_id: str, *, down_to: str | None = None) -> list[Resource] | None:
+        """Earlier versions, newest first, all of them or with all pages down to that of ``down_to``; None where the server does
+        not show them.
+
+        :raises Unreadable: it cannot show them now.
+        """
+        versions: list[Resource] = []
+        try:
+            async for page in self._ehr.history(resource_type, resource_id):
+                versions += [version for version in page if version["id"] == resource_id]
+                if down_to is not None and any(Standing(version, None).version_id == down_to for version in page):
+                    break
+        except Unreadable as error:
+            if error.outcome.recovery in (Recovery.RETRY, Recovery.WAIT):
+                raise
+            return None
+        return versions
+
+
+def _version(answer: Answer) -> str | None:
+    return Standing(answer.resource() or {}, None).version_id
+
+
+def _names(resources: list[Resource]) -> list[str]:
+    return sorted(f"{r['resourceType']}/{r['id']}" for r in resources)

@@ -1,0 +1,214 @@
+"""Writing steps of the protocol with all that goes with them, many intents a transaction.
+
+`move.sql` is the guard: it changes only what is still held under the step's fence and in the state that the step starts from,
+and what else is written (attempt, link, task, quarantine, decide's queue, audit event) goes only with what it changed.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+from psycopg import Connection
+from psycopg.types.json import Jsonb
+
+from fhir_writeback_dagster.commit.adapters.three_way_merge import left_by_us
+from fhir_writeback_dagster.commit.protocol.model import Change, Resource, Standing
+from fhir_writeback_dagster.commit.protocol.transitions import Action, State
+from fhir_writeback_dagster.commit.sqlfile import statement
+from fhir_writeback_dagster.ids import new_id
+from fhir_writeback_dagster.orchestration.run_context import Workplace
+from fhir_writeback_dagster.store.db import record_event
+
+
+def record(connection: Connection[Any], w: Workplace, changes: Sequence[Change], lease_s: float) -> set[UUID]:
+    """Write ``changes`` (one an intent). Returns the intents that were moved; the others are held by somebody else by now.
+
+    The items of those that were moved stand in their new state afterwards, provided that the transaction commits.
+
+    :param lease_s: seconds of the lease that a step with the LEASE action begins anew.
+    """
+    moved = _move(connection, w, changes, lease_s)
+    done = [c for c in changes if c.item.intent_id in moved]
+    _attempts(connection, w, [c for c in done if Action.TRANSMIT in c.actions])
+    _answers(connection, w, [c for c in done if c.attempt and Action.TRANSMIT not in c.actions])
+    _links(connection, w, [c for c in done if c.standing or c.link_state])
+    _reviews(connection, w, [c for c in done if Action.OPEN_REVIEW in c.actions])
+    _quarantine(connection, w, [c for c in done if Action.OPEN_QUARANTINE in c.actions])
+    _return(connection, w, [c for c in done if Action.RETURN in c.actions])
+    by_state: dict[State, list[Change]] = defaultdict(list)
+    for one in done:
+        by_state[one.after.state].append(one)
+    for state in sorted(by_state):
+        told = by_state[state]
+        record_event(connection, f"intent.{state}", [str(c.item.intent_id) for c in told], [_detail(c) for c in told])
+    return moved
+
+
+def _move(connection: Connection[Any], w: Workplace, changes: Sequence[Change], lease_s: float) -> set[UUID]:
+    if not changes:
+        return set()
+    rows = connection.execute(
+        statement("move"),
+        {
+            "tenant": w.id,
+            "intents": [c.item.intent_id for c in changes],
+            "fences": [c.before.fence for c in changes],
+            "befores": [c.before.state for c in changes],
+            "afters": [c.after.state for c in changes],
+            "outcomes": [c.outcome for c in changes],
+            "reasons": [c.reason for c in changes],
+            "waits": [c.wait_s if Action.WAIT in c.actions else None for c in changes],
+            "leases": [lease_s if Action.LEASE in c.actions else None for c in changes],
+            "sends": [Action.TRANSMIT in c.actions for c in changes],
+            "ended": [Action.LEAVE_QUEUE in c.actions for c in changes],
+            "unanswered": [c.after.unanswered for c in changes],
+            "accepted": [c.after.accepted for c in changes],
+        },
+    )
+    return {intent for (intent,) in rows}
+
+
+def _attempts(connection: Connection[Any], w: Workplace, changes: Sequence[Change]) -> None:
+    sent = [(c, c.attempt) for c in changes if c.attempt]
+    if sent:
+        connection.execute(
+            statement("attempts"),
+            {
+                "tenant": w.id,
+                "attempts": [a.attempt_id for _, a in sent],
+                "intents": [c.item.intent_id for c, _ in sent],
+                "fences": [c.after.fence for c, _ in sent],
+                "verbs": [a.verb for _, a in sent],
+                "preconditions": [a.precondition for _, a in sent],
+                "requests": [a.request_id for _, a in sent],
+            },
+        )
+
+
+def _answers(connection: Connection[Any], w: Workplace, changes: Sequence[Change]) -> None:
+    told = [c.attempt for c in changes if c.attempt]
+    if told:
+        connection.execute(
+            statement("answers"),
+            {
+                "tenant": w.id,
+                "attempts": [a.attempt_id for a in told],
+                "statuses": [a.status for a in told],
+                "outcomes": [a.outcome for a in told],
+                "ehr_request_ids": [a.ehr_request_id for a in told],
+                "answers": [w.sealer.seal("ledger.attempt", a.attempt_id, a.answer) if a.answer else None for a in told],
+            },
+        )
+
+
+def _links(connection: Connection[Any], w: Workplace, changes: Sequence[Change]) -> None:
+    """What was recognised in the EHR; or, for a link that a person undid there, only its new state."""
+    target = w.tenant.ehr.target
+    found = [(c, c.standing) for c in changes if c.standing]
+    if found:
+        connection.execute(
+            statement("links"),
+            {
+                "tenant": w.id,
+                "target": target,
+                "keys": [c.item.business_key for c, _ in found],
+                "types": [s.resource["resourceType"] for _, s in found],
+                "ids": [s.resource["id"] for _, s in found],
+                "versions": [s.version_id for _, s in found],
+                "etags": [s.etag for _, s in found],
+                "origins": [s.origin for _, s in found],
+                "sources": [c.item.source for c, _ in found],
+                "revisions": [c.item.revision for c, _ in found],
+                "hashes": [c.item.content_hash for c, _ in found],
+                "bases": [w.sealer.seal_json("ledger.link", f"{target}|{c.item.business_key}", _base(c, s)) for c, s in found],
+                "states": ["active"] * len(found),
+                "intents": [c.item.intent_id for c, _ in found],
+            },
+        )
+    undone = [c for c in changes if c.link_state]
+    if undone:
+        connection.execute(
+            "UPDATE ledger.link l SET state = x.state, changed_at = now() "
+            "FROM unnest(%s::text[], %s::text[]) AS x (business_key, state) "
+            "WHERE l.tenant = %s AND l.target = %s AND l.business_key = x.business_key",
+            ([c.item.business_key for c in undone], [c.link_state for c in undone], w.id, target),
+        )
+
+
+def _base(change: Change, standing: Standing) -> Resource:
+    link = change.item.link
+    return left_by_us(link.base if link else None, standing.resource, standing.theirs)
+
+
+def _reviews(connection: Connection[Any], w: Workplace, changes: Sequence[Change]) -> None:
+    if changes:
+        connection.execute(
+            "INSERT INTO review.task (tenant, task_id, candidate_id, intent_id, opened_by, reason, content_hash, evidence) "
+            "SELECT %s, t.task_id, t.candidate_id, t.intent_id, 'commit', t.reason, t.content_hash, t.evidence "
+            "FROM unnest(%s::uuid[], %s::uuid[], %s::uuid[], %s::text[], %s::bytea[], %s::jsonb[]) "
+            "AS t (task_id, candidate_id, intent_id, reason, content_hash, evidence)",
+            (
+                w.id,
+                [new_id() for _ in changes],
+                [c.item.candidate_id for c in changes],
+                [c.item.intent_id for c in changes],
+                [c.reason for c in changes],
+                [c.item.content_hash for c in changes],
+                [Jsonb({**c.evidence, **_attempt_id(c)}) for c in changes],
+            ),
+        )
+
+
+def _quarantine(connection: Connection[Any], w: Workplace, changes: Sequence[Change]) -> None:
+    """The ids lead to all five contexts: row and record, payload, verdict, and the sealed answer of the attempt."""
+    if changes:
+        connection.execute(
+            "INSERT INTO quarantine.item (tenant, item_id, layer, code, record_id, candidate_id, verdict_id, intent_id, "
+            "attempt_id) SELECT %s, q.item_id, 'commit', q.code, q.record_id, q.candidate_id, q.verdict_id, q.intent_id, "
+            "q.attempt_id FROM unnest(%s::uuid[], %s::text[], %s::uuid[], %s::uuid[], %s::uuid[], %s::uuid[], %s::uuid[]) "
+            "AS q (item_id, code, record_id, candidate_id, verdict_id, intent_id, attempt_id)",
+            (
+                w.id,
+                [new_id() for _ in changes],
+                [c.reason for c in changes],
+                [c.item.record_id for c in changes],
+                [c.item.candidate_id for c in changes],
+                [c.item.verdict_id for c in changes],
+                [c.item.intent_id for c in changes],
+                [c.attempt.attempt_id if c.attempt else None for c in changes],
+            ),
+        )
+
+
+def _return(connection: Connection[Any], w: Workplace, changes: Sequence[Change]) -> None:
+    if changes:
+        connection.execute(
+            "INSERT INTO ledger.outbox (tenant, candidate_id) SELECT %s, unnest(%s::uuid[]) ON CONFLICT DO NOTHING",
+            (w.id, sorted(c.item.candidate_id for c in changes)),
+        )
+
+
+def _attempt_id(change: Change) -> dict[str, str]:
+    return {"attempt": str(change.attempt.attempt_id)} if change.attempt else {}
+
+
+def _detail(change: Change) -> dict[str, Any]:
+    """What the audit log keeps of a step: codes, ids, versions and hashes."""
+    detail: dict[str, Any] = {"fence": change.after.fence, "event": change.event.name.lower(), **_attempt_id(change)}
+    if change.reason:
+        detail["reason"] = change.reason
+    if change.outcome:
+        detail["outcome"] = change.outcome
+    if change.attempt and change.attempt.status:
+        detail["status"] = change.attempt.status
+    if elements := change.evidence.get("elements"):
+        detail["elements"] = elements
+    if change.standing:
+        resource = change.standing.resource
+        detail["resource"] = f"{resource['resourceType']}/{resource['id']}"
+        detail["version"] = change.standing.version_id
+        detail["content"] = change.item.content_hash.hex()
+    return detail

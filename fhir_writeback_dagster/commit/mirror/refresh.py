@@ -1,0 +1,130 @@
+"""The mirror: what commit keeps of the EHR's patients, encounters, consents and capabilities, polled by ``_lastUpdated``, or
+filled on demand (`commit.mirror_demand`) where the vendor's matrix says that the EHR does not list its patients.
+
+Polling sees what is new and what changed. It does not see what was deleted, so the number of resources is compared after each
+poll, and a difference brings a complete listing: a deleted consent counts within one refresh too. A server that does not count
+gets its consents listed completely each time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Self
+
+from fhir_writeback_dagster.commit.fhir_client import Ehr, open_ehr
+from fhir_writeback_dagster.commit.ledger.async_database import Database
+from fhir_writeback_dagster.commit.limits.rate_windows import Pace
+from fhir_writeback_dagster.commit.mirror import store
+from fhir_writeback_dagster.commit.mirror.model import MirroredType, MirrorReport, mirrored
+from fhir_writeback_dagster.commit.mirror.on_demand import OnDemand
+from fhir_writeback_dagster.commit.mirror.rows import stamp
+from fhir_writeback_dagster.commit.mirror.store import Sync
+from fhir_writeback_dagster.errors import TargetError
+from fhir_writeback_dagster.orchestration.run_context import Workplace
+from fhir_writeback_dagster.orchestration.target import mirror_on_demand
+from fhir_writeback_dagster.rules.fhir.resource_url import server_of
+
+OVERLAP = timedelta(minutes=2)
+"""How far before the watermark a poll begins: a server may stamp a resource before others can see it."""
+
+
+def refresh(w: Workplace, full: bool = False) -> MirrorReport:
+    """Bring the tenant's mirror up to what its EHR says now; ``full`` reads everything again. One that is filled on demand and is
+    young enough answers the lookups that are due, and nothing else.
+
+    :raises TargetError: the EHR or its token endpoint refuses or does not answer. What was read until then is kept, the
+        watermarks stay: the next refresh begins where the last complete one ended.
+    """
+
+    async def work() -> MirrorReport:
+        async with Database(w) as db, open_ehr(w, Pace(w, db)) as ehr:
+            return await refresh_with(w, db, ehr, full=full, all_of_it=False)
+
+    return asyncio.run(work())
+
+
+async def refresh_with(w: Workplace, db: Database, ehr: Ehr, *, full: bool = False, all_of_it: bool = True) -> MirrorReport:
+    """:func:`refresh` over open connections; ``all_of_it``: everything that the mirror holds, however young."""
+    before = ehr.requests
+    statement = await ehr.capability()
+    await db.run(lambda connection: store.write_capability(connection, w, statement))
+    if mirror_on_demand(w):
+        report = await OnDemand(w, db, ehr).refresh(full=full, all_of_it=all_of_it)
+        return replace(report, requests=ehr.requests - before)
+    syncs = await db.run(lambda connection: store.read_sync(connection, w))
+    reports = [await _Type(w, db, ehr, kind).refresh(syncs.get(kind), full=full) for kind in mirrored(w.tenant)]
+    return MirrorReport(
+        {r.kind: r.read for r in reports},
+        {r.kind: r.changed for r in reports},
+        {r.kind: r.gone for r in reports},
+        tuple(r.kind for r in reports if r.complete),
+        ehr.requests - before,
+    )
+
+
+class _Type:
+    """The refresh of one resource type."""
+
+    def __init__(self, w: Workplace, db: Database, ehr: Ehr, kind: MirroredType) -> None:
+        self.w, self.db, self.ehr, self.kind = w, db, ehr, kind
+        self.read = self.changed = self.gone = 0
+        self.complete = False
+        self.watermark: datetime | None = None
+
+    async def refresh(self, sync: Sync | None, *, full: bool) -> Self:
+        started = self.w.now()
+        # What is known in its version is passed over, so only reading all again makes it known under another server's URLs.
+        full = full or (sync is not None and sync.server != server_of(self.w.tenant.ehr.base_url))
+        if full or sync is None or sync.watermark is None:
+            await self._list(again=full)
+        else:
+            await self._fetch([("_lastUpdated", f"ge{(sync.watermark - OVERLAP).isoformat()}")], again=False)
+            if await self._something_is_gone():
+                await self._list(again=False)
+        await self.db.run(
+            lambda connection: store.write_sync(
+                connection, self.w, self.kind, self.watermark, started, changed=bool(self.changed or self.gone)
+            )
+        )
+        return self
+
+    async def _fetch(self, params: list[tuple[str, str]], *, again: bool) -> set[str]:
+        """Read and keep every match; returns their ids."""
+        seen: set[str] = set()
+        async for page in self.ehr.pages(self.kind, params):
+            self.read += len(page)
+            seen.update(resource["id"] for resource in page)
+            updated = [when for resource in page if (when := stamp(resource).last_updated)]
+            self.watermark = max([*updated, *([self.watermark] if self.watermark else [])], default=None)
+            self.changed += await self.db.run(partial(store.write_page, w=self.w, kind=self.kind, page=page, again=again))
+        return seen
+
+    async def _list(self, *, again: bool) -> None:
+        """Read everything, and forget what is not there any more. A listing that falls short of the server's own count, also
+        after what came while it ran, is a broken one and removes nothing.
+        """
+        began = self.w.now()
+        since = began - OVERLAP
+        seen = await self._fetch([], again=again)
+        total = await self.ehr.count(self.kind)
+        if total is not None and len(seen) < total:
+            seen |= await self._fetch([("_lastUpdated", f"ge{since.isoformat()}")], again=False)
+        if total is not None and len(seen) < total:
+            raise TargetError(
+                "incomplete_listing",
+                f"the EHR counts {total} of {self.kind} and lists {len(seen)}",
+                where=self.w.tenant.ehr.base_url,
+                mend="nothing was removed from the mirror; the next refresh tries again",
+            )
+        remove = partial(store.remove_absent, w=self.w, kind=self.kind, present=sorted(seen), began=began)
+        self.gone += await self.db.run(remove)
+        self.complete = True
+
+    async def _something_is_gone(self) -> bool:
+        total = await self.ehr.count(self.kind)
+        if total is None:
+            return self.kind == "Consent"
+        return total != await self.db.run(lambda connection: store.count_rows(connection, self.w, self.kind))

@@ -1,0 +1,108 @@
+"""What the mirror keeps of a Patient, an Encounter and a Consent: pure readings of R4 resources."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from fhir_writeback_dagster.commit.protocol.answer import dicts
+from fhir_writeback_dagster.rules.fhir.resource_url import comparable, own_url
+from fhir_writeback_dagster.rules.fhir.time import instant
+
+Resource = dict[str, Any]
+
+_ID = re.compile(r"(?!\.+$)[A-Za-z0-9.-]{1,64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """Which version of which resource this is; ``last_updated`` is an instant in UTC."""
+
+    id: str
+    version_id: str | None
+    last_updated: datetime | None
+
+
+def stamp(resource: Resource) -> Stamp:
+    meta = resource.get("meta")
+    meta = meta if isinstance(meta, dict) else {}
+    version, updated = meta.get("versionId"), meta.get("lastUpdated")
+    point = instant(updated) if isinstance(updated, str) else None
+    fraction = timedelta(microseconds=int(point[1][:6].ljust(6, "0"))) if point and point[1] else timedelta()
+    return Stamp(resource["id"], version if isinstance(version, str) else None, point[0] + fraction if point else None)
+
+
+def identifiers(resource: Resource, base_url: str, *, old: bool = False) -> list[tuple[str, str]]:
+    """(system, value as it is compared) of each identifier that has both and is in use, or was: ``old``; and the resource's own
+    URL.
+    """
+    stated = [
+        (one["system"], one["value"])
+        for one in dicts(resource.get("identifier"))
+        if isinstance(one.get("system"), str) and isinstance(one.get("value"), str) and (old or one.get("use") != "old")
+    ]
+    own = own_url(base_url, resource["resourceType"], resource["id"])
+    return [(system, comparable(system, value)) for system, value in (*stated, own)]
+
+
+def referenced(reference: object, resource_type: str, base_url: str) -> str | None:
+    """The id in a literal reference to ``resource_type`` on this server: ``Patient/1``, or absolute below ``base_url``."""
+    text = reference.get("reference") if isinstance(reference, dict) else None
+    if not isinstance(text, str):
+        return None
+    relative = text.removeprefix(f"{base_url}/").split("/_history/")[0]
+    kind, _, found = relative.partition("/")
+    return found if kind == resource_type and found and "/" not in found else None
+
+
+def is_active(patient: Resource) -> bool:
+    return patient.get("active") is not False
+
+
+def is_deceased(patient: Resource) -> bool:
+    return patient.get("deceasedBoolean") is True or isinstance(patient.get("deceasedDateTime"), str)
+
+
+def replaced_by(patient: Resource, base_url: str) -> str | None:
+    """The survivor of a merge (Patient.link of type replaced-by)."""
+    for link in dicts(patient.get("link")):
+        if link.get("type") == "replaced-by":
+            return referenced(link.get("other"), "Patient", base_url) or "unknown"
+    return None
+
+
+def linked(patient: Resource, base_url: str, *types: str) -> set[str]:
+    """Ids of the patients whom links of these types name: ``replaced-by`` (merged into them), ``replaces``."""
+    others = (link.get("other") for link in dicts(patient.get("link")) if link.get("type") in types)
+    return {found for other in others if (found := referenced(other, "Patient", base_url)) and _ID.fullmatch(found)}
+
+
+def period(encounter: Resource, time_zone: str) -> tuple[datetime | None, datetime | None]:
+    """First and last instant of Encounter.period; a date without a time is that whole day at the hospital."""
+    found = encounter.get("period")
+    found = found if isinstance(found, dict) else {}
+    return _instant(found.get("start"), time_zone, last=False), _instant(found.get("end"), time_zone, last=True)
+
+
+def _instant(value: object, time_zone: str, *, last: bool) -> datetime | None:
+    if not isinstance(value, str):
+        return None
+    point = instant(value)
+    if point is not None:
+        return point[0]
+    try:
+        parts = [int(part) for part in value.split("-")]
+        day = datetime(parts[0], parts[1] if len(parts) > 1 else 1, parts[2] if len(parts) > 2 else 1, tzinfo=ZoneInfo(time_zone))
+    except ValueError:
+        return None
+    if not last:
+        return day.astimezone(UTC)
+    following = {
+        1: lambda: day.replace(year=day.year + 1),
+        2: lambda: (day.replace(day=28) + timedelta(days=4)).replace(day=1),
+        3: lambda: day + timedelta(days=1),
+    }[len(parts)]()
+    return following.astimezone(UTC)

@@ -1,0 +1,272 @@
+"""Writing a page of the EHR's patients, encounters or consents into the mirror: in sets, and never an older version over a
+newer one, because the mirror's own run and a commit run that needs fresher consents may read at the same time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from psycopg import Connection, sql
+from psycopg.types.json import Jsonb
+
+from fhir_writeback_dagster import canonicaljson
+from fhir_writeback_dagster.commit.mirror import rows
+from fhir_writeback_dagster.commit.mirror.model import MirroredType
+from fhir_writeback_dagster.commit.mirror.rows import Resource, Stamp, identifiers, period, referenced, stamp
+from fhir_writeback_dagster.orchestration.run_context import Workplace
+from fhir_writeback_dagster.rules.fhir.resource_url import server_of
+from fhir_writeback_dagster.rules.people.demographics import identifier_key, mirror_keys
+from fhir_writeback_dagster.store.db import Row, copy_rows, record_event
+
+TABLES: dict[MirroredType, tuple[str, str]] = {
+    "Patient": ("patient", "patient_id"),
+    "Encounter": ("encounter", "encounter_id"),
+    "Consent": ("consent", "consent_id"),
+}
+_COLUMNS: dict[MirroredType, list[str]] = {
+    "Patient": "tenant target patient_id version_id active deceased replaced_by body last_updated fetched_at".split(),
+    "Encounter": "tenant target encounter_id version_id patient_id status starts_at ends_at last_updated fetched_at".split(),
+    "Consent": "tenant target consent_id version_id patient_id status body last_updated fetched_at".split(),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Sync:
+    """How far the polling of one type is; ``server``: under whose URLs its rows are known (`rules.resourceurl`)."""
+
+    watermark: datetime | None
+    refreshed_at: datetime
+    server: str | None
+
+
+def read_sync(connection: Connection[Any], w: Workplace) -> dict[str, Sync]:
+    found = connection.execute(
+        "SELECT resource_type, watermark, refreshed_at, server FROM mirror.sync WHERE tenant = %s AND target = %s",
+        (w.id, w.tenant.ehr.target),
+    )
+    return {kind: Sync(*rest) for kind, *rest in found}
+
+
+def write_sync(
+    connection: Connection[Any], w: Workplace, kind: str, watermark: datetime | None, started: datetime, *, changed: bool
+) -> None:
+    """A refresh is complete. ``changed_at`` is taken after its pages were committed: who decided on the older mirror while
+    it ran decided before that, and looks again. A `refreshed_at` in the future is of a clock that was set back since.
+    """
+    connection.execute(
+        "INSERT INTO mirror.sync AS s (tenant, target, resource_type, watermark, refreshed_at, changed_at, server) "
+        "VALUES (%(tenant)s, %(target)s, %(kind)s, %(watermark)s, %(started)s, %(now)s, %(server)s) "
+        "ON CONFLICT (tenant, target, resource_type) DO UPDATE SET "
+        "watermark = greatest(s.watermark, excluded.watermark), server = excluded.server, "
+        "refreshed_at = CASE WHEN s.refreshed_at > %(now)s THEN excluded.refreshed_at "
+        "ELSE greatest(s.refreshed_at, excluded.refreshed_at) END, "
+        "changed_at = CASE WHEN %(changed)s THEN excluded.changed_at ELSE s.changed_at END",
+        {
+            "tenant": w.id,
+            "target": w.tenant.ehr.target,
+            "kind": kind,
+            "server": server_of(w.tenant.ehr.base_url),
+            "watermark": watermark,
+            "started": started,
+            "now": w.now(),
+            "changed": changed,
+        },
+    )
+
+
+def write_page(
+    connection: Connection[Any],
+    w: Workplace,
+    kind: MirroredType,
+    page: Sequence[Resource],
+    *,
+    again: bool,
+    read_at: datetime | None = None,
+) -> int:
+    """Insert or replace what is new in ``page``; ``again`` also what is known in this version. Returns how many were.
+
+    :param read_at: when its reading began: what another run has read since then is newer, also where the EHR dates nothing.
+    """
+    lock(connection, w)
+    newest = {resource["id"]: resource for resource in page}
+    stamps = {id_: stamp(newest[id_]) for id_ in sorted(newest)}
+    skip = set() if again else _known(connection, w, kind, stamps, read_at)
+    fresh = [newest[id_] for id_ in stamps if id_ not in skip]
+    if not fresh:
+        return 0
+    table, key = TABLES[kind]
+    row = _ROWS[kind]
+    copy_rows(
+        connection,
+        f"mirror.{table}",
+        _COLUMNS[kind],
+        (row(w, one, stamps[one["id"]]) for one in fresh),
+        replace_by=["tenant", "target", key],
+    )
+    if kind in ("Patient", "Encounter"):
+        _write_identifiers(connection, w, table, fresh)
+    record_event(connection, f"mirror.{table}_read", [w.tenant.ehr.target], [{"changed": len(fresh)}])
+    return len(fresh)
+
+
+def remove_absent(connection: Connection[Any], w: Workplace, kind: MirroredType, present: Sequence[str], began: datetime) -> int:
+    """Forget what a complete listing no longer holds; returns how many were.
+
+    :param began: when the listing did: what another run has read since then came after it, a consent that denies for one.
+    """
+    lock(connection, w)
+    table, key = TABLES[kind]
+    place = {"tenant": w.id, "target": w.tenant.ehr.target, "present": list(present), "began": began}
+    names = {"table": sql.Identifier(table), "key": sql.Identifier(key), "identifiers": sql.Identifier(f"{table}_identifier")}
+    gone = connection.execute(
+        sql.SQL(
+            "DELETE FROM mirror.{table} WHERE tenant = %(tenant)s AND target = %(target)s "
+            "AND {key} <> ALL (%(present)s::text[]) AND fetched_at <= %(began)s"
+        ).format(**names),
+        place,
+    ).rowcount
+    if kind in ("Patient", "Encounter"):
+        connection.execute(
+            sql.SQL(
+                "DELETE FROM mirror.{identifiers} i WHERE i.tenant = %(tenant)s AND i.target = %(target)s AND NOT EXISTS (SELECT "
+                "FROM mirror.{table} m WHERE m.tenant = %(tenant)s AND m.target = %(target)s AND m.{key} = i.{key})"
+            ).format(**names),
+            place,
+        )
+    if gone:
+        record_event(connection, f"mirror.{table}_gone", [w.tenant.ehr.target], [{"gone": gone}])
+    return gone
+
+
+def count_rows(connection: Connection[Any], w: Workplace, kind: MirroredType) -> int:
+    row = connection.execute(
+        sql.SQL("SELECT count(*) FROM mirror.{} WHERE tenant = %s AND target = %s").format(sql.Identifier(TABLES[kind][0])),
+        (w.id, w.tenant.ehr.target),
+    ).fetchone()
+    return int(row[0]) if row else 0
+
+
+def write_capability(connection: Connection[Any], w: Workplace, statement: Resource) -> None:
+    digest = canonicaljson.sha256({key: value for key, value in statement.items() if key not in ("id", "meta", "date")})
+    target = w.tenant.ehr.target
+    known = connection.execute(
+        "SELECT sha256 FROM mirror.capability WHERE tenant = %s AND target = %s", (w.id, target)
+    ).fetchone()
+    connection.execute(
+        "INSERT INTO mirror.capability (tenant, target, fetched_at, sha256, body) VALUES (%s, %s, %s, %s, %s) "
+        "ON CONFLICT (tenant, target) DO UPDATE SET fetched_at = excluded.fetched_at, sha256 = excluded.sha256, "
+        "body = excluded.body",
+        (w.id, target, w.now(), digest, Jsonb(statement, dumps=lambda value: canonicaljson.encode(value).decode())),
+    )
+    if known is None or bytes(known[0]) != digest:
+        record_event(connection, "mirror.capability_changed", [target], [{"sha256": digest.hex()}])
+
+
+def lock(connection: Connection[Any], w: Workplace) -> None:
+    """Until the transaction ends nobody else writes this tenant's mirror."""
+    digest = hashlib.sha256(f"mirror|{w.id}|{w.tenant.ehr.target}".encode()).digest()
+    number = int.from_bytes(digest[:8], "big", signed=True)
+    connection.execute("SELECT pg_advisory_xact_lock(%s)", (number,))
+
+
+def _known(
+    connection: Connection[Any], w: Workplace, kind: MirroredType, stamps: dict[str, Stamp], read_at: datetime | None
+) -> set[str]:
+    """Ids whose version the mirror has already, or a newer one of."""
+    table, key = TABLES[kind]
+    found = connection.execute(
+        sql.SQL(
+            "SELECT m.{key} FROM unnest(%s::text[], %s::text[], %s::timestamptz[]) AS n (id, version_id, last_updated) "
+            "JOIN mirror.{table} m ON m.tenant = %s AND m.target = %s AND m.{key} = n.id "
+            "WHERE (m.version_id = n.version_id AND m.last_updated IS NOT DISTINCT FROM n.last_updated) "
+            "OR m.last_updated > n.last_updated OR m.fetched_at > %s"
+        ).format(key=sql.Identifier(key), table=sql.Identifier(table)),
+        (
+            list(stamps),
+            [s.version_id for s in stamps.values()],
+            [s.last_updated for s in stamps.values()],
+            w.id,
+            w.tenant.ehr.target,
+            read_at,
+        ),
+    )
+    return {id_ for (id_,) in found}
+
+
+def _write_identifiers(connection: Connection[Any], w: Workplace, table: str, fresh: Sequence[Resource]) -> None:
+    """What a resource no longer bears must no longer lead to it: a merge moves a number to the survivor."""
+    target, key, ids = w.tenant.ehr.target, f"{table}_id", [one["id"] for one in fresh]
+    connection.execute(
+        sql.SQL("DELETE FROM mirror.{} WHERE tenant = %s AND target = %s AND {} = ANY(%s)").format(
+            sql.Identifier(f"{table}_identifier"), sql.Identifier(key)
+        ),
+        (w.id, target, ids),
+    )
+    digests = {
+        (w.id, target, w.identity.digest(*identifier_key(system, value)), one["id"])
+        for one in fresh
+        for system, value in identifiers(one, w.tenant.ehr.base_url)
+    }
+    if table == "patient":  # also while nobody matches on demographics: an index that lacks some would find the wrong one
+        digests |= {(w.id, target, w.identity.digest(*key), one["id"]) for one in fresh for key in mirror_keys(one)}
+    copy_rows(connection, f"mirror.{table}_identifier", ["tenant", "target", "identifier", key], sorted(digests))
+
+
+def _patient(w: Workplace, resource: Resource, s: Stamp) -> Row:
+    target = w.tenant.ehr.target
+    return (
+        w.id,
+        target,
+        s.id,
+        s.version_id,
+        rows.is_active(resource),
+        rows.is_deceased(resource),
+        rows.replaced_by(resource, w.tenant.ehr.base_url),
+        w.sealer.seal_json("mirror.patient", f"{target}|{s.id}", resource),
+        s.last_updated,
+        w.now(),
+    )
+
+
+def _encounter(w: Workplace, resource: Resource, s: Stamp) -> Row:
+    starts, ends = period(resource, w.tenant.time_zone)
+    patient = referenced(resource.get("subject"), "Patient", w.tenant.ehr.base_url)
+    status = resource.get("status")
+    return (
+        w.id,
+        w.tenant.ehr.target,
+        s.id,
+        s.version_id,
+        patient,
+        status if isinstance(status, str) else "unknown",
+        starts,
+        ends,
+        s.last_updated,
+        w.now(),
+    )
+
+
+def _consent(w: Workplace, resource: Resource, s: Stamp) -> Row:
+    target, status = w.tenant.ehr.target, resource.get("status")
+    return (
+        w.id,
+        target,
+        s.id,
+        s.version_id or "",
+        referenced(resource.get("patient"), "Patient", w.tenant.ehr.base_url),
+        status if isinstance(status, str) else "unknown",
+        w.sealer.seal_json("mirror.consent", f"{target}|{s.id}", resource),
+        s.last_updated,
+        w.now(),
+    )
+
+
+_ROWS: dict[MirroredType, Callable[[Workplace, Resource, Stamp], Row]] = {
+    "Patient": _patient,
+    "Encounter": _encounter,
+    "Consent": _consent,
+}

@@ -1,0 +1,122 @@
+"""What the engine holds about one intent, and what it asks the ledger to write."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from fhir_writeback_dagster.commit.protocol.transitions import Action, Event, IntentState, step
+
+Resource = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """The resource in the EHR that a business key stands for. ``base`` is the resource as our writes left it, without
+    what others changed since.
+    """
+
+    resource_type: str
+    resource_id: str
+    version_id: str | None
+    etag: str | None
+    origin: str
+    owner_source: str
+    revision: int
+    content_hash: bytes
+    state: str
+    base: Resource | None = None
+    previous: Resource | None = None
+    """The payload that was written last; None where it is shredded."""
+
+
+@dataclass(slots=True)
+class Item:
+    """A claimed intent; ``now`` moves on as the ledger writes it."""
+
+    intent_id: UUID
+    now: IntentState
+    business_key: str
+    revision: int
+    candidate_id: UUID
+    verdict_id: UUID
+    record_id: UUID
+    source: str
+    kind: str
+    resource_type: str
+    patient_id: str
+    encounter_id: str | None
+    content_hash: bytes
+    reason: str | None
+    """Why it is where it was found: the last class of the taxonomy."""
+    sends: int
+    sent_at: datetime | None
+    """When it was sent last."""
+    payload: Resource
+    """Empty where it cannot be opened any more: then the intent goes nowhere."""
+    must_keep: frozenset[str] | None = None
+    """The elements that its mapping wants to survive the EHR; None: all of them."""
+    link: Link | None = None
+    outcomes: tuple[str | None, ...] = ()
+    """Classes of its attempts so far; None: nobody ever heard of one again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One request on the wire for one intent. ``answer`` is kept, sealed, for what did not succeed."""
+
+    attempt_id: UUID
+    verb: str
+    precondition: str
+    request_id: str
+    status: int | None = None
+    outcome: str | None = None
+    answer: bytes = b""
+    ehr_request_id: str | None = None
+    """The EHR's own name of the request, for its support; where the matrix says that it has one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A resource as it stands in the EHR, recognised as what an intent is about."""
+
+    resource: Resource
+    etag: str | None
+    origin: str = "ours"
+    theirs: frozenset[str] = frozenset()
+    """Elements that others changed: they stay theirs in the link's base."""
+
+    @property
+    def version_id(self) -> str | None:
+        meta = self.resource.get("meta")
+        version = meta.get("versionId") if isinstance(meta, dict) else None
+        return version if isinstance(version, str) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One step of one intent with all that is written with it; made by :func:`change`."""
+
+    item: Item
+    event: Event
+    before: IntentState
+    after: IntentState
+    actions: tuple[Action, ...]
+    reason: str | None = None
+    outcome: str | None = None
+    wait_s: float = 0.0
+    attempt: Attempt | None = None
+    standing: Standing | None = None
+    link_state: str | None = None
+    evidence: dict[str, Any] = field(default_factory=dict)
+
+
+def change(item: Item, event: Event, **details: Any) -> Change | None:
+    """The step that ``event``, told by the holder of ``item``, makes; None where it means nothing.
+
+    ``details`` are fields of :class:`Change`: codes and ids, never a value of a patient.
+    """
+    after, actions = step(item.now, event, item.now.fence)
+    return None if after == item.now and not actions else Change(item, event, item.now, after, actions, **details)
