@@ -32,13 +32,13 @@ from fhir_writeback_dagster.ops.folder import StateFolder
 from fhir_writeback_dagster.ops.postgres import Postgres
 from fhir_writeback_dagster.ops.provision import Dsns, provision
 from fhir_writeback_dagster.orchestration.run_context import Workplace, open_workplace
-from fhir_writeback_dagster.sandbox.files import csv_file
-from fhir_writeback_dagster.sandbox.home import make_home, zone_of
+from fhir_writeback_dagster.sandbox.demo_home import make_home, zone_of
 from fhir_writeback_dagster.sandbox.keys import make_client_key
-from fhir_writeback_dagster.sandbox.rows import RowMaker
-from fhir_writeback_dagster.sandbox.sekmet import Sekmet
-from fhir_writeback_dagster.sandbox.vocabulary import LABS
-from fhir_writeback_dagster.sandbox.world import Hospital, make_world
+from fhir_writeback_dagster.sandbox.servers.sekmet import Sekmet
+from fhir_writeback_dagster.sandbox.story.files import csv_file
+from fhir_writeback_dagster.sandbox.story.hospitals import Hospital, make_world
+from fhir_writeback_dagster.sandbox.story.rows import RowMaker
+from fhir_writeback_dagster.sandbox.story.vocabulary import LABS
 
 R = TypeVar("R")
 AT_ONCE = 16

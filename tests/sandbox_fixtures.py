@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from fhir_writeback_dagster.sandbox.keys import make_client_key
-from fhir_writeback_dagster.sandbox.sekmet import Sekmet
+from fhir_writeback_dagster.sandbox.servers.sekmet import Sekmet
 
 
 @pytest.fixture(scope="session")

@@ -11,8 +11,8 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from fhir_writeback_dagster.sandbox.chart import Chart, Resource
-from fhir_writeback_dagster.sandbox.truth import FactKey, Value, instant
+from fhir_writeback_dagster.sandbox.servers.ehr_client import Chart, Resource
+from fhir_writeback_dagster.sandbox.story.expected import FactKey, Value, instant
 
 #: Types that the write-back may create, with the elements that say when.
 WRITTEN: dict[str, tuple[str, ...]] = {

@@ -22,12 +22,12 @@ from fhir_writeback_dagster.ops.postgres import forget
 from fhir_writeback_dagster.ops.report import table
 from fhir_writeback_dagster.ops.signals import Stopped, undisturbed
 from fhir_writeback_dagster.sandbox import check
-from fhir_writeback_dagster.sandbox.extracts import Story
-from fhir_writeback_dagster.sandbox.files import File
-from fhir_writeback_dagster.sandbox.home import zone_of
+from fhir_writeback_dagster.sandbox.demo_environment import Scene, Stage, staged
+from fhir_writeback_dagster.sandbox.demo_home import zone_of
 from fhir_writeback_dagster.sandbox.memory import PeakMemory
-from fhir_writeback_dagster.sandbox.stage import Scene, Stage, staged
-from fhir_writeback_dagster.sandbox.truth import ENDS
+from fhir_writeback_dagster.sandbox.story.deliveries import Story
+from fhir_writeback_dagster.sandbox.story.expected import ENDS
+from fhir_writeback_dagster.sandbox.story.files import File
 
 Result = dict[str, Any]
 

@@ -14,7 +14,7 @@ from support import Database
 
 from fhir_writeback_dagster.config.tenants import Tenant
 from fhir_writeback_dagster.orchestration.run_context import utc_now
-from fhir_writeback_dagster.sandbox.sekmet import CLIENT_ID, Sekmet
+from fhir_writeback_dagster.sandbox.servers.sekmet import CLIENT_ID, Sekmet
 
 SCOPES = ["system/*.cruds"]
 

@@ -17,7 +17,7 @@ from fhir_writeback_dagster.commit.auth.scopes import missing
 from fhir_writeback_dagster.commit.fhir_client import Ehr, open_ehr
 from fhir_writeback_dagster.errors import ConfigError, SecretError, TargetError
 from fhir_writeback_dagster.sandbox.keys import make_client_key
-from fhir_writeback_dagster.sandbox.sekmet import CLIENT_ID, Sekmet
+from fhir_writeback_dagster.sandbox.servers.sekmet import CLIENT_ID, Sekmet
 
 AT = "2024-03-01T10:00:00Z"
 

@@ -18,7 +18,7 @@ from fhir_writeback_dagster.errors import TargetError
 from fhir_writeback_dagster.rules.fhir.resource_url import URI
 from fhir_writeback_dagster.sandbox.fault_proxy.personality import Personality
 from fhir_writeback_dagster.sandbox.fault_proxy.server import FaultProxy
-from fhir_writeback_dagster.sandbox.sekmet import Sekmet
+from fhir_writeback_dagster.sandbox.servers.sekmet import Sekmet
 
 LOOKUPS = "SELECT outcome, found FROM mirror.lookup WHERE tenant = %s ORDER BY asked_at, key"
 HELD = "SELECT patient_id FROM mirror.patient WHERE tenant = %s ORDER BY 1"

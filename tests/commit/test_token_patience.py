@@ -15,7 +15,7 @@ from fhir_writeback_dagster.errors import TargetError
 from fhir_writeback_dagster.sandbox.fault_proxy.faults import DropRequest, Fault, Say
 from fhir_writeback_dagster.sandbox.fault_proxy.script import Rule
 from fhir_writeback_dagster.sandbox.fault_proxy.server import FaultProxy
-from fhir_writeback_dagster.sandbox.sekmet import Sekmet
+from fhir_writeback_dagster.sandbox.servers.sekmet import Sekmet
 
 
 def test_it_is_asked_three_times(

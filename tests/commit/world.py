@@ -19,7 +19,7 @@ from fhir_writeback_dagster.ids import new_id
 from fhir_writeback_dagster.orchestration.run_context import Workplace, utc_now
 from fhir_writeback_dagster.rules.consent.evaluate import ConsentAsk
 from fhir_writeback_dagster.rules.policy.cedar import PolicyAsk
-from fhir_writeback_dagster.sandbox.sekmet import Sekmet
+from fhir_writeback_dagster.sandbox.servers.sekmet import Sekmet
 from fhir_writeback_dagster.store.db import Row, connect, copy_rows
 
 MRN = "urn:oid:2.16.840.1.113883.19.5"

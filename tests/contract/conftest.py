@@ -12,11 +12,11 @@ from commit.world import World
 from contract.counterparts import Counterpart, or_skip
 from support import Database
 
-from fhir_writeback_dagster.sandbox.chart import Chart
 from fhir_writeback_dagster.sandbox.fault_proxy.server import FaultProxy
-from fhir_writeback_dagster.sandbox.hapi import Hapi
-from fhir_writeback_dagster.sandbox.nodeserver import Medplum
-from fhir_writeback_dagster.sandbox.sekmet import CLIENT_ID, Sekmet
+from fhir_writeback_dagster.sandbox.servers.ehr_client import Chart
+from fhir_writeback_dagster.sandbox.servers.hapi import Hapi
+from fhir_writeback_dagster.sandbox.servers.node import Medplum
+from fhir_writeback_dagster.sandbox.servers.sekmet import CLIENT_ID, Sekmet
 
 SMART = {"type": "smart_backend", "client_id": CLIENT_ID, "private_key": "file://keys/client.jwk", "scopes": ["system/*.cruds"]}
 

@@ -11,7 +11,7 @@ import pytest
 
 from fhir_writeback_dagster.errors import ServiceError
 from fhir_writeback_dagster.rules.target.capabilities import Target
-from fhir_writeback_dagster.sandbox.chart import Chart, Resource
+from fhir_writeback_dagster.sandbox.servers.ehr_client import Chart, Resource
 
 MISSING = ("runtime_missing", "hapi_missing")
 """Codes of what this machine has not got: Node, npm, Java, Maven, or a way to their packages."""

@@ -25,7 +25,7 @@ from fhir_writeback_dagster.commit.commands.probe_commands import probe
 from fhir_writeback_dagster.commit.fhir_client import open_ehr
 from fhir_writeback_dagster.commit.probe import drift
 from fhir_writeback_dagster.errors import ConfigError, TargetError
-from fhir_writeback_dagster.sandbox.nodeserver import OidcProvider
+from fhir_writeback_dagster.sandbox.servers.node import OidcProvider
 
 AT = "2024-03-01T10:00:00Z"
 AUDIENCE = "https://ehr.example/fhir"

@@ -10,7 +10,7 @@ import dagster as dg
 import pytest
 from support import PROJECT
 
-from fhir_writeback_dagster.sandbox.sekmet import Sekmet
+from fhir_writeback_dagster.sandbox.servers.sekmet import Sekmet
 
 SYNTHEA = "https://github.com/synthetichealth/synthea"
 PATIENT, ENCOUNTER = "b37f7960-7e9e-f3f7-f891-79ae4f632406", "c485f49b-ceee-5413-7488-94e7c84063fe"

@@ -14,18 +14,18 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from fhir_writeback_dagster.sandbox.drills import crew, finding
-from fhir_writeback_dagster.sandbox.drills import stage as stages
-from fhir_writeback_dagster.sandbox.drills.admission import admit
+from fhir_writeback_dagster.sandbox.drills import environment as stages
+from fhir_writeback_dagster.sandbox.drills import verdict, worker_pool
 from fhir_writeback_dagster.sandbox.drills.catalogue import BY_NAME, Drill
 from fhir_writeback_dagster.sandbox.drills.command import drill_command
-from fhir_writeback_dagster.sandbox.drills.finding import Finding, find
-from fhir_writeback_dagster.sandbox.drills.play import Result, play
-from fhir_writeback_dagster.sandbox.drills.stage import Stage, open_stage
+from fhir_writeback_dagster.sandbox.drills.environment import Stage, open_stage
+from fhir_writeback_dagster.sandbox.drills.run import Result, play
+from fhir_writeback_dagster.sandbox.drills.setup_tenant import admit
+from fhir_writeback_dagster.sandbox.drills.verdict import Finding, find
 from fhir_writeback_dagster.sandbox.fault_proxy.faults import Repeat
 from fhir_writeback_dagster.sandbox.fault_proxy.personality import Personality
 from fhir_writeback_dagster.sandbox.fault_proxy.script import Rule
-from fhir_writeback_dagster.sandbox.truth import Value
+from fhir_writeback_dagster.sandbox.story.expected import Value
 
 WRITES = 24
 NOTHING_WRONG = Finding(duplicates=0, lost=0, wrongly_sent=0, unaccounted=0, with_people=0, reconciled=0)
@@ -61,7 +61,7 @@ def test_its_promises_hold(stage: Stage, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["two-workers", "kill-worker"])
 def test_an_engine_that_sends_again_unseen_is_caught(stage: Stage, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(crew, "WORKER", [sys.executable, str(Path(__file__).with_name("resending_worker.py"))])
+    monkeypatch.setattr(worker_pool, "WORKER", [sys.executable, str(Path(__file__).with_name("resending_worker.py"))])
     result = play(BY_NAME[name], stage, WRITES)
     assert result.finding.duplicates > 0, result.table()
     assert not result.held
@@ -122,9 +122,9 @@ def test_what_is_wrong_in_the_ehr_is_counted_whatever_the_ledger_says(stage: Sta
     code, number, unit = rows[4].value.parts[0]
     assert not isinstance(number, str)
     added(lambda: ward.wanted.update({facts[4]: Value(((code, number + 5, unit),))}), wrongly_sent=1)
-    ledger = finding._ledger
+    ledger = verdict._ledger
     asked = {"with_people": frozenset({facts[2]})}
-    with_person = partial(monkeypatch.setattr, finding, "_ledger", lambda w: replace(ledger(w), **asked))
+    with_person = partial(monkeypatch.setattr, verdict, "_ledger", lambda w: replace(ledger(w), **asked))
     added(with_person, lost=-1, with_people=1, wrongly_sent=1)
     ward.rows_told += 1
     assert find(ward).unaccounted == 3

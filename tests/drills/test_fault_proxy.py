@@ -12,12 +12,12 @@ import pytest
 from commit.world import heart_rate, patient
 from support import eventually
 
-from fhir_writeback_dagster.sandbox.chart import Chart
 from fhir_writeback_dagster.sandbox.fault_proxy import faults as f
 from fhir_writeback_dagster.sandbox.fault_proxy.exchange import Request
 from fhir_writeback_dagster.sandbox.fault_proxy.script import Rule, Script
 from fhir_writeback_dagster.sandbox.fault_proxy.server import FaultProxy
-from fhir_writeback_dagster.sandbox.sekmet import CLIENT_ID, Sekmet
+from fhir_writeback_dagster.sandbox.servers.ehr_client import Chart
+from fhir_writeback_dagster.sandbox.servers.sekmet import CLIENT_ID, Sekmet
 
 AT = "2025-03-01T10:00:00Z"
 CHALLENGE = 'Bearer error="invalid_token", error_description="The access token expired"'

@@ -14,7 +14,7 @@ from commit.world import heart_rate, patient
 
 from fhir_writeback_dagster.sandbox.fault_proxy.personality import Personality
 from fhir_writeback_dagster.sandbox.fault_proxy.server import FaultProxy
-from fhir_writeback_dagster.sandbox.sekmet import Sekmet
+from fhir_writeback_dagster.sandbox.servers.sekmet import Sekmet
 
 CONDITION = "identifier=urn:test:key%7Ck1"
 

@@ -21,7 +21,7 @@ from e2e.synthea_twins import KINDS, bundles, chart, compare, rows
 
 from fhir_writeback_dagster.ops.report import TenantReport, read_report
 from fhir_writeback_dagster.rules.consent.codes import ACT_CODE, CONSENT_SCOPE, RESTRICTED
-from fhir_writeback_dagster.sandbox.sekmet import CLIENT_ID, Sekmet
+from fhir_writeback_dagster.sandbox.servers.sekmet import CLIENT_ID, Sekmet
 
 pytestmark = pytest.mark.timeout(900)
 #: Scores that Synthea computes and never writes as FHIR.

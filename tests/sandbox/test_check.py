@@ -6,8 +6,8 @@ from decimal import Decimal
 from typing import Any
 
 from fhir_writeback_dagster.sandbox.check import look, versions
-from fhir_writeback_dagster.sandbox.sekmet import Sekmet
-from fhir_writeback_dagster.sandbox.truth import FactKey, Value
+from fhir_writeback_dagster.sandbox.servers.sekmet import Sekmet
+from fhir_writeback_dagster.sandbox.story.expected import FactKey, Value
 
 SYSTEM = "https://mercy.example/write-back"
 FACT = FactKey("Observation", "m-001", "718-7", "2025-03-05T15:00:00Z")

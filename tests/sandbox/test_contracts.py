@@ -12,9 +12,9 @@ from fhir_writeback_dagster.ingest.contracts.sources import load_source
 from fhir_writeback_dagster.ingest.normalise.columns import Maker
 from fhir_writeback_dagster.ingest.normalise.records import Normalised, normalise
 from fhir_writeback_dagster.ingest.readers import read
-from fhir_writeback_dagster.sandbox.extracts import Story, make_story
-from fhir_writeback_dagster.sandbox.files import File
-from fhir_writeback_dagster.sandbox.world import make_world
+from fhir_writeback_dagster.sandbox.story.deliveries import Story, make_story
+from fhir_writeback_dagster.sandbox.story.files import File
+from fhir_writeback_dagster.sandbox.story.hospitals import make_world
 
 MAPPINGS = Path(__file__).resolve().parents[2] / "mappings"
 

@@ -10,9 +10,9 @@ from fhir_writeback_dagster.config.tenants import tenant_ids
 from fhir_writeback_dagster.ops.configuration import load_configuration
 from fhir_writeback_dagster.ops.environment import layer_environment
 from fhir_writeback_dagster.ops.provision import Dsns
-from fhir_writeback_dagster.sandbox.home import KINDS, SOURCES, make_home
+from fhir_writeback_dagster.sandbox.demo_home import KINDS, SOURCES, make_home
 from fhir_writeback_dagster.sandbox.keys import make_client_key
-from fhir_writeback_dagster.sandbox.world import make_world
+from fhir_writeback_dagster.sandbox.story.hospitals import make_world
 
 DSNS = Dsns({name: f"postgresql://{name}@127.0.0.1/x" for name in (*LAYERS, "dagster")})
 

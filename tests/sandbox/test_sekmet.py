@@ -10,9 +10,9 @@ import psutil
 import pytest
 
 from fhir_writeback_dagster.errors import ServiceError, TargetError
-from fhir_writeback_dagster.sandbox.chart import Chart
 from fhir_writeback_dagster.sandbox.keys import make_client_key
-from fhir_writeback_dagster.sandbox.sekmet import CLIENT_ID, Sekmet
+from fhir_writeback_dagster.sandbox.servers.ehr_client import Chart
+from fhir_writeback_dagster.sandbox.servers.sekmet import CLIENT_ID, Sekmet
 
 
 def _patient(number: int) -> dict[str, object]:

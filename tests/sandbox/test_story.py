@@ -9,10 +9,10 @@ from collections import Counter
 
 import pytest
 
-from fhir_writeback_dagster.sandbox.extracts import Story, make_story
-from fhir_writeback_dagster.sandbox.files import File
-from fhir_writeback_dagster.sandbox.truth import Truth
-from fhir_writeback_dagster.sandbox.world import make_world
+from fhir_writeback_dagster.sandbox.story.deliveries import Story, make_story
+from fhir_writeback_dagster.sandbox.story.expected import Truth
+from fhir_writeback_dagster.sandbox.story.files import File
+from fhir_writeback_dagster.sandbox.story.hospitals import make_world
 
 
 @pytest.fixture(scope="module", params=[0, 1], ids=["mercy", "stvincent"])

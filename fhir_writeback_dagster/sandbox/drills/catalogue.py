@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fhir_writeback_dagster.sandbox.drills import acts
-from fhir_writeback_dagster.sandbox.drills.storm import storm
-from fhir_writeback_dagster.sandbox.drills.ward import Ward
+from fhir_writeback_dagster.sandbox.drills import scenarios
+from fhir_writeback_dagster.sandbox.drills.fault_mix import storm
+from fhir_writeback_dagster.sandbox.drills.tenant_under_test import Ward
 from fhir_writeback_dagster.sandbox.fault_proxy import faults as f
 from fhir_writeback_dagster.sandbox.fault_proxy.exchange import READS, WRITES
 from fhir_writeback_dagster.sandbox.fault_proxy.personality import PLAIN, Personality
@@ -45,7 +45,7 @@ class Drill:
 
 
 #: A mirror older than this is read again before anything is sent.
-_FRESH = {"max_age": f"{acts.UNTIL_STALE_S:.0f}s"}
+_FRESH = {"max_age": f"{scenarios.UNTIL_STALE_S:.0f}s"}
 #: The lease of what may have been sent is ten seconds longer than the timeout, and is waited for; with few requests at once
 #: there is always more to send when somebody dies.
 _BRIEF = {"timeout": "2s", "concurrency": 2}
@@ -58,7 +58,7 @@ DRILLS: tuple[Drill, ...] = (
         "downtime",
         "the EHR is killed in the middle of the work and comes back",
         "nothing is lost or written twice; the work goes on by itself",
-        acts.downtime,
+        scenarios.downtime,
         [Rule("answer_lost", f.DropAnswer(), on=WRITES, probability=0.1)],
         personality=_MAKES_WHAT_IT_IS_TOLD,
         reconciles=True,
@@ -67,7 +67,7 @@ DRILLS: tuple[Drill, ...] = (
         "token-expiry",
         "access tokens expire on the way, and the token endpoint is out of order now and then",
         "a refused token costs a new one, never a write",
-        acts.written,
+        scenarios.written,
         [
             Rule("token_expired", f.expired_token(), on=(*WRITES, *READS), probability=0.15),
             Rule("token_endpoint_503", f.Say(503, "transient"), on=("token",), probability=0.2),
@@ -78,14 +78,14 @@ DRILLS: tuple[Drill, ...] = (
         "consent-revoked",
         "patients withdraw consent after their writes were approved and before they are sent",
         "nothing is written that consent, as last read, does not allow",
-        acts.consent_revoked,
+        scenarios.consent_revoked,
         consent=_FRESH,
     ),
     Drill(
         "partial-transaction",
         "bundles are done in part, refused as a whole, answered without some entries, or lost",
         "each entry is written once, whatever became of its bundle",
-        acts.partial_transaction,
+        scenarios.partial_transaction,
         [
             Rule("batch_in_part", f.PartialBatch(), on=("bundle",), probability=0.2),
             Rule("half_a_batch_lost", f.PartialBatch(lost=True), on=("bundle",), probability=0.1),
@@ -99,7 +99,7 @@ DRILLS: tuple[Drill, ...] = (
         "duplicate-delivery",
         "the same file comes again, its rows come in another order, and requests arrive twice on the way",
         "one resource a fact; the second delivery writes nothing at all",
-        acts.duplicate_delivery,
+        scenarios.duplicate_delivery,
         [
             Rule("answer_lost", f.DropAnswer(), on=WRITES, probability=0.1),
             Rule("arrived_twice", f.Repeat(), on=WRITES, probability=0.1),
@@ -110,28 +110,28 @@ DRILLS: tuple[Drill, ...] = (
         "old-file-again",
         "corrections are written, and then the file that they correct comes again",
         "what was corrected does not come back",
-        acts.old_file_again,
+        scenarios.old_file_again,
         [Rule("answer_lost", f.DropAnswer(), on=WRITES, probability=0.1)],
     ),
     Drill(
         "patient-merged",
         "patients are merged into others after their writes were approved and before they are sent",
         "nothing goes into the chart of a merged patient; the survivor's gets it",
-        acts.patient_merged,
+        scenarios.patient_merged,
         consent=_FRESH,
     ),
     Drill(
         "clinician-edited",
         "people change and delete what we wrote, and then the source corrects it",
         "what a person changed is not overwritten, what a person deleted is not made again: a person is asked",
-        acts.clinician_edited,
+        scenarios.clinician_edited,
         [Rule("answer_lost", f.DropAnswer(), on=WRITES, probability=0.1)],
     ),
     Drill(
         "two-workers",
         "two workers of one tenant at once, on a slow and lossy line, with a search that lags",
         "no write is sent by both",
-        lambda ward: acts.written(ward, workers=2),
+        lambda ward: scenarios.written(ward, workers=2),
         [
             Rule("answer_lost", f.DropAnswer(), on=WRITES, probability=0.1),
             Rule("delayed", f.Delay(0.3), on=WRITES, probability=0.2),
@@ -144,7 +144,7 @@ DRILLS: tuple[Drill, ...] = (
         "kill-worker",
         "the worker is killed (SIGKILL) twice while requests are in flight",
         "what it may have sent is looked up, what it had not sent is sent",
-        acts.kill_worker,
+        scenarios.kill_worker,
         [Rule("delayed", f.Delay(0.2), on=WRITES)],
         personality=_MAKES_WHAT_IT_IS_TOLD,
         ehr=_BRIEF,
@@ -154,7 +154,7 @@ DRILLS: tuple[Drill, ...] = (
         "kill-postgres",
         "the database server is killed (SIGKILL) in the middle of the work and comes back; then again, and the worker with it",
         "nothing that was recorded is gone, nothing that was sent is sent again unseen",
-        acts.kill_postgres,
+        scenarios.kill_postgres,
         [Rule("delayed", f.Delay(0.2), on=WRITES)],
         personality=_MAKES_WHAT_IT_IS_TOLD,
         ehr=_BRIEF,
@@ -164,14 +164,14 @@ DRILLS: tuple[Drill, ...] = (
         "clock-jump",
         "the wall clock jumps a day ahead, then three hours back, and patients withdraw consent meanwhile",
         "leases, verdicts and the age of the mirror survive it; a mirror from the future is not fresh",
-        acts.clock_jump,
+        scenarios.clock_jump,
         consent=_FRESH,
     ),
     Drill(
         "rate-limit",
         "the EHR takes 15 requests a second and answers the others with 429, without saying when to come again",
         "everything is written; a refusal for haste is no failure of a write",
-        acts.written,
+        scenarios.written,
         personality=Personality(name="hasty", requests=15, window_s=1.0),
     ),
     Drill(
@@ -179,7 +179,7 @@ DRILLS: tuple[Drill, ...] = (
         "a fifth of all writes meets one of 26 faults, a tenth of the reads, a fifth of the facts is corrected midway, and a "
         "worker is killed every few seconds",
         "no duplicate, nothing lost, nothing unaccounted for",
-        acts.everything,
+        scenarios.everything,
         lambda writes: storm(0.2, writes),
         ehr={"bundle_size": 4, "concurrency": 16},  # batches, and single requests for what they leave
         may_ask=0.02,

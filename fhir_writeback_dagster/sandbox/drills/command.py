@@ -21,8 +21,8 @@ from fhir_writeback_dagster.sandbox.drills.servers import SERVERS
 def drill_command(*, name: str | None, listing: bool, writes: int | None, server: str, seed: int, as_json: bool) -> None:
     """Play a misfortune on a real server; exit code 1 where a promise is broken, counted by reading the EHR."""
     from fhir_writeback_dagster.cli import FAILED, progress
-    from fhir_writeback_dagster.sandbox.drills.play import play
-    from fhir_writeback_dagster.sandbox.drills.stage import open_stage
+    from fhir_writeback_dagster.sandbox.drills.environment import open_stage
+    from fhir_writeback_dagster.sandbox.drills.run import play
 
     if listing:
         click.echo(_listing(as_json=as_json))

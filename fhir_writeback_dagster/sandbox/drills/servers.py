@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from fhir_writeback_dagster.errors import ConfigError
-from fhir_writeback_dagster.sandbox.chart import Chart
 from fhir_writeback_dagster.sandbox.fault_proxy.server import FaultProxy
-from fhir_writeback_dagster.sandbox.hapi import Hapi
 from fhir_writeback_dagster.sandbox.keys import make_client_key
-from fhir_writeback_dagster.sandbox.nodeserver import Medplum
-from fhir_writeback_dagster.sandbox.sekmet import CLIENT_ID, Sekmet
+from fhir_writeback_dagster.sandbox.servers.ehr_client import Chart
+from fhir_writeback_dagster.sandbox.servers.hapi import Hapi
+from fhir_writeback_dagster.sandbox.servers.node import Medplum
+from fhir_writeback_dagster.sandbox.servers.sekmet import CLIENT_ID, Sekmet
 
 #: sekmet lets nobody send a bundle who may not do everything.
 _ANY = "system/*.cruds"

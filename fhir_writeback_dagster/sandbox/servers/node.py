@@ -24,7 +24,7 @@ from fhir_writeback_dagster.ops.process import Child, Program, died
 
 START_SECONDS = 60
 INSTALL_SECONDS = 240
-_NODE = Path(__file__).parent / "node"
+_NODE = Path(__file__).parent / "npm"
 _LEAST_NODE = {"medplum-5": (22, 18), "medplum-4": (20, 0), "oidc-provider": (20, 0)}
 _PASSED_ON = ("PATH", "HOME", "NODE_EXTRA_CA_CERTS", "NPM_CONFIG_REGISTRY", "npm_config_registry", "HTTPS_PROXY", "https_proxy")
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fhir_writeback_dagster.sandbox.truth import Planted
+from fhir_writeback_dagster.sandbox.story.expected import Planted
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,12 +8,12 @@ from typing import Any
 import yaml
 
 from fhir_writeback_dagster.ops.database import register
-from fhir_writeback_dagster.sandbox.drills.crew import Crew
-from fhir_writeback_dagster.sandbox.drills.stage import Stage
-from fhir_writeback_dagster.sandbox.drills.ward import SOURCE, Ward, make_maker
-from fhir_writeback_dagster.sandbox.home import tenant_document, zone_of
+from fhir_writeback_dagster.sandbox.demo_home import tenant_document, zone_of
+from fhir_writeback_dagster.sandbox.drills.environment import Stage
+from fhir_writeback_dagster.sandbox.drills.tenant_under_test import SOURCE, Ward, make_maker
+from fhir_writeback_dagster.sandbox.drills.worker_pool import Crew
 from fhir_writeback_dagster.sandbox.keys import make_secret
-from fhir_writeback_dagster.sandbox.world import Hospital, Person
+from fhir_writeback_dagster.sandbox.story.hospitals import Hospital, Person
 
 WRITES_A_PATIENT, PATIENTS = 5, (6, 200)
 #: Short enough that a drill sees a timeout and a quiet period pass; see `docs/exactly-once.md` on what they must outlast.

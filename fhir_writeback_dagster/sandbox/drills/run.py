@@ -7,10 +7,10 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from fhir_writeback_dagster.sandbox.drills.admission import admit
 from fhir_writeback_dagster.sandbox.drills.catalogue import Drill
-from fhir_writeback_dagster.sandbox.drills.finding import Finding, find
-from fhir_writeback_dagster.sandbox.drills.stage import Stage
+from fhir_writeback_dagster.sandbox.drills.environment import Stage
+from fhir_writeback_dagster.sandbox.drills.setup_tenant import admit
+from fhir_writeback_dagster.sandbox.drills.verdict import Finding, find
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,9 @@ from itertools import count
 from random import Random
 from typing import Any
 
-from fhir_writeback_dagster.sandbox.truth import End, FactKey, Planted, Value, instant
-from fhir_writeback_dagster.sandbox.vocabulary import (
+from fhir_writeback_dagster.sandbox.story.expected import End, FactKey, Planted, Value, instant
+from fhir_writeback_dagster.sandbox.story.hospitals import Hospital, Person
+from fhir_writeback_dagster.sandbox.story.vocabulary import (
     BLOOD_PRESSURE,
     DIASTOLIC,
     PROGRESS_NOTE,
@@ -21,7 +22,6 @@ from fhir_writeback_dagster.sandbox.vocabulary import (
     WEIGHT,
     Measure,
 )
-from fhir_writeback_dagster.sandbox.world import Hospital, Person
 
 _TENTH = Decimal("0.1")
 _SAYS_NO_NUMBER = Value()

@@ -14,10 +14,10 @@ from fhir_writeback_dagster.ops.folder import StateFolder
 from fhir_writeback_dagster.ops.postgres import Postgres, forget
 from fhir_writeback_dagster.ops.provision import Dsns, provision
 from fhir_writeback_dagster.ops.signals import undisturbed
+from fhir_writeback_dagster.sandbox.demo_home import link_shipped
 from fhir_writeback_dagster.sandbox.drills.clock import Clock
 from fhir_writeback_dagster.sandbox.drills.servers import Server, open_server
 from fhir_writeback_dagster.sandbox.fault_proxy.server import FaultProxy
-from fhir_writeback_dagster.sandbox.home import link_shipped
 
 
 @dataclass(slots=True)

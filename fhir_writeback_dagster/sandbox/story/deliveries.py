@@ -1,6 +1,6 @@
 """The demo's deliveries: about a thousand rows a hospital, clean and messy, and what comes after them.
 
-Everything planted is written down in the rows themselves (:class:`~fhir_writeback_dagster.sandbox.truth.Planted`).
+Everything planted is written down in the rows themselves (:class:`~fhir_writeback_dagster.sandbox.story.expected.Planted`).
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from itertools import product
 from random import Random
 from typing import Any
 
-from fhir_writeback_dagster.sandbox.files import File, csv_file, jsonl_file, truncated
-from fhir_writeback_dagster.sandbox.rows import RowMaker
-from fhir_writeback_dagster.sandbox.truth import End, Planted, Value
-from fhir_writeback_dagster.sandbox.vocabulary import (
+from fhir_writeback_dagster.sandbox.story.expected import End, Planted, Value
+from fhir_writeback_dagster.sandbox.story.files import File, csv_file, jsonl_file, truncated
+from fhir_writeback_dagster.sandbox.story.hospitals import Hospital, Person
+from fhir_writeback_dagster.sandbox.story.rows import RowMaker
+from fhir_writeback_dagster.sandbox.story.vocabulary import (
     ALLERGIES,
     DRUGS,
     LABS,
@@ -27,7 +28,6 @@ from fhir_writeback_dagster.sandbox.vocabulary import (
     VITALS,
     WEIGHT,
 )
-from fhir_writeback_dagster.sandbox.world import Hospital, Person
 
 _SPECIAL = ("late", "merged", "merged_differs", "deceased", "chart_equal", "chart_differs")
 #: A time of day that clocks skipped, by zone.

@@ -24,15 +24,15 @@ from fhir_writeback_dagster.ingest.landing.landing import land
 from fhir_writeback_dagster.ingest.pipeline import normalise
 from fhir_writeback_dagster.ops.report import TenantReport, read_report
 from fhir_writeback_dagster.orchestration.run_context import Workplace, open_workplace
-from fhir_writeback_dagster.sandbox.drills.crew import Crew
-from fhir_writeback_dagster.sandbox.drills.stage import Stage
+from fhir_writeback_dagster.sandbox.demo_home import zone_of
+from fhir_writeback_dagster.sandbox.drills.environment import Stage
+from fhir_writeback_dagster.sandbox.drills.worker_pool import Crew
 from fhir_writeback_dagster.sandbox.fault_proxy.exchange import WRITES
-from fhir_writeback_dagster.sandbox.files import File, csv_file
-from fhir_writeback_dagster.sandbox.home import zone_of
-from fhir_writeback_dagster.sandbox.rows import RowMaker
-from fhir_writeback_dagster.sandbox.truth import FactKey, Planted, Value
-from fhir_writeback_dagster.sandbox.vocabulary import LABS
-from fhir_writeback_dagster.sandbox.world import Hospital, Person
+from fhir_writeback_dagster.sandbox.story.expected import FactKey, Planted, Value
+from fhir_writeback_dagster.sandbox.story.files import File, csv_file
+from fhir_writeback_dagster.sandbox.story.hospitals import Hospital, Person
+from fhir_writeback_dagster.sandbox.story.rows import RowMaker
+from fhir_writeback_dagster.sandbox.story.vocabulary import LABS
 
 STUCK_S = 180.0
 SOURCE = "lab_portal"

@@ -18,7 +18,7 @@ import httpx
 
 from fhir_writeback_dagster.errors import ServiceError
 from fhir_writeback_dagster.ops.process import Child, Program, died
-from fhir_writeback_dagster.sandbox.chart import Chart
+from fhir_writeback_dagster.sandbox.servers.ehr_client import Chart
 
 VERSION = "8.8.0"
 START_SECONDS = 900

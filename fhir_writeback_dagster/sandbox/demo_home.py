@@ -11,8 +11,8 @@ import yaml
 from fhir_writeback_dagster.ops.environment import write_layer_file
 from fhir_writeback_dagster.ops.folder import StateFolder
 from fhir_writeback_dagster.sandbox.keys import make_secret
-from fhir_writeback_dagster.sandbox.sekmet import CLIENT_ID
-from fhir_writeback_dagster.sandbox.world import Hospital
+from fhir_writeback_dagster.sandbox.servers.sekmet import CLIENT_ID
+from fhir_writeback_dagster.sandbox.story.hospitals import Hospital
 
 SOURCES = ("lab_portal", "ward_flowsheet", "bedside_agent", "clinic_export")
 KINDS = (

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from fhir_writeback_dagster.sandbox.check import fact_of
-from fhir_writeback_dagster.sandbox.drills.ward import Ward
-from fhir_writeback_dagster.sandbox.truth import Planted, Value
+from fhir_writeback_dagster.sandbox.drills.tenant_under_test import Ward
+from fhir_writeback_dagster.sandbox.story.expected import Planted, Value
 
 
 def revoke_consent(ward: Ward, approved: Iterable[Planted]) -> None:

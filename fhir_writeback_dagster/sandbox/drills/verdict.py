@@ -8,8 +8,8 @@ from typing import Any
 
 from fhir_writeback_dagster.orchestration.run_context import Workplace
 from fhir_writeback_dagster.sandbox.check import WRITTEN, agree, fact_of, value_of
-from fhir_writeback_dagster.sandbox.drills.ward import Ward
-from fhir_writeback_dagster.sandbox.truth import FactKey, Value
+from fhir_writeback_dagster.sandbox.drills.tenant_under_test import Ward
+from fhir_writeback_dagster.sandbox.story.expected import FactKey, Value
 
 Resource = dict[str, Any]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from datetime import timedelta
 
-from fhir_writeback_dagster.sandbox.drills.happenings import edit_resources, merge_patients, revoke_consent
-from fhir_writeback_dagster.sandbox.drills.ward import Ward, corrected
+from fhir_writeback_dagster.sandbox.drills.clinician_actions import edit_resources, merge_patients, revoke_consent
+from fhir_writeback_dagster.sandbox.drills.tenant_under_test import Ward, corrected
 
 #: The oldest mirror that may be sent on; longer than a slow server needs to be read.
 UNTIL_STALE_S = 3.0

@@ -14,13 +14,13 @@ from fhir_writeback_dagster.ops.configuration import load_configuration
 from fhir_writeback_dagster.ops.database import Progress
 from fhir_writeback_dagster.ops.report import TenantReport, read_report
 from fhir_writeback_dagster.ops.running import Running, running
-from fhir_writeback_dagster.sandbox.extracts import Story, make_story
-from fhir_writeback_dagster.sandbox.files import File
-from fhir_writeback_dagster.sandbox.home import make_home, zone_of
+from fhir_writeback_dagster.sandbox.demo_home import make_home, zone_of
 from fhir_writeback_dagster.sandbox.keys import make_client_key
-from fhir_writeback_dagster.sandbox.sekmet import Sekmet
-from fhir_writeback_dagster.sandbox.truth import Truth
-from fhir_writeback_dagster.sandbox.world import make_world
+from fhir_writeback_dagster.sandbox.servers.sekmet import Sekmet
+from fhir_writeback_dagster.sandbox.story.deliveries import Story, make_story
+from fhir_writeback_dagster.sandbox.story.expected import Truth
+from fhir_writeback_dagster.sandbox.story.files import File
+from fhir_writeback_dagster.sandbox.story.hospitals import make_world
 
 STUCK_S = 300
 _POLL_S = 1.0
