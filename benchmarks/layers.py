@@ -31,7 +31,7 @@ from fhir_writeback_dagster.ops.database import register
 from fhir_writeback_dagster.ops.folder import StateFolder
 from fhir_writeback_dagster.ops.postgres import Postgres
 from fhir_writeback_dagster.ops.provision import Dsns, provision
-from fhir_writeback_dagster.orchestration.run_context import Workplace, open_workplace
+from fhir_writeback_dagster.orchestration.run_context import RunContext, open_run
 from fhir_writeback_dagster.sandbox.demo_home import make_home, zone_of
 from fhir_writeback_dagster.sandbox.keys import make_client_key
 from fhir_writeback_dagster.sandbox.servers.sekmet import Sekmet
@@ -100,21 +100,21 @@ def _layers(home: Path, dsns: Dsns, hospital: Hospital) -> dict[str, float]:
     from fhir_writeback_dagster.decide.pipeline import decide
     from fhir_writeback_dagster.ingest.pipeline import land, normalise
 
-    def run(layer: Layer, work: Callable[[Workplace], R]) -> float:
-        with open_workplace(Settings(home, layer, dsns.of(layer)), hospital.id, "bench") as w:
+    def run(layer: Layer, work: Callable[[RunContext], R]) -> float:
+        with open_run(Settings(home, layer, dsns.of(layer)), hospital.id, "bench") as context:
             started = time.monotonic()
-            work(w)
+            work(context)
             return time.monotonic() - started
 
-    def ingest(w: Workplace) -> None:
-        land(w)
-        normalise(w)
+    def ingest(context: RunContext) -> None:
+        land(context)
+        normalise(context)
 
     run("commit", refresh)
     return {
         "ingest": run("ingest", ingest),
-        "decide": run("decide", lambda w: decide(w, deadline_s=600)),
-        "commit": run("commit", lambda w: commit(w, deadline_s=600)),
+        "decide": run("decide", lambda context: decide(context, deadline_s=600)),
+        "commit": run("commit", lambda context: commit(context, deadline_s=600)),
     }
 
 

@@ -1,4 +1,4 @@
-"""``fhir-writeback``: results on stdout, progress on stderr; whatever goes wrong is one line with place and mend.
+"""``fhir-writeback``: results on stdout, progress on stderr; whatever goes wrong is one line with place and fix.
 
 Exit codes: 0 done, 1 done but something does not add up or failed for a tenant, 2 it could not be done, 128+n ended by
 signal n before it was done.
@@ -26,7 +26,7 @@ from fhir_writeback_dagster.ops.signals import Stopped, stoppable
 if TYPE_CHECKING:
     from fhir_writeback_dagster.config.settings import Layer
     from fhir_writeback_dagster.ops.configuration import Configuration
-    from fhir_writeback_dagster.orchestration.run_context import Workplace
+    from fhir_writeback_dagster.orchestration.run_context import RunContext
 
 P = ParamSpec("P")
 FAILED, IMPOSSIBLE, SIGNALLED = 1, 2, 128
@@ -80,24 +80,24 @@ def project() -> Configuration:
             "no_project",
             "there is neither a tenants/ nor a mappings/ folder",
             where=str(home),
-            mend=f"go to your project's folder, or set {settings.HOME}",
+            fix=f"go to your project's folder, or set {settings.HOME}",
         )
     return load_configuration(home)
 
 
 @contextmanager
-def desk(layer: Layer, tenant: str | None) -> Iterator[Iterator[Workplace]]:
-    """The :data:`~fhir_writeback_dagster.orchestration.run_context.Desk` of the project that this command is for."""
+def open_runs(layer: Layer, tenant: str | None) -> Iterator[Iterator[RunContext]]:
+    """The :data:`~fhir_writeback_dagster.orchestration.run_context.OpenRuns` of the project that this command is for."""
     from fhir_writeback_dagster.config.tenants import load_tenant, tenant_ids
     from fhir_writeback_dagster.ops.database import open_database, register
     from fhir_writeback_dagster.ops.folder import StateFolder
-    from fhir_writeback_dagster.orchestration.run_context import open_workplace
+    from fhir_writeback_dagster.orchestration.run_context import open_run
 
-    def places() -> Iterator[Workplace]:
+    def places() -> Iterator[RunContext]:
         for name in names:
             register(database.dsns, [name])
-            with open_workplace(settings.Settings(config.home, layer, database.dsns.of(layer)), name, "command") as w:
-                yield w
+            with open_run(settings.Settings(config.home, layer, database.dsns.of(layer)), name, "command") as run:
+                yield run
 
     config = project()
     names = [load_tenant(config.home / "tenants", tenant).tenant] if tenant else tenant_ids(config.home / "tenants")
@@ -185,7 +185,7 @@ def main(context: click.Context) -> None:
     from fhir_writeback_dagster.ops.logging import configure
 
     configure()
-    context.obj = desk
+    context.obj = open_runs
 
 
 @main.command()
@@ -292,10 +292,10 @@ def migrate() -> int:
 @command
 def execute(*, arguments: tuple[str, ...]) -> int:
     """Run a command of Dagster's with the database and the code locations up: exec -- dagster definitions validate."""
-    from fhir_writeback_dagster.ops.dagster_exec import beside, run_beside
+    from fhir_writeback_dagster.ops.dagster_exec import exec_environment, run_dagster_tool
 
-    with beside(project(), progress) as environment:
-        return run_beside(arguments, environment)
+    with exec_environment(project(), progress) as environment:
+        return run_dagster_tool(arguments, environment)
 
 
 if __name__ == "__main__":

@@ -2,14 +2,14 @@
 
 ::
 
-    WritebackError             code, where and mend; its text never holds a value of a patient
-    ├── ConfigError            a file or setting of ours is wrong          mend it, then go on
-    │   └── SecretError        a secret reference does not resolve         mend the reference
+    WritebackError             code, where and fix; its text never holds a value of a patient
+    ├── ConfigError            a file or setting of ours is wrong          fix it, then go on
+    │   └── SecretError        a secret reference does not resolve         fix the reference
     ├── ExtractRefused         a whole extract cannot be read              it stays where it was
     ├── RowProblem             one row cannot be normalised                quarantine of that row
     ├── CandidateProblem       one record cannot become a candidate        quarantine of that record
     ├── LaneHeld               another run holds the (lane, tenant)        end clean, say who
-    ├── ServiceError           a process, port, path or database of ours   mend it, start again
+    ├── ServiceError           a process, port, path or database of ours   fix it, start again
     └── TargetError            the EHR or its token endpoint               see `commit.taxonomy`
 
 The text of an error reaches event logs, terminals and tickets, so it is built from codes, names of columns, positions and
@@ -37,19 +37,19 @@ __all__ = [
 
 
 class WritebackError(Exception):
-    """What went wrong (``code``, a snake_case word), where, and the mend, as one line that is safe to log.
+    """What went wrong (``code``, a snake_case word), where, and the fix, as one line that is safe to log.
 
     ``where`` is a place of ours: ``tenants/mercy.yaml:12``, ``extract 3f9a… line 7``, ``port 5432``.
     """
 
-    def __init__(self, code: str, message: str, *, where: str = "", mend: str = "") -> None:
-        self.code, self.message, self.where, self.mend = code, message, where, mend
-        super().__init__(code, message, where, mend)
+    def __init__(self, code: str, message: str, *, where: str = "", fix: str = "") -> None:
+        self.code, self.message, self.where, self.fix = code, message, where, fix
+        super().__init__(code, message, where, fix)
 
     def __str__(self) -> str:
         place = f"{self.where}: " if self.where else ""
-        mend = f" — {self.mend}" if self.mend else ""
-        return f"{place}{self.message} [{self.code}]{mend}"
+        fix = f" — {self.fix}" if self.fix else ""
+        return f"{place}{self.message} [{self.code}]{fix}"
 
 
 class ConfigError(WritebackError):
@@ -64,10 +64,10 @@ class ExtractRefused(WritebackError):
     """An extract that cannot be read as a whole; ``line`` (1-based) or ``byte`` says where it breaks."""
 
     def __init__(
-        self, code: str, message: str, *, line: int | None = None, byte: int | None = None, where: str = "", mend: str = ""
+        self, code: str, message: str, *, line: int | None = None, byte: int | None = None, where: str = "", fix: str = ""
     ) -> None:
         self.line, self.byte = line, byte
-        super().__init__(code, message, where=where, mend=mend)
+        super().__init__(code, message, where=where, fix=fix)
 
 
 class RowProblem(WritebackError):
@@ -83,8 +83,8 @@ class LaneHeld(WritebackError):
 
     def __init__(self, lane: str, tenant: str, holder: str) -> None:
         self.holder = holder
-        mend = "nothing to do: that run takes the same work"
-        super().__init__("lane_held", f"{lane} of {tenant} is held by {holder}", mend=mend)
+        fix = "nothing to do: that run takes the same work"
+        super().__init__("lane_held", f"{lane} of {tenant} is held by {holder}", fix=fix)
 
 
 class ServiceError(WritebackError):

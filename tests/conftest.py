@@ -3,7 +3,7 @@
 ``database``     a migrated database with a login for every layer; one a session
 ``home``         a project home of the test's own, with the shipped mappings, expectations and policies
 ``make_tenant``  ``make_tenant("mercy", ehr={"base_url": …})``: file, keys, landing folders, registered, without any data
-``workplace``    ``with workplace("ingest", tenant) as w``
+``open_run``     ``with open_run("ingest", tenant) as run``
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from fhir_writeback_dagster.config.tenants import Tenant
 from fhir_writeback_dagster.ops.folder import StateFolder
 from fhir_writeback_dagster.ops.postgres import Postgres
 from fhir_writeback_dagster.ops.provision import provision
-from fhir_writeback_dagster.orchestration.run_context import Workplace, utc_now
+from fhir_writeback_dagster.orchestration.run_context import RunContext, utc_now
 
 if TYPE_CHECKING:
     from xdist.remote import Producer
@@ -41,7 +41,7 @@ class MakeTenant(Protocol):
 class OpenLayer(Protocol):
     def __call__(
         self, layer: Layer, tenant: Tenant | str, now: Callable[[], datetime] = utc_now, run_id: str = "test-run"
-    ) -> AbstractContextManager[Workplace]: ...
+    ) -> AbstractContextManager[RunContext]: ...
 
 
 class _ByFileOrCounterparts(LoadFileScheduling):
@@ -84,10 +84,10 @@ def make_tenant(database: Database, home: Path) -> MakeTenant:
 
 
 @pytest.fixture
-def workplace(database: Database, home: Path) -> OpenLayer:
+def open_run(database: Database, home: Path) -> OpenLayer:
     def open_it(
         layer: Layer, tenant: Tenant | str, now: Callable[[], datetime] = utc_now, run_id: str = "test-run"
-    ) -> AbstractContextManager[Workplace]:
+    ) -> AbstractContextManager[RunContext]:
         return open_layer(home, database, layer, tenant if isinstance(tenant, str) else tenant.tenant, now, run_id)
 
     return open_it

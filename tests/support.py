@@ -19,7 +19,7 @@ from fhir_writeback_dagster.config.settings import Layer, Settings
 from fhir_writeback_dagster.config.tenants import Tenant, load_tenant
 from fhir_writeback_dagster.ops.postgres import Postgres
 from fhir_writeback_dagster.ops.provision import DATABASE, Dsns
-from fhir_writeback_dagster.orchestration.run_context import Workplace, open_workplace, utc_now
+from fhir_writeback_dagster.orchestration.run_context import RunContext, open_run, utc_now
 
 PROJECT = Path(__file__).resolve().parent.parent
 KINDS = (
@@ -108,10 +108,10 @@ def _merge(document: dict[str, Any], changes: dict[str, Any]) -> None:
 @contextmanager
 def open_layer(
     home: Path, database: Database, layer: Layer, tenant: str, now: Callable[[], datetime] = utc_now, run_id: str = "test-run"
-) -> Iterator[Workplace]:
+) -> Iterator[RunContext]:
     """What a run of the layer works with."""
-    with open_workplace(Settings(home, layer, database.dsn(layer)), tenant, run_id, now) as workplace:
-        yield workplace
+    with open_run(Settings(home, layer, database.dsn(layer)), tenant, run_id, now) as run:
+        yield run
 
 
 def eventually(happened: Callable[[], bool], what: str, timeout_s: float = 30) -> None:

@@ -1,4 +1,4 @@
-"""Files and references of ours: every complaint says what, where and the mend."""
+"""Files and references of ours: every complaint says what, where and the fix."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import dagster as dg
 
 from fhir_writeback_dagster.config.settings import Settings
-from fhir_writeback_dagster.orchestration.lanes import Result, holding
+from fhir_writeback_dagster.orchestration.lanes import LaneResult, holding
 from fhir_writeback_dagster.orchestration.partitions import TENANTS
 from fhir_writeback_dagster.store.db import HeldLane, Store
 
@@ -28,11 +28,11 @@ with warnings.catch_warnings():
             )
         ],
     )
-    def audit_log(context: dg.AssetExecutionContext) -> Iterator[Result]:
+    def audit_log(context: dg.AssetExecutionContext) -> Iterator[LaneResult]:
         yield from holding(context, "audit", _count, dg.ObserveResult)
 
 
-def _count(settings: Settings, tenant: str, _: HeldLane) -> Iterator[Result]:
+def _count(settings: Settings, tenant: str, _: HeldLane) -> Iterator[LaneResult]:
     with Store(settings.dsn, settings.layer) as store, store.tenant(tenant) as connection:
         rows = connection.execute(
             "SELECT type, count(*), max(at) FROM audit.event WHERE tenant = %s GROUP BY type ORDER BY type", (tenant,)

@@ -15,11 +15,11 @@ from fhir_writeback_dagster.commit.auth.tokens import SECONDS, Tokens
 from fhir_writeback_dagster.commit.http.egress import Egress, production_hosts
 from fhir_writeback_dagster.commit.http.tls import certificate_of, client_context
 from fhir_writeback_dagster.commit.http.transport import Http, NoAnswer
-from fhir_writeback_dagster.commit.limits.rate_windows import Kind, Pace
+from fhir_writeback_dagster.commit.limits.rate_windows import CallKind, RateLimiter
 from fhir_writeback_dagster.commit.protocol.answer import Answer, dicts
-from fhir_writeback_dagster.commit.protocol.error_classes import Outcome, Recovery, classify, unanswered_outcome
+from fhir_writeback_dagster.commit.protocol.error_classes import ErrorClass, Recovery, classify, unanswered_outcome
 from fhir_writeback_dagster.errors import TargetError
-from fhir_writeback_dagster.orchestration.run_context import Workplace
+from fhir_writeback_dagster.orchestration.run_context import RunContext
 from fhir_writeback_dagster.orchestration.target import read_target
 from fhir_writeback_dagster.rules.target.matrix import load_vendor
 
@@ -33,14 +33,14 @@ Resource = dict[str, Any]
 class Unreadable(TargetError):
     """A read or search of the EHR did not succeed; ``outcome`` is its class."""
 
-    def __init__(self, outcome: Outcome, what: str, where: str) -> None:
+    def __init__(self, outcome: ErrorClass, what: str, where: str) -> None:
         self.outcome = outcome
         super().__init__(
-            outcome.code, f"{what} did not succeed", where=where, mend=f"{outcome.recovery}; nothing was written or lost"
+            outcome.code, f"{what} did not succeed", where=where, fix=f"{outcome.recovery}; nothing was written or lost"
         )
 
 
-class Ehr:
+class FhirClient:
     """One EHR for the length of a run: see :func:`open_ehr`."""
 
     def __init__(self, http: Http, tokens: Tokens, headers: Mapping[str, str] | None = None) -> None:
@@ -72,7 +72,7 @@ class Ehr:
         body: bytes = b"",
         *,
         deadline: float | None = None,
-        kind: Kind = "read",
+        kind: CallKind = "read",
         had_turn: int = 0,
     ) -> Answer:
         """One request below the base; a 401 gets one new token and the same request again (it was not acted on).
@@ -94,7 +94,7 @@ class Ehr:
         headers: Mapping[str, str],
         body: bytes,
         deadline: float | None = None,
-        kind: Kind = "read",
+        kind: CallKind = "read",
         had_turn: int = 0,
     ) -> Answer:
         token = await self._tokens.header()
@@ -164,7 +164,7 @@ class Ehr:
                     "egress_refused",
                     f"a page link of {resource_type} leads away from the FHIR base",
                     where=self.base_url,
-                    mend="set `ehr.base_url` to the base that the EHR's links use",
+                    fix="set `ehr.base_url` to the base that the EHR's links use",
                 )
             bundle = await self._bundle("GET", url, {}, b"", resource_type)
         raise TargetError("endless_search", f"{resource_type} has more than {MAX_PAGES} pages", where=self.base_url)
@@ -186,7 +186,7 @@ class Ehr:
         if not version.startswith("4.0"):
             shown = version if version.replace(".", "").isalnum() and len(version) < 20 else "none"
             raise TargetError(
-                "not_r4", f"the EHR says FHIR version {shown}", where=self.base_url, mend="point `ehr.base_url` to its R4 base"
+                "not_r4", f"the EHR says FHIR version {shown}", where=self.base_url, fix="point `ehr.base_url` to its R4 base"
             )
         return found
 
@@ -204,7 +204,7 @@ class Ehr:
             return await self._request(method, url, headers, body, kind="read" if method == "GET" else "search")
         except NoAnswer as none:
             outcome = unanswered_outcome("read", sent=none.sent)
-            outcome = outcome if none.sent and none.code != "too_large" else Outcome(none.code, outcome.recovery)
+            outcome = outcome if none.sent and none.code != "too_large" else ErrorClass(none.code, outcome.recovery)
             raise Unreadable(outcome, what, self.base_url) from None
 
     def _whole(self, answer: Answer, expected: str, what: str) -> Resource:
@@ -212,12 +212,12 @@ class Ehr:
         if outcome.recovery is not Recovery.CONFIRM:
             raise Unreadable(outcome, f"{what} ({answer.status})", self.base_url)
         if found is None or found["resourceType"] != expected:
-            raise Unreadable(Outcome("odd_answer", Recovery.RETRY), f"{what} (no {expected} came)", self.base_url)
+            raise Unreadable(ErrorClass("odd_answer", Recovery.RETRY), f"{what} (no {expected} came)", self.base_url)
         return found
 
 
 @asynccontextmanager
-async def open_ehr(w: Workplace, pace: Pace | None = None, *, moved: bool = False) -> AsyncIterator[Ehr]:
+async def open_ehr(run: RunContext, pace: RateLimiter | None = None, *, moved: bool = False) -> AsyncIterator[FhirClient]:
     """The tenant's EHR; connections are closed when the block ends.
 
     :param pace: the target's rate windows; a command of a few requests may do without.
@@ -225,52 +225,54 @@ async def open_ehr(w: Workplace, pace: Pace | None = None, *, moved: bool = Fals
     :raises TargetError: its address is not one that this tenant may have.
     :raises ConfigError: its vendor does not take this way to prove who we are, or the credential is wrong.
     """
-    ehr, home, vendor = w.tenant.ehr, w.settings.home, load_vendor(w.tenant.ehr.vendor)
-    check_method(w.tenant, vendor)
+    ehr, home, vendor = run.tenant.ehr, run.settings.home, load_vendor(run.tenant.ehr.vendor)
+    check_method(run.tenant, vendor)
     egress = Egress(
         ehr.base_url,
         sandbox=ehr.sandbox,
-        where=f"tenants/{w.id}.yaml ehr.base_url",
-        never=production_hosts(w.settings.tenants) if ehr.sandbox else frozenset(),
+        where=f"tenants/{run.id}.yaml ehr.base_url",
+        never=production_hosts(run.settings.tenants) if ehr.sandbox else frozenset(),
     )
     async with Http(
         egress,
         concurrency=ehr.concurrency,
         timeout_s=ehr.timeout.total_seconds(),
-        context=client_context(w.tenant, home),
+        context=client_context(run.tenant, home),
         pace=pace,
         kept=filter(None, [vendor.answers.request_id_header.value]),
     ) as http:
-        certificate = certificate_of(w.tenant, home)
+        certificate = certificate_of(run.tenant, home)
 
         def renew() -> bool:
             nonlocal certificate
-            before, certificate = certificate, certificate_of(w.tenant, home)
+            before, certificate = certificate, certificate_of(run.tenant, home)
             if certificate != before:
-                http.renew(client_context(w.tenant, home))
+                http.renew(client_context(run.tenant, home))
             return certificate != before
 
-        scopes, approved = _needed(w)
+        scopes, approved = _needed(run)
         tokens = Tokens(
             http,
-            w.tenant,
+            run.tenant,
             home,
             scopes,
-            teller(w),
+            teller(run),
             approved=None if moved else approved,
             token_seconds=vendor.access.token_seconds.get(SECONDS),
             renew=renew,
         )
-        yield Ehr(http, tokens, dict.fromkeys(vendor.access.headers.get(()), ehr.auth.client_id) if ehr.auth.client_id else None)
+        yield FhirClient(
+            http, tokens, dict.fromkeys(vendor.access.headers.get(()), ehr.auth.client_id) if ehr.auth.client_id else None
+        )
 
 
-def _needed(w: Workplace) -> tuple[list[str], str | None]:
+def _needed(run: RunContext) -> tuple[list[str], str | None]:
     """The scopes that the tenant's own mappings need, and the token endpoint that was approved."""
-    if w.tenant.ehr.auth.type == "none":
+    if run.tenant.ehr.auth.type == "none":
         return [], None
-    with w.store.tenant(w.id) as connection:
-        target, approved = read_target(connection, w), approved_endpoint(connection, w)
-    return needed(w.tenant, w.settings.mappings / "fhir", target), approved
+    with run.store.tenant(run.id) as connection:
+        target, approved = read_target(connection, run), approved_endpoint(connection, run)
+    return needed(run.tenant, run.settings.mappings / "fhir", target), approved
 
 
 def matches(bundle: Resource, resource_type: str) -> list[Resource]:

@@ -16,18 +16,18 @@ from typing import Any
 from psycopg import Connection
 
 from fhir_writeback_dagster.commit.adapters.registry import adapter_for
-from fhir_writeback_dagster.commit.engine.gate import Gate
+from fhir_writeback_dagster.commit.engine.gate import SendGate
 from fhir_writeback_dagster.commit.engine.recheck import Recheck
 from fhir_writeback_dagster.commit.engine.run_loop import LINGER_S, Engine
-from fhir_writeback_dagster.commit.fhir_client import Ehr, open_ehr
+from fhir_writeback_dagster.commit.fhir_client import FhirClient, open_ehr
 from fhir_writeback_dagster.commit.ledger import intents
-from fhir_writeback_dagster.commit.ledger.async_database import Database
+from fhir_writeback_dagster.commit.ledger.async_database import AsyncDatabase
 from fhir_writeback_dagster.commit.limits import holds
 from fhir_writeback_dagster.commit.limits.holds import Hold
-from fhir_writeback_dagster.commit.limits.rate_windows import Pace
+from fhir_writeback_dagster.commit.limits.rate_windows import RateLimiter
 from fhir_writeback_dagster.commit.mirror.refresh import refresh_with
 from fhir_writeback_dagster.errors import TargetError
-from fhir_writeback_dagster.orchestration.run_context import Workplace
+from fhir_writeback_dagster.orchestration.run_context import RunContext
 from fhir_writeback_dagster.orchestration.target import read_target
 
 LEASE_MARGIN_S = 10.0
@@ -67,7 +67,7 @@ class CommitReport:
         }
 
 
-def commit(w: Workplace, deadline_s: float = 60) -> CommitReport:
+def commit(run: RunContext, deadline_s: float = 60) -> CommitReport:
     """Send what decide approved, look up what had no answer, and record what became of it.
 
     On SIGTERM or SIGINT the requests in flight are finished and recorded, the rest is given back, and the signal is raised
@@ -78,35 +78,35 @@ def commit(w: Workplace, deadline_s: float = 60) -> CommitReport:
     :raises ServiceError: the database went away; what may have been sent is looked up by a later run.
     :raises LaneHeld: it went away, and another run took the lane meanwhile.
     """
-    report, signals = asyncio.run(_commit(w, deadline_s))
+    report, signals = asyncio.run(_commit(run, deadline_s))
     for number in signals:
         signal.raise_signal(number)
     return report
 
 
-async def _commit(w: Workplace, deadline_s: float) -> tuple[CommitReport, list[int]]:
+async def _commit(run: RunContext, deadline_s: float) -> tuple[CommitReport, list[int]]:
     began = time.monotonic()
-    with w.store.tenant(w.id) as connection:
-        if not intents.has_work(connection, w):
+    with run.store.tenant(run.id) as connection:
+        if not intents.has_work(connection, run):
             return CommitReport(), []
-    recheck = Recheck(w)
-    async with Database(w) as db:
-        hold, pace = await _entrance(w, db), Pace(w, db)
+    recheck = Recheck(run)
+    async with AsyncDatabase(run) as db:
+        hold, pace = await _check_hold(run, db), RateLimiter(run, db)
         if hold.reason:
-            left = await db.run(partial(intents.waiting, w=w))
+            left = await db.run(partial(intents.waiting, run=run))
             return CommitReport(waiting=left, seconds=time.monotonic() - began, held=hold.reason), []
-        async with open_ehr(w, pace) as ehr:
-            await _knock(w, db, ehr, hold)
+        async with open_ehr(run, pace) as ehr:
+            await _authenticate(run, db, ehr, hold)
             if not await db.run(recheck.mirror_is_young):
-                await refresh_with(w, db, ehr)
-            lease_s = w.tenant.ehr.timeout.total_seconds() + LEASE_MARGIN_S
-            gate = Gate(w, db, recheck, lease_s, await db.run(partial(holds.cap, w=w)))
-            adapter = adapter_for(await db.run(partial(read_target, w=w)), w.tenant)
-            engine = Engine(w, db, ehr, pace, gate, adapter, f"{w.run_id}/{os.getpid()}")
+                await refresh_with(run, db, ehr)
+            lease_s = run.tenant.ehr.timeout.total_seconds() + LEASE_MARGIN_S
+            gate = SendGate(run, db, recheck, lease_s, await db.run(partial(holds.cap, run=run)))
+            adapter = adapter_for(await db.run(partial(read_target, run=run)), run.tenant)
+            engine = Engine(run, db, ehr, pace, gate, adapter, f"{run.run_id}/{os.getpid()}")
             with _stopping(engine.stop) as signals:
                 await engine.run(began + deadline_s)
             trouble = engine.shipping.trouble
-            left, held = await db.run(partial(_leave, w=w, trouble=trouble is not None, throttled_s=pace.held_s))
+            left, held = await db.run(partial(_finish, run=run, trouble=trouble is not None, throttled_s=pace.held_s))
         report = CommitReport(
             counts={name: count for name, count in engine.counts.items() if count},
             waiting=left,
@@ -119,16 +119,16 @@ async def _commit(w: Workplace, deadline_s: float) -> tuple[CommitReport, list[i
     return report, list(dict.fromkeys(signals))
 
 
-async def _entrance(w: Workplace, db: Database) -> Hold:
+async def _check_hold(run: RunContext, db: AsyncDatabase) -> Hold:
     """What holds the target back, after what holds it only for a moment."""
-    hold = await db.run(partial(holds.standing, w=w))
+    hold = await db.run(partial(holds.standing, run=run))
     if hold.reason and 0 < hold.seconds <= LINGER_S:
         await asyncio.sleep(hold.seconds)
-        hold = await db.run(partial(holds.standing, w=w))
+        hold = await db.run(partial(holds.standing, run=run))
     return hold
 
 
-async def _knock(w: Workplace, db: Database, ehr: Ehr, hold: Hold) -> None:
+async def _authenticate(run: RunContext, db: AsyncDatabase, ehr: FhirClient, hold: Hold) -> None:
     """Have a token; and where the last run found the target down, one read before anything is risked (a half-open circuit).
 
     :raises TargetError: it is down, or refuses us, still; the next run waits longer.
@@ -138,19 +138,21 @@ async def _knock(w: Workplace, db: Database, ehr: Ehr, hold: Hold) -> None:
         if hold.failures:
             await ehr.capability()
     except TargetError:
-        await db.run(partial(_leave, w=w, trouble=True, throttled_s=ehr.http.pace.held_s if ehr.http.pace else 0.0))
+        await db.run(partial(_finish, run=run, trouble=True, throttled_s=ehr.http.pace.held_s if ehr.http.pace else 0.0))
         raise
     if hold.failures:
-        await db.run(partial(holds.found_up, w=w))
+        await db.run(partial(holds.found_up, run=run))
 
 
-def _leave(connection: Connection[Any], w: Workplace, *, trouble: bool, throttled_s: float) -> tuple[dict[str, int], str | None]:
+def _finish(
+    connection: Connection[Any], run: RunContext, *, trouble: bool, throttled_s: float
+) -> tuple[dict[str, int], str | None]:
     """What is left in the queue, and what holds the target back from now on."""
     if trouble:
-        holds.found_down(connection, w)
+        holds.found_down(connection, run)
     if throttled_s:
-        holds.hold(connection, w, "throttled", throttled_s)
-    return intents.waiting(connection, w), holds.standing(connection, w).reason
+        holds.hold(connection, run, "throttled", throttled_s)
+    return intents.waiting(connection, run), holds.standing(connection, run).reason
 
 
 @contextmanager

@@ -36,7 +36,7 @@ def read_vault(reference: str) -> bytes:
         raise SecretError(
             "vault_not_configured",
             f"{reference}: VAULT_ADDR or VAULT_TOKEN is not set in this process",
-            mend="give both to this layer's environment; a Vault agent renews the token",
+            fix="give both to this layer's environment; a Vault agent renews the token",
         )
     with Session() as session:
         session.trust_env = False  # no proxies from the environment: a secret goes nowhere by accident
@@ -49,7 +49,7 @@ def read_vault(reference: str) -> bytes:
         except Exception as error:  # noqa: BLE001 - whatever it is, nothing of it may be told but its class
             raise _unread(reference, error) from None
     if not isinstance(value, str) or not value:
-        raise SecretError("secret_missing", f"{reference}: the secret has no such key", mend="name one of its keys after the #")
+        raise SecretError("secret_missing", f"{reference}: the secret has no such key", fix="name one of its keys after the #")
     return value.encode()
 
 
@@ -73,7 +73,7 @@ def read_aws(reference: str) -> bytes:
     except Exception as error:  # noqa: BLE001 - whatever it is, nothing of it may be told but its class
         raise _unread(reference, error) from None
     if not value:
-        raise SecretError("secret_missing", f"{reference} is empty", mend="put the secret there")
+        raise SecretError("secret_missing", f"{reference} is empty", fix="put the secret there")
     return value.encode() if isinstance(value, str) else bytes(value)
 
 
@@ -105,7 +105,7 @@ def _not_installed(reference: str, extra: str) -> SecretError:
     return SecretError(
         "store_not_installed",
         f"{reference}: the client of this secrets manager is not installed",
-        mend=f"install the extra `{extra}`",
+        fix=f"install the extra `{extra}`",
     )
 
 
@@ -113,4 +113,4 @@ def _unread(reference: str, error: Exception) -> SecretError:
     response = getattr(error, "response", None)  # botocore's: its code is one of a fixed list
     code = response.get("Error", {}).get("Code") if isinstance(response, dict) else None
     told = code if isinstance(code, str) and code.isalnum() else type(error).__name__
-    return SecretError("secret_unread", f"{reference}: {told}", mend="is it there, and may this layer read it?")
+    return SecretError("secret_unread", f"{reference}: {told}", fix="is it there, and may this layer read it?")

@@ -47,7 +47,7 @@ class Secret:
         except binascii.Error:
             raw = b""
         if len(raw) != 32:
-            raise SecretError("bad_key", "expected 32 bytes in base64", mend="make one: openssl rand -base64 32") from None
+            raise SecretError("bad_key", "expected 32 bytes in base64", fix="make one: openssl rand -base64 32") from None
         return raw
 
 
@@ -73,7 +73,7 @@ def resolve(reference: str, home: Path) -> Secret:
         value = os.environb.get(name.encode())
         if not value:
             raise SecretError(
-                "secret_missing", f"{reference} is not set in this process", mend=f"give {name} to this layer's environment"
+                "secret_missing", f"{reference} is not set in this process", fix=f"give {name} to this layer's environment"
             )
         return Secret(value)
     for scheme, read in STORES.items():
@@ -83,9 +83,9 @@ def resolve(reference: str, home: Path) -> Secret:
     try:
         mode = path.stat().st_mode
         if mode & (stat.S_IRWXG | stat.S_IRWXO):
-            raise SecretError("secret_exposed", f"{reference} can be read by others", mend="chmod 600 the file")
+            raise SecretError("secret_exposed", f"{reference} can be read by others", fix="chmod 600 the file")
         return Secret(path.read_bytes())
     except OSError as error:
         raise SecretError(
-            "secret_missing", f"{reference}: {type(error).__name__}", mend="put the secret there, readable by this user"
+            "secret_missing", f"{reference}: {type(error).__name__}", fix="put the secret there, readable by this user"
         ) from None

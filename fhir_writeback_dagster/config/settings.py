@@ -54,8 +54,8 @@ def from_environment() -> Settings:
     """
     layer = os.environ.get(LAYER, "")
     if layer not in LAYERS:
-        raise ConfigError("no_layer", f"{LAYER} is {layer or 'not set'}", mend=f"set it to one of {', '.join(LAYERS)}")
+        raise ConfigError("no_layer", f"{LAYER} is {layer or 'not set'}", fix=f"set it to one of {', '.join(LAYERS)}")
     dsn = os.environ.get(DSN)
     if not dsn:
-        raise ConfigError("no_dsn", f"{DSN} is not set for the {layer} layer", mend="start with `fhir-writeback up`, or set it")
+        raise ConfigError("no_dsn", f"{DSN} is not set for the {layer} layer", fix="start with `fhir-writeback up`, or set it")
     return Settings(home(), layer, dsn)

@@ -44,7 +44,7 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Auth(_Strict):
+class AuthSettings(_Strict):
     """Who we are to the EHR: SMART Backend Services (HL7 SMART App Launch 2.2, client-confidential-asymmetric), a client secret,
     our TLS certificate (RFC 8705), or none for a sandbox. See docs/adding-an-ehr.md.
     """
@@ -74,7 +74,7 @@ class Blackout(_Strict):
     end: str = Field(alias="to", pattern=r"^([01]\d|2[0-3]):[0-5]\d$")
 
 
-class Limits(_Strict):
+class LimitSettings(_Strict):
     """How hard the target may be driven, over all runs of this tenant; None: no limit. What is left out of the requests a second
     and a minute is as the vendor's matrix says (`rules.tempo`). See docs/engine.md.
     """
@@ -89,14 +89,14 @@ class Limits(_Strict):
     times_usual: float | None = Field(None, gt=1, description="the same, in times of the average day of the last two weeks")
 
 
-class Ehr(_Strict):
+class EhrSettings(_Strict):
     target: str = Field("ehr", pattern=r"^[a-z][a-z0-9_-]{0,30}$", description="name of this EHR within the tenant")
     vendor: str = Field("generic", description="one of docs/compatibility.md")
     vendor_settings: dict[str, str] = Field(default_factory=dict, description="what its adapter asks for; docs/adding-an-ehr.md")
     base_url: str = Field(pattern=r"^https?://[^\s?#]+[^/\s?#]$", description="FHIR base, without a slash at its end")
     sandbox: bool = Field(False, description="only a sandbox may be reached by http or at a private address")
     ca_file: str | None = Field(None, description="PEM of the EHR's own authority, where the usual ones do not vouch for it")
-    auth: Auth
+    auth: AuthSettings
     timeout: Duration = timedelta(seconds=30)
     quiet: Duration = Field(
         timedelta(seconds=60),
@@ -114,10 +114,10 @@ class Ehr(_Strict):
         description="how long after its send a submission may be mediated (202), or a look for one without an answer be refused, "
         "until a person is asked",
     )
-    limits: Limits = Limits()
+    limits: LimitSettings = LimitSettings()
 
 
-class Keys(_Strict):
+class KeySettings(_Strict):
     """Both are 32 bytes in base64; ``identity`` lists its generations, the newest first, and none is ever dropped."""
 
     sealing: SecretRef
@@ -137,7 +137,7 @@ class SourceUse(_Strict):
     )
 
 
-class Modes(_Strict):
+class ModeSettings(_Strict):
     """Changed by ``fhir-writeback mode set``, or by hand; either way the change is audited (docs/modes.md)."""
 
     default: Mode = "off"
@@ -148,7 +148,7 @@ class Modes(_Strict):
         return self.by_type.get(resource_type, self.default)
 
 
-class Consent(_Strict):
+class ConsentSettings(_Strict):
     source: Literal["ehr", "organisation"] = "ehr"
     none_found: Literal["permit", "review", "deny"] = "review"
     max_age: Duration = timedelta(minutes=15)
@@ -156,7 +156,7 @@ class Consent(_Strict):
     actor: str | None = Field(None, description="reference of our organisation, as consents name it")
 
 
-class Matching(_Strict):
+class MatchingSettings(_Strict):
     """Rows that no identifier brings to a patient: may demographics? See docs/matching.md before turning it on."""
 
     probabilistic: Literal["off", "review", "auto"] = "off"
@@ -173,14 +173,14 @@ class Tenant(_Strict):
     name: str = ""
     time_zone: TimeZone
     identifier_system: str = Field(description="URI that the tenant owns; system of every business key", pattern=r"^\S+:\S+$")
-    ehr: Ehr
-    keys: Keys
+    ehr: EhrSettings
+    keys: KeySettings
     sources: dict[str, SourceUse] = Field(min_length=1)
     mappings: dict[str, int] = Field(description="version of the mapping of each kind that this tenant runs")
     labels: int = Field(1, ge=1, description="version of the list that says which codes and ages are sensitive; docs/consent.md")
-    modes: Modes = Modes()
-    consent: Consent = Consent()
-    matching: Matching = Matching()
+    modes: ModeSettings = ModeSettings()
+    consent: ConsentSettings = ConsentSettings()
+    matching: MatchingSettings = MatchingSettings()
     policies: tuple[str, ...] = ("baseline",)
     closed_encounter: Literal["review", "permit"] = Field(
         "review", description="orders and notes for a closed encounter; permit is for loading a past that is over"
@@ -195,14 +195,14 @@ def load_tenant(folder: Path, tenant: str) -> Tenant:
     :raises ConfigError: a bad id (it never becomes a path), no such file, or a bad one.
     """
     if not TENANT_ID.fullmatch(tenant):
-        raise ConfigError("bad_tenant_id", "not a tenant id", where=str(folder), mend=f"an id matches {TENANT_ID.pattern}")
+        raise ConfigError("bad_tenant_id", "not a tenant id", where=str(folder), fix=f"an id matches {TENANT_ID.pattern}")
     path = folder / f"{tenant}.yaml"
     if not path.is_file():
         known = ", ".join(tenant_ids(folder)) or "none"
-        raise ConfigError("unknown_tenant", f"no tenant {tenant}", where=str(path), mend=f"known tenants: {known}")
+        raise ConfigError("unknown_tenant", f"no tenant {tenant}", where=str(path), fix=f"known tenants: {known}")
     loaded = load_yaml(path, Tenant)
     if loaded.tenant != tenant:
-        raise ConfigError("tenant_mismatch", "`tenant` differs from the file's name", where=f"{path}:1", mend="make them equal")
+        raise ConfigError("tenant_mismatch", "`tenant` differs from the file's name", where=f"{path}:1", fix="make them equal")
     return loaded
 
 

@@ -77,9 +77,9 @@ def _load(path: Path, model: type[M]) -> M:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise ConfigError("file_missing", "there is no such file", where=str(path), mend="create it or fix the name") from None
+        raise ConfigError("file_missing", "there is no such file", where=str(path), fix="create it or fix the name") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError("file_unreadable", type(error).__name__, where=str(path), mend="make it readable UTF-8") from None
+        raise ConfigError("file_unreadable", type(error).__name__, where=str(path), fix="make it readable UTF-8") from None
     try:
         node = yaml.compose(text, _Loader)
         data = yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader subclass
@@ -87,16 +87,16 @@ def _load(path: Path, model: type[M]) -> M:
         mark = getattr(error, "problem_mark", None)
         line = mark.line + 1 if mark else 1
         problem = getattr(error, "problem", None) or "not YAML"
-        raise ConfigError("bad_yaml", str(problem), where=f"{path}:{line}", mend="mend the YAML") from None
+        raise ConfigError("bad_yaml", str(problem), where=f"{path}:{line}", fix="fix the YAML") from None
     if not isinstance(data, dict):
-        raise ConfigError("bad_yaml", "expected a mapping of keys to values", where=f"{path}:1", mend="mend the YAML")
+        raise ConfigError("bad_yaml", "expected a mapping of keys to values", where=f"{path}:1", fix="fix the YAML")
     try:
         return model.model_validate(data)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)
         complaints = "; ".join(_complaint(model, e["loc"], e["type"], e["msg"]) for e in first[:5])
         place = f"{path}:{_line(node, first[0]['loc'])}"
-        raise ConfigError("bad_config", complaints, where=place, mend="mend the named key") from None
+        raise ConfigError("bad_config", complaints, where=place, fix="fix the named key") from None
 
 
 def _complaint(model: type[BaseModel], loc: tuple[int | str, ...], kind: str, message: str) -> str:

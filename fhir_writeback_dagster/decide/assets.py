@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from fhir_writeback_dagster.orchestration.lanes import Result, in_lane
+from fhir_writeback_dagster.orchestration.lanes import LaneResult, in_lane
 from fhir_writeback_dagster.orchestration.partitions import TENANTS
-from fhir_writeback_dagster.orchestration.run_context import Workplace
+from fhir_writeback_dagster.orchestration.run_context import RunContext
 
 
 @dg.asset(
@@ -16,15 +16,15 @@ from fhir_writeback_dagster.orchestration.run_context import Workplace
     kinds={"fhir", "postgres"},
     owners=["team:data-platform"],
 )
-def write_candidates(context: dg.AssetExecutionContext) -> Iterator[Result]:
+def write_candidates(context: dg.AssetExecutionContext) -> Iterator[LaneResult]:
     """What this tenant's records would write to the EHR: mapped to FHIR, validated, matched to a patient of the mirror,
     checked against consent and policy. Each carries a verdict (automatic, review, denied or not written) with the versions
     of everything it was decided on.
     """
 
-    def work(w: Workplace) -> Iterator[Result]:
+    def work(run: RunContext) -> Iterator[LaneResult]:
         from fhir_writeback_dagster.decide.pipeline import decide
 
-        yield dg.MaterializeResult(metadata=decide(w).metadata())
+        yield dg.MaterializeResult(metadata=decide(run).metadata())
 
     yield from in_lane(context, "decide", work)

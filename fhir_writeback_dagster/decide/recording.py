@@ -10,9 +10,9 @@ from psycopg import Connection
 from psycopg.types.json import Jsonb
 
 from fhir_writeback_dagster.decide.facts.placement import Fact
-from fhir_writeback_dagster.decide.work_items import Item
+from fhir_writeback_dagster.decide.work_items import WorkItem
 from fhir_writeback_dagster.ids import new_id
-from fhir_writeback_dagster.orchestration.run_context import Workplace
+from fhir_writeback_dagster.orchestration.run_context import RunContext
 from fhir_writeback_dagster.store.db import copy_rows, record_event
 
 _CANDIDATE = (
@@ -22,23 +22,25 @@ _CANDIDATE = (
 ).split()
 
 
-def store(connection: Connection[Any], w: Workplace, items: Sequence[Item], facts: dict[str, Fact], decided_at: datetime) -> None:
+def store(
+    connection: Connection[Any], run: RunContext, items: Sequence[WorkItem], facts: dict[str, Fact], decided_at: datetime
+) -> None:
     """Candidates, verdicts, revisions, queues, review tasks, quarantine and audit events of one batch.
 
     :param decided_at: before anything was read: what waits looks again at a mirror that changed after it.
     """
-    _verdicts(connection, w, items)
-    _candidates(connection, w, items, decided_at)
-    _memory(connection, w, items, facts)
-    approved = [(w.id, item.candidate_id) for item in items if item.state == "approved"]
+    _verdicts(connection, run, items)
+    _candidates(connection, run, items, decided_at)
+    _memory(connection, run, items, facts)
+    approved = [(run.id, item.candidate_id) for item in items if item.state == "approved"]
     copy_rows(connection, "decision.outbox", ["tenant", "candidate_id"], approved)
-    _review(connection, w, [item for item in items if item.state == "in_review"])
-    _quarantine(connection, w, [item for item in items if item.state == "quarantined"])
+    _review(connection, run, [item for item in items if item.state == "in_review"])
+    _quarantine(connection, run, [item for item in items if item.state == "quarantined"])
     connection.execute(
-        "DELETE FROM canonical.outbox WHERE tenant = %s AND record_id = ANY(%s)", (w.id, [i.record_id for i in items])
+        "DELETE FROM canonical.outbox WHERE tenant = %s AND record_id = ANY(%s)", (run.id, [i.record_id for i in items])
     )
     connection.execute(
-        "DELETE FROM ledger.outbox WHERE tenant = %s AND candidate_id = ANY(%s)", (w.id, [i.candidate_id for i in items])
+        "DELETE FROM ledger.outbox WHERE tenant = %s AND candidate_id = ANY(%s)", (run.id, [i.candidate_id for i in items])
     )
     for state in sorted({item.state for item in items}):
         # A record that still waits has changed nothing: no event.
@@ -55,15 +57,15 @@ def store(connection: Connection[Any], w: Workplace, items: Sequence[Item], fact
         record_event(connection, f"candidate.{state}", [str(i.candidate_id) for i in told], details)
 
 
-def _candidates(connection: Connection[Any], w: Workplace, items: Sequence[Item], decided_at: datetime) -> None:
-    target = w.tenant.ehr.target
+def _candidates(connection: Connection[Any], run: RunContext, items: Sequence[WorkItem], decided_at: datetime) -> None:
+    target = run.tenant.ehr.target
     copy_rows(
         connection,
         "decision.candidate",
         _CANDIDATE,
         (
             (
-                w.id,
+                run.id,
                 i.candidate_id,
                 i.record_id,
                 target,
@@ -81,8 +83,8 @@ def _candidates(connection: Connection[Any], w: Workplace, items: Sequence[Item]
                 i.natural_key,
                 i.revision,
                 i.content_hash,
-                w.sealer.seal_json("decision.candidate.payload", i.candidate_id, i.payload) if i.payload else None,
-                w.sealer.seal_json("decision.candidate.context", i.candidate_id, i.context) if i.context else None,
+                run.sealer.seal_json("decision.candidate.payload", i.candidate_id, i.payload) if i.payload else None,
+                run.sealer.seal_json("decision.candidate.context", i.candidate_id, i.context) if i.context else None,
                 i.state,
                 i.reason,
                 i.verdict_id,
@@ -96,22 +98,22 @@ def _candidates(connection: Connection[Any], w: Workplace, items: Sequence[Item]
     )
 
 
-def _verdicts(connection: Connection[Any], w: Workplace, items: Sequence[Item]) -> None:
-    now = w.now()
+def _verdicts(connection: Connection[Any], run: RunContext, items: Sequence[WorkItem]) -> None:
+    now = run.now()
     copy_rows(
         connection,
         "decision.verdict",
         ["tenant", "verdict_id", "candidate_id", "outcome", "reasons", "versions", "made_at", "expires_at"],
         (
             (
-                w.id,
+                run.id,
                 i.verdict_id,
                 i.candidate_id,
                 i.ruling.outcome,
                 Jsonb([*(reason.to_json() for reason in i.ruling.reasons), *(issue.to_json() for issue in i.issues)]),
                 Jsonb(i.versions),
                 now,
-                now + w.tenant.verdict_ttl,
+                now + run.tenant.verdict_ttl,
             )
             for i in items
             if i.verdict_id and i.ruling
@@ -119,15 +121,15 @@ def _verdicts(connection: Connection[Any], w: Workplace, items: Sequence[Item]) 
     )
 
 
-def _memory(connection: Connection[Any], w: Workplace, items: Sequence[Item], facts: dict[str, Fact]) -> None:
-    target = w.tenant.ehr.target
+def _memory(connection: Connection[Any], run: RunContext, items: Sequence[WorkItem], facts: dict[str, Fact]) -> None:
+    target = run.tenant.ehr.target
     accepted = [i for i in items if i.accepted]
     copy_rows(
         connection,
         "decision.fact",
         ["tenant", "target", "business_key", "kind", "person_id", "owner_source", "revision"],
         (
-            (w.id, target, key, i.kind, i.person, facts[key].owner, facts[key].revisions[-1].number)
+            (run.id, target, key, i.kind, i.person, facts[key].owner, facts[key].revisions[-1].number)
             for key, i in {i.business_key: i for i in accepted if i.business_key}.items()
         ),
         replace_by=["tenant", "target", "business_key"],
@@ -148,7 +150,7 @@ def _memory(connection: Connection[Any], w: Workplace, items: Sequence[Item], fa
         ],
         (
             (
-                w.id,
+                run.id,
                 target,
                 i.business_key,
                 i.revision,
@@ -167,7 +169,8 @@ def _memory(connection: Connection[Any], w: Workplace, items: Sequence[Item], fa
         "decision.source_record",
         ["tenant", "target", "source", "source_record", "business_key"],
         {
-            (w.id, target, i.source, i.source_record): (w.id, target, i.source, i.source_record, i.business_key) for i in accepted
+            (run.id, target, i.source, i.source_record): (run.id, target, i.source, i.source_record, i.business_key)
+            for i in accepted
         }.values(),
         replace_by=["tenant", "target", "source", "source_record"],
     )
@@ -175,7 +178,7 @@ def _memory(connection: Connection[Any], w: Workplace, items: Sequence[Item], fa
     connection.execute(
         "UPDATE decision.revision r SET void = true FROM unnest(%s::text[], %s::int[]) AS x (key, number) "
         "WHERE r.tenant = %s AND r.target = %s AND r.business_key = x.key AND r.revision = x.number",
-        ([i.held_key for i in void], [i.held_revision for i in void], w.id, target),
+        ([i.held_key for i in void], [i.held_revision for i in void], run.id, target),
     )
     anew = [i for i in items if i.held_revision is not None and i.revision == i.held_revision and i.verdict_id and i.mapping]
     connection.execute(
@@ -188,7 +191,7 @@ def _memory(connection: Connection[Any], w: Workplace, items: Sequence[Item], fa
             [i.held_revision for i in anew],
             [i.content_hash for i in anew],
             [i.mapping.version for i in anew if i.mapping],
-            w.id,
+            run.id,
             target,
         ),
     )
@@ -199,18 +202,18 @@ def _memory(connection: Connection[Any], w: Workplace, items: Sequence[Item], fa
         "FROM (SELECT key, number, max(t) FROM unnest(%s::text[], %s::int[], %s::timestamptz[]) AS u (key, number, t) "
         "GROUP BY 1, 2) AS x (key, number, as_of) "
         "WHERE r.tenant = %s AND r.target = %s AND r.business_key = x.key AND r.revision = x.number AND r.as_of < x.as_of",
-        ([i.business_key for i in again], [i.revision for i in again], [i.as_of for i in again], w.id, target),
+        ([i.business_key for i in again], [i.revision for i in again], [i.as_of for i in again], run.id, target),
     )
 
 
-def _review(connection: Connection[Any], w: Workplace, items: Sequence[Item]) -> None:
+def _review(connection: Connection[Any], run: RunContext, items: Sequence[WorkItem]) -> None:
     """Open a task for each; one that is open already for the same content and reason is kept."""
     standing = {
         (candidate, reason, bytes(content) if content else None)
         for candidate, reason, content in connection.execute(
             "SELECT candidate_id, reason, content_hash FROM review.task "
             "WHERE tenant = %s AND state = 'open' AND candidate_id = ANY(%s)",
-            (w.id, [i.candidate_id for i in items]),
+            (run.id, [i.candidate_id for i in items]),
         )
     }
     copy_rows(
@@ -218,17 +221,17 @@ def _review(connection: Connection[Any], w: Workplace, items: Sequence[Item]) ->
         "review.task",
         ["tenant", "task_id", "candidate_id", "opened_by", "reason", "content_hash", "evidence"],
         (
-            (w.id, new_id(), i.candidate_id, "decide", i.reason, i.content_hash, Jsonb(i.evidence))
+            (run.id, new_id(), i.candidate_id, "decide", i.reason, i.content_hash, Jsonb(i.evidence))
             for i in items
             if (i.candidate_id, i.reason, i.content_hash) not in standing
         ),
     )
 
 
-def _quarantine(connection: Connection[Any], w: Workplace, items: Sequence[Item]) -> None:
+def _quarantine(connection: Connection[Any], run: RunContext, items: Sequence[WorkItem]) -> None:
     copy_rows(
         connection,
         "quarantine.item",
         ["tenant", "item_id", "layer", "code", "path", "extract_id", "record_id", "candidate_id", "verdict_id"],
-        ((w.id, new_id(), "decide", i.reason, i.path, i.extract_id, i.record_id, i.candidate_id, i.verdict_id) for i in items),
+        ((run.id, new_id(), "decide", i.reason, i.path, i.extract_id, i.record_id, i.candidate_id, i.verdict_id) for i in items),
     )

@@ -15,11 +15,11 @@ from fhir_writeback_dagster.decide.mapping.versions import Mapping
 from fhir_writeback_dagster.decide.ruling.gates import Ruling
 from fhir_writeback_dagster.decide.validation.issues import Issue
 from fhir_writeback_dagster.ids import new_id
-from fhir_writeback_dagster.orchestration.run_context import Workplace
+from fhir_writeback_dagster.orchestration.run_context import RunContext
 
 
 @dataclass(slots=True)
-class Item:
+class WorkItem:
     """One canonical record on its way through decide; filled in as it goes."""
 
     candidate_id: UUID
@@ -115,24 +115,24 @@ FROM decision.candidate WHERE tenant = %(tenant)s AND target = %(target)s AND re
 """
 
 
-def load(connection: Connection[Any], w: Workplace, limit: int) -> list[Item]:
+def load(connection: Connection[Any], run: RunContext, limit: int) -> list[WorkItem]:
     """The next records to decide: what waits for another look first, then what ingest has made; in order of arrival."""
-    scope = {"tenant": w.id, "target": w.tenant.ehr.target, "now": w.now()}
+    scope = {"tenant": run.id, "target": run.tenant.ehr.target, "now": run.now()}
     again = {record for (record,) in connection.execute(_AGAIN, {**scope, "limit": limit})}
     fresh = [record for (record,) in connection.execute(_FRESH, {**scope, "limit": limit - len(again)})]
     wanted = {**scope, "records": [*again, *fresh]}
     if not wanted["records"]:
         return []
     held = {record: rest for record, *rest in connection.execute(_CANDIDATES, wanted)}
-    give_up = w.now() + w.tenant.waiting_ttl
+    give_up = run.now() + run.tenant.waiting_ttl
     items = []
     for row in connection.execute(_RECORDS, wanted):
         record_id, extract_id, source, version, suite, kind, source_record, as_of, body, former = row
         candidate, key, revision, until = held.get(record_id, (None, None, None, None))
-        plain = w.sealer.open("canonical.record", record_id, body)
+        plain = run.sealer.open("canonical.record", record_id, body)
         record = from_json(canonicaljson.decode(plain))
         items.append(
-            Item(
+            WorkItem(
                 candidate_id=candidate or new_id(),
                 record_id=record_id,
                 extract_id=extract_id,
@@ -145,7 +145,7 @@ def load(connection: Connection[Any], w: Workplace, limit: int) -> list[Item]:
                 as_of=as_of,
                 record=record,
                 data=record.model_dump(mode="python", exclude_none=True),
-                input_hash=w.identity.digest("input", source, kind, plain.decode()),
+                input_hash=run.identity.digest("input", source, kind, plain.decode()),
                 give_up_at=until or give_up,
                 again=record_id in again,
                 held_key=key,

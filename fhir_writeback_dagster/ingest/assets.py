@@ -6,9 +6,9 @@ import dagster as dg
 
 from fhir_writeback_dagster.config import settings
 from fhir_writeback_dagster.ingest.checks import CANONICAL, check_results, check_specs
-from fhir_writeback_dagster.orchestration.lanes import Result, in_lane
+from fhir_writeback_dagster.orchestration.lanes import LaneResult, in_lane
 from fhir_writeback_dagster.orchestration.partitions import TENANTS
-from fhir_writeback_dagster.orchestration.run_context import Workplace
+from fhir_writeback_dagster.orchestration.run_context import RunContext
 
 EXTRACTS = dg.AssetKey("scraped_extracts")
 OWNERS = ["team:data-platform"]
@@ -40,16 +40,16 @@ OWNERS = ["team:data-platform"]
     ],
     check_specs=check_specs(settings.home() / "expectations"),
 )
-def ingest(context: dg.AssetExecutionContext) -> Iterator[Result]:
+def ingest(context: dg.AssetExecutionContext) -> Iterator[LaneResult]:
     selected, checked = context.selected_asset_keys, context.selected_asset_check_keys
 
-    def work(w: Workplace) -> Iterator[Result]:
+    def work(run: RunContext) -> Iterator[LaneResult]:
         from fhir_writeback_dagster.ingest.pipeline import land, normalise
 
         if EXTRACTS in selected:
-            yield dg.MaterializeResult(asset_key=EXTRACTS, metadata=land(w).metadata())
+            yield dg.MaterializeResult(asset_key=EXTRACTS, metadata=land(run).metadata())
         if CANONICAL in selected:
-            report = normalise(w)
+            report = normalise(run)
             checks = list(check_results(report.checks, checked))
             yield dg.MaterializeResult(asset_key=CANONICAL, metadata=report.metadata(), check_results=checks)
 

@@ -21,8 +21,8 @@ from fhir_writeback_dagster.ingest.normalise import discriminators, records
 from fhir_writeback_dagster.ingest.normalise.columns import Maker
 from fhir_writeback_dagster.ingest.quality.expectations import CheckResult, Suite, load_suites, none_evaluated, run_suites
 from fhir_writeback_dagster.ingest.quality.flatten import flatten
-from fhir_writeback_dagster.ingest.readers import read
-from fhir_writeback_dagster.orchestration.run_context import Workplace
+from fhir_writeback_dagster.ingest.readers import read as readers
+from fhir_writeback_dagster.orchestration.run_context import RunContext
 
 __all__ = ["LandReport", "NormaliseReport", "land", "normalise"]
 
@@ -58,23 +58,23 @@ class NormaliseReport:
         }
 
 
-def normalise(w: Workplace) -> NormaliseReport:
+def normalise(run: RunContext) -> NormaliseReport:
     """Read every landed extract; a broken one is refused and never keeps the next from being read.
 
     :raises ConfigError: a suite of ``expectations/`` is wrong (nothing is read unchecked), or a file cannot be read for now;
         raised when every other extract is through.
     :raises ServiceError: the database went away; what was not committed is read again by the next run.
     """
-    return _Run(w).all()
+    return _Run(run).all()
 
 
 class _Run:
     """One run's work and tallies."""
 
-    def __init__(self, w: Workplace) -> None:
-        self.w = w
-        self.suites = load_suites(w.settings.expectations)
-        self.checks = none_evaluated(w.settings.expectations)
+    def __init__(self, run: RunContext) -> None:
+        self.run = run
+        self.suites = load_suites(run.settings.expectations)
+        self.checks = none_evaluated(run.settings.expectations)
         self.sources: dict[tuple[str, int], Source | None] = {}
         self.counts, self.kinds, self.reasons, self.refused = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
         self.versions: dict[str, int] = {}
@@ -83,8 +83,8 @@ class _Run:
         self.undeclared = 0
 
     def all(self) -> NormaliseReport:
-        with self.w.store.tenant(self.w.id) as connection:
-            waiting = recording.landed(connection, self.w)
+        with self.run.store.tenant(self.run.id) as connection:
+            waiting = recording.landed(connection, self.run)
         faults: list[ConfigError] = []
         for extract in waiting:
             source = self._source(extract.source, extract.version)
@@ -94,8 +94,8 @@ class _Run:
                 self._one(extract, source)
             except ExtractRefused as error:
                 self.refused[error.code] += 1
-                with self.w.store.tenant(self.w.id) as connection:
-                    recording.refuse(connection, self.w, extract, error)
+                with self.run.store.tenant(self.run.id) as connection:
+                    recording.refuse(connection, self.run, extract, error)
             except ConfigError as error:
                 faults.append(error)
         if faults:  # only now: the other extracts are through, and a run that fails is seen and asked for less often
@@ -109,26 +109,26 @@ class _Run:
         if source.sha256 != extract.contract_sha256:
             raise ExtractRefused("contract_changed", "the contract is not the one that it landed by")
         with _uncollected():
-            outcome = self._outcome(extract, self.w.tenant.sources[extract.source], source)
-            with self.w.store.tenant(self.w.id) as connection:
-                known, unclear = discriminators.settle(connection, self.w, extract.source, outcome.records)
+            outcome = self._outcome(extract, self.run.tenant.sources[extract.source], source)
+            with self.run.store.tenant(self.run.id) as connection:
+                known, unclear = discriminators.settle(connection, self.run, extract.source, outcome.records)
                 outcome = replace(outcome, records=known, failed=unclear | dict(outcome.failed))
-                self.counts.update(recording.store(connection, self.w, extract, outcome))
+                self.counts.update(recording.store(connection, self.run, extract, outcome))
         self._tally(extract, outcome)
 
-    def _outcome(self, extract: recording.Extract, use: SourceUse, source: Source) -> recording.Outcome:
+    def _outcome(self, extract: recording.Extract, use: SourceUse, source: Source) -> recording.ExtractOutcome:
         contract = source.contract
         name = contract.table_of(extract.name)
         if name is None:
             raise ExtractRefused("no_table", "no table of the contract takes a file of this name")
         table = contract.tables[name]
-        data = self._bytes(extract, Zone(self.w.settings.home, use))
-        ehr = self.w.tenant.ehr.base_url if use.relative_references == "ehr" else None
-        frame = read.read(data, table, whole=use.complete_by == "manifest", relative_to=ehr)
+        data = self._bytes(extract, Zone(self.run.settings.home, use))
+        ehr = self.run.tenant.ehr.base_url if use.relative_references == "ehr" else None
+        frame = readers.read(data, table, whole=use.complete_by == "manifest", relative_to=ehr)
         maker = Maker(
             extract.source,
             use.patient_systems,
-            contract.time_zone or self.w.tenant.time_zone,
+            contract.time_zone or self.run.tenant.time_zone,
             source.concept_maps,
         )
         made = records.normalise(frame, name, table, contract.actor, maker)
@@ -137,7 +137,7 @@ class _Run:
         for record_id, record in found.items():
             by_kind.setdefault(record.record.kind, []).append((str(record_id), record.record))
         failed = self._check(by_kind, maker.zone)
-        return recording.Outcome(
+        return recording.ExtractOutcome(
             frame,
             found,
             made.others,
@@ -152,7 +152,7 @@ class _Run:
         :raises ExtractRefused: a critical rule on the whole batch.
         """
         suites: dict[str, Suite] = {kind: self.suites[kind] for kind in by_kind if kind in self.suites}
-        rows = {kind: flatten(by_kind[kind], zone, self.w.now()) for kind in suites}
+        rows = {kind: flatten(by_kind[kind], zone, self.run.now()) for kind in suites}
         verdict = run_suites(suites, rows)
         for result in verdict.results:
             self.checks[result.name] += result
@@ -161,11 +161,11 @@ class _Run:
         return verdict.failed
 
     def _source(self, name: str, version: int) -> Source | None:
-        """None: it cannot be used, which is a problem of the report, and its extracts wait for the mend."""
+        """None: it cannot be used, which is a problem of the report, and its extracts wait for the fix."""
         key = (name, version)
         if key not in self.sources:
             try:
-                self.sources[key] = source_of(self.w, name, version)
+                self.sources[key] = source_of(self.run, name, version)
             except ConfigError as error:
                 self.sources[key] = None
                 self.problems[str(error)] = None
@@ -175,19 +175,19 @@ class _Run:
         try:
             data = zone.read(extract.name)
         except FileNotFoundError:
-            raise ExtractRefused("file_gone", "the file is not there any more", mend="deliver it again") from None
+            raise ExtractRefused("file_gone", "the file is not there any more", fix="deliver it again") from None
         except OSError as error:
             raise ConfigError(
                 "file_unreadable",
                 f"a landed file cannot be read ({type(error).__name__})",
-                where=f"tenants/{self.w.id}.yaml: sources.{extract.source}",
-                mend="let this layer read it",
+                where=f"tenants/{self.run.id}.yaml: sources.{extract.source}",
+                fix="let this layer read it",
             ) from None
         if hashlib.sha256(data).digest() != extract.sha256:
-            raise ExtractRefused("changed_since", "the file is not the one that landed", mend="its new content lands by itself")
+            raise ExtractRefused("changed_since", "the file is not the one that landed", fix="its new content lands by itself")
         return data
 
-    def _tally(self, extract: recording.Extract, outcome: recording.Outcome) -> None:
+    def _tally(self, extract: recording.Extract, outcome: recording.ExtractOutcome) -> None:
         self.versions[extract.source] = extract.version
         self.extracts.append(extract.sha256.hex()[:12])
         self.undeclared += outcome.undeclared

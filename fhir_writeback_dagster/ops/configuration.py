@@ -51,7 +51,7 @@ class Configuration:
                 "dsn_missing",
                 f"some database logins are configured, but not {', '.join(missing)}",
                 where="environment and .env",
-                mend="set these too, or none for the embedded PostgreSQL",
+                fix="set these too, or none for the embedded PostgreSQL",
             )
         return Dsns(found) if found else None
 
@@ -78,7 +78,7 @@ def load_configuration(
     try:
         written = dotenv_values(path, interpolate=False) if path.is_file() else {}
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError("file_unreadable", type(error).__name__, where=str(path), mend="make it readable UTF-8") from None
+        raise ConfigError("file_unreadable", type(error).__name__, where=str(path), fix="make it readable UTF-8") from None
     everything = {name: value for name, value in written.items() if value is not None}
     everything.update(os.environ if environment is None else environment)
     chosen = {}
@@ -86,6 +86,6 @@ def load_configuration(
         variable = f"FHIR_WRITEBACK_PORT_{name.upper()}"
         text = everything.get(variable) or str(default)
         if not text.isdecimal() or int(text) > 65535:
-            raise ConfigError("bad_port", "not a port number", where=variable, mend="a number from 1 to 65535, 0 for any free")
+            raise ConfigError("bad_port", "not a port number", where=variable, fix="a number from 1 to 65535, 0 for any free")
         chosen[name] = int(text)
     return Configuration(home.resolve(), everything, chosen)

@@ -23,7 +23,7 @@ _GRACE_S = 30
 
 
 @contextmanager
-def beside(config: Configuration, progress: Progress) -> Iterator[dict[str, str]]:
+def exec_environment(config: Configuration, progress: Progress) -> Iterator[dict[str, str]]:
     """The environment for the command: the user's own without a secret of ours, and where Dagster finds everything."""
     state = StateFolder(config.home)
     published = lock.read(state.path / LOCK)
@@ -35,7 +35,7 @@ def beside(config: Configuration, progress: Progress) -> Iterator[dict[str, str]
         yield _with_users(everything.services.environment())
 
 
-def run_beside(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
+def run_dagster_tool(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
     """Run a command in this terminal to its end; its exit code.
 
     :raises ServiceError: there is no such command.
@@ -44,7 +44,7 @@ def run_beside(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
         process = subprocess.Popen(arguments, env=environment)  # noqa: S603 - the user's own command
     except OSError as error:
         raise ServiceError(
-            "command_missing", error.strerror or type(error).__name__, where=arguments[0], mend="is it installed?"
+            "command_missing", error.strerror or type(error).__name__, where=arguments[0], fix="is it installed?"
         ) from None
     try:
         return process.wait()

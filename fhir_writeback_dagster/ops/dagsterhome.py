@@ -28,7 +28,7 @@ def dagster_home(config: Configuration, state: StateFolder) -> Path:
     for name in ("dagster.yaml", "workspace.yaml"):
         source = next((place / name for place in (config.home, _SHIPPED) if (place / name).is_file()), None)
         if source is None:
-            raise ServiceError("file_missing", f"there is no {name}", where=str(config.home), mend="copy it from the project")
+            raise ServiceError("file_missing", f"there is no {name}", where=str(config.home), fix="copy it from the project")
         try:
             shutil.copyfile(source, folder / name)
         except OSError as error:

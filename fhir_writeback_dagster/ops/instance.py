@@ -1,6 +1,6 @@
 """Dagster's instance, with two additions.
 
-* Started by hand without our environment it says what is missing and the mend. Without that, ``dagster dev`` in a fresh clone
+* Started by hand without our environment it says what is missing and the fix. Without that, ``dagster dev`` in a fresh clone
   shows a traceback that names a variable and nothing else. The two class methods are the hook that ``instance_class`` in
   dagster.yaml offers; Dagster calls them before it resolves any ``env:``.
 * Its storages keep their connections. Left alone they log in again for every statement (``NullPool``, dagster-postgres 0.29),

@@ -30,7 +30,7 @@ class Lock:
                 "already_running",
                 f"process {holder} already runs {what}",
                 where=str(path),
-                mend="use that one, or stop it (Ctrl-C in its terminal)",
+                fix="use that one, or stop it (Ctrl-C in its terminal)",
             ) from None
         self.publish()
 

@@ -16,7 +16,7 @@ KEYS = frozenset(
     {
         "event", "level", "timestamp",
         "tenant", "layer", "lane", "run_id", "source", "kind", "resource_type", "target", "vendor",
-        "code", "where", "mend", "state", "outcome", "status", "attempt", "count", "rows", "seconds", "bytes",
+        "code", "where", "fix", "state", "outcome", "status", "attempt", "count", "rows", "seconds", "bytes",
         "extract_id", "record_id", "candidate_id", "intent_id", "correlation_id", "sha256", "version", "port", "pid", "service",
     }
 )  # fmt: skip

@@ -90,13 +90,13 @@ def main(arguments: Sequence[str]) -> int:
 def _lane_and_tenant(arguments: Sequence[str]) -> tuple[Lane, str]:
     lane = next((known for known in LANES if arguments and known == arguments[0]), None)
     if lane is None or len(arguments) != 2:
-        raise WritebackError("usage", "expected a lane and a tenant", mend=f"a lane is one of {', '.join(LANES)}")
+        raise WritebackError("usage", "expected a lane and a tenant", fix=f"a lane is one of {', '.join(LANES)}")
     return lane, arguments[1]
 
 
 def _instance() -> dg.DagsterInstance:
     if not os.environ.get("DAGSTER_HOME"):
-        raise ConfigError("no_dagster_home", "DAGSTER_HOME is not set", mend="`fhir-writeback run` sets it")
+        raise ConfigError("no_dagster_home", "DAGSTER_HOME is not set", fix="`fhir-writeback run` sets it")
     return dg.DagsterInstance.get()
 
 

@@ -54,7 +54,7 @@ def one_pass(config: Configuration, state: StateFolder, dsns: Dsns, progress: Pr
     if only is not None and only not in (known := [tenant.tenant for tenant in good]):
         raise next(
             (error for error in bad if f"{only}.yaml" in error.where),
-            ConfigError("unknown_tenant", f"no tenant {only}", where="tenants/", mend=f"known: {', '.join(known) or 'none'}"),
+            ConfigError("unknown_tenant", f"no tenant {only}", where="tenants/", fix=f"known: {', '.join(known) or 'none'}"),
         )
     names = [tenant.tenant for tenant in good if only in {None, tenant.tenant}]
     result = PassReport(failures=[] if only else [str(error) for error in bad])

@@ -22,7 +22,7 @@ def claim(name: str, port: int, variable: str) -> int:
             "port_taken",
             f"port {port} for {name} is in use",
             where=f"{HOST}:{port}",
-            mend=f"stop what listens there, or set {variable}",
+            fix=f"stop what listens there, or set {variable}",
         )
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -30,7 +30,7 @@ def claim(name: str, port: int, variable: str) -> int:
             probe.bind((HOST, port))
         except OSError as error:
             raise ServiceError(
-                "port_unusable", f"port {port} for {name}: {error.strerror}", where=f"{HOST}:{port}", mend=f"set {variable}"
+                "port_unusable", f"port {port} for {name}: {error.strerror}", where=f"{HOST}:{port}", fix=f"set {variable}"
             ) from None
         return int(probe.getsockname()[1])
 

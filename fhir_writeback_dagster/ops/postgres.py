@@ -161,7 +161,7 @@ class Postgres:
             raise unusable(self._place, error) from None
         said = (done.stderr.strip() or done.stdout.strip()).split("\n")[-1]
         raise ServiceError(
-            "initdb_failed", f"PostgreSQL's initdb failed: {said}", where=str(self._place), mend="is the disk full?"
+            "initdb_failed", f"PostgreSQL's initdb failed: {said}", where=str(self._place), fix="is the disk full?"
         )
 
     def _check_version(self) -> None:
@@ -171,7 +171,7 @@ class Postgres:
                 "postgres_version",
                 f"the data are of PostgreSQL {data}, the binaries of {binaries}",
                 where=str(self._data),
-                mend=f"install PostgreSQL {data}'s binaries again, or dump and restore (pg_dump)",
+                fix=f"install PostgreSQL {data}'s binaries again, or dump and restore (pg_dump)",
             )
 
     def _end_orphan(self) -> None:
@@ -254,7 +254,7 @@ class Postgres:
                         "wrong_password",
                         "PostgreSQL does not know the password of this project",
                         where=str(self._state.path / "passwords.json"),
-                        mend=f"restore it, or remove {self._place} to begin anew",
+                        fix=f"restore it, or remove {self._place} to begin anew",
                     ) from None
                 time.sleep(0.05)
         raise ServiceError("not_ready", "PostgreSQL did not get ready in 90 s", where=str(child.program.log))

@@ -156,5 +156,5 @@ def died(child: Child) -> ServiceError:
         "service_died",
         f"{child.program.name} ended with code {child.exit_code}: {words}",
         where=str(child.program.log),
-        mend="the log has the rest",
+        fix="the log has the rest",
     )

@@ -33,7 +33,7 @@ class Dsns:
         except KeyError:
             variable = f"FHIR_WRITEBACK_DSN_{name.upper()}"
             raise ServiceError(
-                "no_dsn", f"no database login for {name}", where=variable, mend=f"set {variable} in the environment or .env"
+                "no_dsn", f"no database login for {name}", where=variable, fix=f"set {variable} in the environment or .env"
             ) from None
 
 
@@ -60,7 +60,7 @@ def provision(superuser: str, port: int, state: StateFolder) -> Dsns:
         raise ServiceError(
             "provision_failed",
             f"PostgreSQL refused the set-up (sqlstate {error.sqlstate})",
-            mend=f"the log has the rest: {state.log('PostgreSQL')}",
+            fix=f"the log has the rest: {state.log('PostgreSQL')}",
         ) from None
     return known_dsns(port, state)
 

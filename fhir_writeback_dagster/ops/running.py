@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from fhir_writeback_dagster.ops.configuration import Configuration
-from fhir_writeback_dagster.ops.database import Database, Progress, open_database
+from fhir_writeback_dagster.ops.database import InstallationDatabase, Progress, open_database
 from fhir_writeback_dagster.ops.folder import StateFolder
 from fhir_writeback_dagster.ops.lock import Lock
 from fhir_writeback_dagster.ops.provision import Dsns
@@ -21,7 +21,7 @@ class Running:
     """What runs. ``state`` is the project's state folder, with the logs."""
 
     state: StateFolder
-    database: Database
+    database: InstallationDatabase
     services: Services
     progress: Progress
 

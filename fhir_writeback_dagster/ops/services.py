@@ -126,7 +126,7 @@ class Services:
                         "not_ready",
                         f"{service.program.name} did not answer in {START_S} s",
                         where=str(service.program.log),
-                        mend="the log has the rest",
+                        fix="the log has the rest",
                     )
                 time.sleep(0.1)
 

@@ -18,7 +18,7 @@ import dagster as dg
 
 from fhir_writeback_dagster.config.settings import Layer, Settings, from_environment
 from fhir_writeback_dagster.errors import ConfigError, LaneHeld, describe
-from fhir_writeback_dagster.orchestration.run_context import Workplace, open_workplace
+from fhir_writeback_dagster.orchestration.run_context import RunContext, open_run
 from fhir_writeback_dagster.store.db import HeldLane
 from fhir_writeback_dagster.store.db import lane as hold_lane
 
@@ -36,7 +36,7 @@ LAYER_OF: dict[Lane, Layer] = {
     "audit": "audit",
 }
 
-Result = dg.MaterializeResult[None] | dg.ObserveResult
+LaneResult = dg.MaterializeResult[None] | dg.ObserveResult
 
 
 def settings_of(lane: Lane) -> Settings:
@@ -49,17 +49,19 @@ def settings_of(lane: Lane) -> Settings:
         raise ConfigError(
             "wrong_layer",
             f"the {lane} lane belongs to the {LAYER_OF[lane]} layer and this process is {settings.layer}",
-            mend="start the code location with its own environment",
+            fix="start the code location with its own environment",
         )
     return settings
 
 
-def in_lane(context: dg.AssetExecutionContext, lane: Lane, work: Callable[[Workplace], Iterable[Result]]) -> Iterator[Result]:
+def in_lane(
+    context: dg.AssetExecutionContext, lane: Lane, work: Callable[[RunContext], Iterable[LaneResult]]
+) -> Iterator[LaneResult]:
     """Do ``work`` at the workplace of this run's tenant while holding its lane, and yield its results; see ``holding``."""
 
-    def at_workplace(settings: Settings, tenant: str, held: HeldLane) -> Iterator[Result]:
-        with open_workplace(settings, tenant, context.run.run_id, lane=held) as w:
-            yield from work(w)
+    def at_workplace(settings: Settings, tenant: str, held: HeldLane) -> Iterator[LaneResult]:
+        with open_run(settings, tenant, context.run.run_id, lane=held) as run:
+            yield from work(run)
 
     return holding(context, lane, at_workplace)
 
@@ -67,9 +69,9 @@ def in_lane(context: dg.AssetExecutionContext, lane: Lane, work: Callable[[Workp
 def holding(
     context: dg.AssetExecutionContext,
     lane: Lane,
-    work: Callable[[Settings, str, HeldLane], Iterable[Result]],
-    result: type[Result] = dg.MaterializeResult,
-) -> Iterator[Result]:
+    work: Callable[[Settings, str, HeldLane], Iterable[LaneResult]],
+    result: type[LaneResult] = dg.MaterializeResult,
+) -> Iterator[LaneResult]:
     """Do ``work`` for this run's tenant while holding its lane, and yield its results.
 
     Where another run has the lane, a ``result`` of each selected asset says which run that is, and nothing was done.

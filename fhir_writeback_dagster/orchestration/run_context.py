@@ -19,7 +19,7 @@ def utc_now() -> datetime:
 
 
 @dataclass(frozen=True, slots=True)
-class Workplace:
+class RunContext:
     """One tenant in one layer; ``now`` is the clock (UTC)."""
 
     settings: Settings
@@ -38,13 +38,13 @@ class Workplace:
 
 
 @contextmanager
-def open_workplace(
+def open_run(
     settings: Settings,
     tenant_id: str,
     run_id: str,
     now: Callable[[], datetime] = utc_now,
     lane: HeldLane | None = None,
-) -> Iterator[Workplace]:
+) -> Iterator[RunContext]:
     """Load the tenant, resolve its keys and open the layer's database.
 
     :raises ConfigError: the tenant's file or a secret reference is wrong.
@@ -56,9 +56,9 @@ def open_workplace(
     with Store(settings.dsn, settings.layer) as store:
         with store.tenant(tenant_id) as connection:
             sealer.prepare(connection)
-        yield Workplace(settings, tenant, store, sealer, identity, run_id, now, lane)
+        yield RunContext(settings, tenant, store, sealer, identity, run_id, now, lane)
 
 
-Desk = Callable[[Layer, str | None], AbstractContextManager[Iterator[Workplace]]]
+OpenRuns = Callable[[Layer, str | None], AbstractContextManager[Iterator[RunContext]]]
 """How a command comes to work as a layer: for one tenant, or for all of the project, with its database up. A layer's commands
 get it as click's context object, because the layers know nothing of what starts databases."""

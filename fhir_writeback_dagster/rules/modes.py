@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from fhir_writeback_dagster.config.tenants import Mode, Modes
+from fhir_writeback_dagster.config.tenants import Mode, ModeSettings
 from fhir_writeback_dagster.store.sealing import Identity
 
 
-def in_sample(identity: Identity, modes: Modes, business_key: str, content_hash: bytes) -> bool:
+def in_sample(identity: Identity, modes: ModeSettings, business_key: str, content_hash: bytes) -> bool:
     """Is this content of this fact among the share that a person sees under ``sampled``?
 
     The same answer whenever and wherever it is asked, and one that nobody without the key can foresee.

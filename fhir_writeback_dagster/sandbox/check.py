@@ -11,7 +11,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from fhir_writeback_dagster.sandbox.servers.ehr_client import Chart, Resource
+from fhir_writeback_dagster.sandbox.servers.ehr_client import EhrClient, Resource
 from fhir_writeback_dagster.sandbox.story.expected import FactKey, Value, instant
 
 #: Types that the write-back may create, with the elements that say when.
@@ -35,7 +35,7 @@ _STANDARD = (
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class DemoFinding:
     """What the EHR holds of one tenant's write-back: counts, and each deviation from the truth as a line without values."""
 
     found: int
@@ -43,16 +43,16 @@ class Finding:
     deviations: tuple[str, ...]
 
 
-def look(chart: Chart, identifier_system: str, facts: Mapping[FactKey, set[Value]]) -> Finding:
+def look(chart: EhrClient, identifier_system: str, facts: Mapping[FactKey, set[Value]]) -> DemoFinding:
     """Search every resource that bears an identifier of ``identifier_system`` and hold it against ``facts``."""
     resources = [r for kind in WRITTEN for r in chart.search(kind, identifier=f"{identifier_system}|")]
     keys = Counter(
         (r["resourceType"], i["value"]) for r in resources for i in r["identifier"] if i.get("system") == identifier_system
     )
-    return Finding(len(resources), sum(times - 1 for times in keys.values()), tuple(_deviations(resources, facts)))
+    return DemoFinding(len(resources), sum(times - 1 for times in keys.values()), tuple(_deviations(resources, facts)))
 
 
-def versions(chart: Chart) -> int:
+def versions(chart: EhrClient) -> int:
     """Versions of everything that the write-back could touch; it rises with every write, whoever made it."""
     return sum(chart.versions(kind) for kind in (*WRITTEN, "Patient"))
 

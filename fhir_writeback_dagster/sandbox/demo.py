@@ -22,14 +22,14 @@ from fhir_writeback_dagster.ops.postgres import forget
 from fhir_writeback_dagster.ops.report import table
 from fhir_writeback_dagster.ops.signals import Stopped, undisturbed
 from fhir_writeback_dagster.sandbox import check
-from fhir_writeback_dagster.sandbox.demo_environment import Scene, Stage, staged
+from fhir_writeback_dagster.sandbox.demo_environment import DemoEnvironment, Scene, staged
 from fhir_writeback_dagster.sandbox.demo_home import zone_of
 from fhir_writeback_dagster.sandbox.memory import PeakMemory
 from fhir_writeback_dagster.sandbox.story.deliveries import Story
 from fhir_writeback_dagster.sandbox.story.expected import ENDS
 from fhir_writeback_dagster.sandbox.story.files import File
 
-Result = dict[str, Any]
+DemoResult = dict[str, Any]
 
 
 def run_demo(
@@ -38,8 +38,8 @@ def run_demo(
     keep: bool = False,
     folder: Path | None = None,
     ports: Mapping[str, int] = ANY_PORT,
-    report: Callable[[Result], None] = lambda _: None,
-) -> Result:
+    report: Callable[[DemoResult], None] = lambda _: None,
+) -> DemoResult:
     """Play the whole story and return the object of issue 3; ``report`` gets it as soon as it is known.
 
     :param progress: one line for people; tables and deviations too.
@@ -56,7 +56,7 @@ def run_demo(
         _play(stage, progress)
         tenants: dict[str, Any] = {}
         wrong = _check(stage, tenants)
-        result: Result = {
+        result: DemoResult = {
             "ok": not wrong,
             "wall_s": round(time.monotonic() - started, 1),
             "peak_rss_mb": round(memory.peak_mb),
@@ -76,7 +76,7 @@ def run_demo(
     return result
 
 
-def _play(stage: Stage, progress: Progress) -> None:
+def _play(stage: DemoEnvironment, progress: Progress) -> None:
     scenes = stage.scenes
 
     def deliver(which: Callable[[Story], Sequence[File]]) -> None:
@@ -118,7 +118,7 @@ def _deliver_same_bytes(home: Path, scene: Scene) -> None:
             replace(file, name=f"{stem}_again.{kind}").drop(zone_of(home, scene.story.hospital, file.source))
 
 
-def _check(stage: Stage, tenants: dict[str, Any]) -> list[str]:
+def _check(stage: DemoEnvironment, tenants: dict[str, Any]) -> list[str]:
     """Fill in the tenants' part of the result and return what does not add up."""
     wrong = []
     reports = stage.reports()
@@ -165,7 +165,7 @@ def _home(folder: Path | None) -> Iterator[Path]:
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
-            raise ServiceError("folder_not_empty", "the demo makes its home anew", where=str(folder), mend="name an empty folder")
+            raise ServiceError("folder_not_empty", "the demo makes its home anew", where=str(folder), fix="name an empty folder")
         forget(folder)  # of a demo whose folder was removed by hand
         yield folder.resolve()
         return

@@ -57,7 +57,7 @@ class Scene:
 
 
 @dataclass(slots=True)
-class Stage:
+class DemoEnvironment:
     """All that runs while the demo plays."""
 
     home: Path
@@ -121,7 +121,7 @@ class Stage:
                     "demo_stuck",
                     f"{what}: nothing has moved for {STUCK_S} s: {'; '.join(moving)}",
                     where=str(self.home / ".fhir-writeback" / "logs"),
-                    mend="run it with --folder and read the logs there",
+                    fix="run it with --folder and read the logs there",
                 )
             time.sleep(_POLL_S)
 
@@ -141,7 +141,7 @@ def unsettled(scene: Scene, report: TenantReport | None) -> Iterator[str]:
 
 
 @contextmanager
-def staged(home: Path, ports: Mapping[str, int], progress: Progress) -> Iterator[Stage]:
+def staged(home: Path, ports: Mapping[str, int], progress: Progress) -> Iterator[DemoEnvironment]:
     """Everything is up and the charts are loaded while the block runs; no process is left afterwards.
 
     :raises ServiceError: a port is taken, or something does not start.
@@ -162,4 +162,4 @@ def staged(home: Path, ports: Mapping[str, int], progress: Progress) -> Iterator
             scene.patients = sum(r["resourceType"] == "Patient" for r in chart)
         progress("2/7 and 3/7 starting an embedded PostgreSQL, the code locations, Dagster's daemon and its webserver")
         up = stack.enter_context(running(config, lambda line: progress(f"    {line}"), durable=False))
-        yield Stage(home, scenes, up)
+        yield DemoEnvironment(home, scenes, up)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from fhir_writeback_dagster import canonicaljson
 from fhir_writeback_dagster.rules.target.matrix import ErrorCode, Types, Vendor
-from fhir_writeback_dagster.sandbox.fault_proxy.exchange import Interaction
+from fhir_writeback_dagster.sandbox.fault_proxy.exchange import ProxyInteraction
 from fhir_writeback_dagster.sandbox.fault_proxy.faults import SayBody
 from fhir_writeback_dagster.sandbox.fault_proxy.personality import Personality
 
@@ -58,8 +58,8 @@ def personality_of(vendor: Vendor) -> Personality:
     )
 
 
-def _lacks(vendor: Vendor) -> tuple[Interaction, ...]:
-    lacks: list[Interaction] = []
+def _lacks(vendor: Vendor) -> tuple[ProxyInteraction, ...]:
+    lacks: list[ProxyInteraction] = []
     if _none(vendor.update.put):
         lacks.append("update")
     if _none(vendor.update.patch):

@@ -26,9 +26,7 @@ def connect(dsn: str, *, application: str = "fhir_writeback") -> Connection[Tupl
     except psycopg.OperationalError as error:
         # libpq gives a failed connection no sqlstate.
         reason = "refuses this login" if "FATAL" in str(error) else "does not answer"
-        raise ServiceError(
-            "database_unreachable", f"PostgreSQL {reason}", mend="is it up, and is the DSN this layer's?"
-        ) from None
+        raise ServiceError("database_unreachable", f"PostgreSQL {reason}", fix="is it up, and is the DSN this layer's?") from None
 
 
 class Store:
@@ -60,13 +58,13 @@ class Store:
             raise ServiceError(
                 "tenant_not_registered",
                 f"the tenant {tenant} has no database roles",
-                mend="`fhir-writeback run` registers it",
+                fix="`fhir-writeback run` registers it",
             ) from None
         except psycopg.OperationalError as error:
             raise ServiceError(
                 "database_lost",
                 f"PostgreSQL went away (sqlstate {error.sqlstate})",
-                mend="nothing is lost; the next run goes on",
+                fix="nothing is lost; the next run goes on",
             ) from None
 
     def close(self) -> None:

@@ -23,7 +23,7 @@ def migrations(folder: Path = FOLDER) -> list[tuple[int, Path]]:
     """
     found = sorted((int(m[1]), path) for path in folder.glob("*.sql") if (m := _NAME.fullmatch(path.name)))
     if [number for number, _ in found] != list(range(1, len(found) + 1)):
-        raise ConfigError("bad_migrations", "numbers must run 1, 2, 3 …", where=str(folder), mend="rename the files")
+        raise ConfigError("bad_migrations", "numbers must run 1, 2, 3 …", where=str(folder), fix="rename the files")
     return found
 
 
@@ -47,7 +47,7 @@ def migrate(dsn: str, folder: Path = FOLDER) -> int:
             if number in done:
                 if done[number] != digest:
                     raise ServiceError(
-                        "migration_changed", "was applied with other content", where=path.name, mend="add a new file"
+                        "migration_changed", "was applied with other content", where=path.name, fix="add a new file"
                     )
                 continue
             try:

@@ -52,7 +52,7 @@ class Sealer:
                     raise SecretError(
                         "wrong_sealing_key",
                         f"the sealing key of {self._tenant} does not open its data key of {row[0]:%Y-%m}",
-                        mend="give the key that the tenant was set up with (`keys.sealing`)",
+                        fix="give the key that the tenant was set up with (`keys.sealing`)",
                     ) from None
 
     def seal(self, table: str, row_id: object, value: bytes) -> bytes:
@@ -75,7 +75,7 @@ class Sealer:
             )
         except InvalidTag:
             raise ServiceError(
-                "not_openable", f"a sealed value of {table} does not open", where=f"{table} {row_id}", mend="see `doctor`"
+                "not_openable", f"a sealed value of {table} does not open", where=f"{table} {row_id}", fix="see `doctor`"
             ) from None
 
     def seal_json(self, table: str, row_id: object, value: Any) -> bytes:
@@ -91,7 +91,7 @@ class Sealer:
             raise ServiceError(
                 "data_key_missing",
                 f"no data key of {self._tenant} for {(number - 1) // 12}-{(number - 1) % 12 + 1:02d}",
-                mend="it was shredded, or prepare() was not called",
+                fix="it was shredded, or prepare() was not called",
             ) from None
 
 

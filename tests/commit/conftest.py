@@ -39,13 +39,13 @@ def ehr_tenant(make_tenant: Callable[..., Tenant], home: Path, sekmet: Sekmet, c
 
 @pytest.fixture
 def make_world(
-    ehr_tenant: EhrTenant, workplace: Callable[..., Any], sekmet: Sekmet, database: Database
+    ehr_tenant: EhrTenant, open_run: Callable[..., Any], sekmet: Sekmet, database: Database
 ) -> Iterator[Callable[..., World]]:
     """``make_world(ehr={…})``: a tenant with its EHR, and commit's workplace."""
     worlds: list[World] = []
 
     def make(clock: Callable[[], datetime] = utc_now, **overrides: Any) -> World:
-        worlds.append(World(ehr_tenant(**overrides), workplace, sekmet, database.superuser, clock).open())
+        worlds.append(World(ehr_tenant(**overrides), open_run, sekmet, database.superuser, clock).open())
         return worlds[-1]
 
     yield make

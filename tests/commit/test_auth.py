@@ -14,7 +14,7 @@ from commit.world import World, heart_rate, patient
 from joserfc.jwk import ECKey, RSAKey
 
 from fhir_writeback_dagster.commit.auth.scopes import missing
-from fhir_writeback_dagster.commit.fhir_client import Ehr, open_ehr
+from fhir_writeback_dagster.commit.fhir_client import FhirClient, open_ehr
 from fhir_writeback_dagster.errors import ConfigError, SecretError, TargetError
 from fhir_writeback_dagster.sandbox.keys import make_client_key
 from fhir_writeback_dagster.sandbox.servers.sekmet import CLIENT_ID, Sekmet
@@ -27,14 +27,14 @@ def key_file(home: Path) -> Path:
     return home / "keys" / "client.jwk"
 
 
-async def _with(world: World, work: Callable[[Ehr], Any]) -> Any:
-    async with open_ehr(world.w) as ehr:
+async def _with(world: World, work: Callable[[FhirClient], Any]) -> Any:
+    async with open_ehr(world.run) as ehr:
         return await work(ehr)
 
 
-def _token_requests(world: World, work: Callable[[Ehr], Any]) -> int:
+def _token_requests(world: World, work: Callable[[FhirClient], Any]) -> int:
     async def count() -> int:
-        async with open_ehr(world.w) as ehr:
+        async with open_ehr(world.run) as ehr:
             await work(ehr)
             return ehr._tokens.fetched
 
@@ -42,7 +42,7 @@ def _token_requests(world: World, work: Callable[[Ehr], Any]) -> int:
 
 
 def test_many_requests_share_one_token(world: World) -> None:
-    async def many(ehr: Ehr) -> None:
+    async def many(ehr: FhirClient) -> None:
         answers = await asyncio.gather(*(ehr.send("GET", "Patient/none") for _ in range(20)))
         assert {answer.status for answer in answers} == {404}
 
@@ -60,7 +60,7 @@ def test_a_refused_token_is_renewed_once_for_all_and_the_same_request_goes_again
 
     line.rules.append(first_token)
 
-    async def many(ehr: Ehr) -> None:
+    async def many(ehr: FhirClient) -> None:
         answers = await asyncio.gather(*(ehr.send("GET", "Patient/none") for _ in range(3)))
         assert {answer.status for answer in answers} == {404}
 
@@ -102,7 +102,7 @@ def test_a_token_is_renewed_before_it_expires_and_a_missing_scope_is_said_before
     reader = make_world(ehr={"base_url": server.base_url, "auth": auth | {"scopes": ["system/Patient.rs"]}})
     key_file.write_text(private)
 
-    async def slowly(ehr: Ehr) -> None:
+    async def slowly(ehr: FhirClient) -> None:
         for _ in range(3):
             assert (await ehr.send("GET", "Patient/none")).status == 404
             await asyncio.sleep(1.6)
@@ -128,7 +128,7 @@ def test_another_clients_key_is_refused_with_what_and_where(world: World, key_fi
         world.commit()
     said = str(raised.value)
     assert raised.value.code == "client_refused"
-    assert all(part in said for part in (f"tenants/{world.w.id}.yaml ehr.auth", "invalid_client", CLIENT_ID, "registered"))
+    assert all(part in said for part in (f"tenants/{world.run.id}.yaml ehr.auth", "invalid_client", CLIENT_ID, "registered"))
     assert json.loads(stranger)["d"] not in said
     assert world.rows("SELECT count(*) FROM decision.outbox WHERE tenant = %s") == [(1,)]
 

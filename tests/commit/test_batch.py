@@ -34,7 +34,7 @@ def test_a_batch_of_several_patients_is_one_request(world: World, line: FaultyLi
     (bundle,) = _bundles(line)
     assert bundle["type"] == "batch"
     assert {entry["request"]["ifNoneExist"] for entry in bundle["entry"]} == {
-        f"identifier=https%3A%2F%2F{world.w.id}.example%2Ffhir-writeback%7C{c.business_key}" for c in wanted
+        f"identifier=https%3A%2F%2F{world.run.id}.example%2Ffhir-writeback%7C{c.business_key}" for c in wanted
     }
     assert all(len(world.in_ehr(c.business_key)) == 1 for c in wanted)
     assert len(world.rows("SELECT DISTINCT request_id FROM ledger.attempt WHERE tenant = %s")) == 1

@@ -16,8 +16,8 @@ Tell = Callable[[str], UUID]
 
 
 @pytest.fixture
-def stage(world: World, workplace: OpenLayer) -> Stage:
-    return Stage(world.tenant, workplace, now=datetime.now(UTC))
+def stage(world: World, open_run: OpenLayer) -> Stage:
+    return Stage(world.tenant, open_run, now=datetime.now(UTC))
 
 
 def _decided(world: World, stage: Stage, patient_id: str) -> UUID:

@@ -27,7 +27,7 @@ DAY = 86400.0
 
 def _authorize(world: World) -> None:
     async def work() -> None:
-        async with open_ehr(world.w) as ehr:
+        async with open_ehr(world.run) as ehr:
             await ehr.authorize()
 
     asyncio.run(work())
@@ -140,7 +140,7 @@ def test_the_least_scopes_are_asked_for_where_the_tenant_names_none(make_world: 
         modes={"default": "auto", "by_type": {"Condition": "off"}},
     )
     object.__setattr__(world.tenant, "mappings", {"vital_sign": 1, "condition": 1})
-    least = needed(world.tenant, world.w.settings.mappings / "fhir", Target(load_vendor("generic")))
+    least = needed(world.tenant, world.run.settings.mappings / "fhir", Target(load_vendor("generic")))
     assert least == ["system/Consent.rs", "system/Encounter.rs", "system/Observation.crus", "system/Patient.rs"]
     seen: list[Seen] = []
     line.rules.append(lambda request: seen.append(request) if "scope=" in request.body.decode(errors="replace") else None)

@@ -15,9 +15,9 @@ import pytest
 from commit.faults import FaultyLine, First
 from commit.world import World, heart_rate, patient
 from psycopg import Connection
-from support import Database
+from support import AsyncDatabase
 
-from fhir_writeback_dagster.commit.ledger.async_database import Database as PatientDatabase
+from fhir_writeback_dagster.commit.ledger.async_database import AsyncDatabase as PatientDatabase
 from fhir_writeback_dagster.commit.pipeline import commit
 from fhir_writeback_dagster.errors import LaneHeld
 from fhir_writeback_dagster.ops.folder import StateFolder
@@ -69,9 +69,9 @@ def outage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outage]:
 
 
 @pytest.fixture
-def database(outage: Outage) -> Database:
+def database(outage: Outage) -> AsyncDatabase:
     """In place of the session's: every fixture of this module works on a server of its own."""
-    return Database(outage.postgres, provision(outage.postgres.superuser, outage.postgres.port, outage._state))
+    return AsyncDatabase(outage.postgres, provision(outage.postgres.superuser, outage.postgres.port, outage._state))
 
 
 @pytest.mark.parametrize("nth", [1, 7])
@@ -94,16 +94,16 @@ def test_a_run_outlasts_a_database_that_is_away(
 
 
 def test_a_run_goes_on_by_itself_when_the_database_was_away_for_longer_than_its_leases(
-    make_world: Callable[..., World], line: FaultyLine, outage: Outage, database: Database
+    make_world: Callable[..., World], line: FaultyLine, outage: Outage, database: AsyncDatabase
 ) -> None:
     outage.away_s = LONG_AWAY_S
     world = make_world(ehr={"base_url": line.base_url, "concurrency": 4, "timeout": "2s"})
     world.load(*(patient(f"p{n}", f"p{n}") for n in range(10)))
     wanted = world.approve_all([heart_rate(f"p{n % 10}", f"2024-03-01T10:0{n // 10}:00Z", 60 + n) for n in range(20)])
     line.on("POST", "Observation", None, None, None, First(outage.begin))
-    with lane(database.dsn("commit"), "commit", world.w.id, "run-1") as held:
+    with lane(database.dsn("commit"), "commit", world.run.id, "run-1") as held:
         began = time.monotonic()
-        report = commit(replace(world.w, lane=held), deadline_s=LONG_AWAY_S + 60)
+        report = commit(replace(world.run, lane=held), deadline_s=LONG_AWAY_S + 60)
         assert time.monotonic() - began > LONG_AWAY_S
     outage.end()
     assert (report.waiting, report.trouble) == ({}, "")
@@ -114,27 +114,27 @@ def test_a_run_goes_on_by_itself_when_the_database_was_away_for_longer_than_its_
 
 
 def test_a_run_takes_its_lane_again_when_the_database_is_back(
-    make_world: Callable[..., World], line: FaultyLine, outage: Outage, database: Database
+    make_world: Callable[..., World], line: FaultyLine, outage: Outage, database: AsyncDatabase
 ) -> None:
     world = make_world(ehr={"base_url": line.base_url, "concurrency": 4, "timeout": "5s"})
     world.load(patient("a", "a"))
     world.approve(heart_rate("a", "2024-03-01T10:00:00Z", 60))
     line.on("POST", "Observation", First(outage.begin))
-    with lane(database.dsn("commit"), "commit", world.w.id, "run-1") as held:
-        commit(replace(world.w, lane=held))
+    with lane(database.dsn("commit"), "commit", world.run.id, "run-1") as held:
+        commit(replace(world.run, lane=held))
         outage.end()
-        with pytest.raises(LaneHeld, match="run-1"), lane(database.dsn("commit"), "commit", world.w.id, "run-2"):
+        with pytest.raises(LaneHeld, match="run-1"), lane(database.dsn("commit"), "commit", world.run.id, "run-2"):
             pass
 
 
 def test_a_run_whose_lane_another_one_took_meanwhile_ends(
-    make_world: Callable[..., World], outage: Outage, database: Database
+    make_world: Callable[..., World], outage: Outage, database: AsyncDatabase
 ) -> None:
     world = make_world()
     did: list[str] = []
 
     async def work() -> None:
-        async with PatientDatabase(replace(world.w, lane=held)) as db:
+        async with PatientDatabase(replace(world.run, lane=held)) as db:
             await db.run(away)
 
     def away(connection: Connection[Any]) -> None:
@@ -142,10 +142,10 @@ def test_a_run_whose_lane_another_one_took_meanwhile_ends(
         if len(did) == 1:
             outage.begin()
             outage.end()
-            others.enter_context(lane(database.dsn("commit"), "commit", world.w.id, "run-2"))
+            others.enter_context(lane(database.dsn("commit"), "commit", world.run.id, "run-2"))
             connection.execute("SELECT 1")
 
-    with ExitStack() as others, lane(database.dsn("commit"), "commit", world.w.id, "run-1") as held:
+    with ExitStack() as others, lane(database.dsn("commit"), "commit", world.run.id, "run-1") as held:
         with pytest.raises(LaneHeld, match="run-2"):
             asyncio.run(work())
         assert did == ["work"], "nothing more is done in a lane that is another's"

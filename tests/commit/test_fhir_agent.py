@@ -43,19 +43,19 @@ def make_agent_world(make_world: Callable[..., World], home: Path) -> Callable[.
     return make
 
 
-def through(world: World, workplace: OpenLayer, home: Path, *resources: dict[str, Any]) -> None:
+def through(world: World, open_run: OpenLayer, home: Path, *resources: dict[str, Any]) -> None:
     """Deliver, ingest, decide, commit."""
     lines = [json.dumps({"id": f"o{n}", **one}) for n, one in enumerate(resources)]
     (home / "landing" / "agent" / "findings.ndjson").write_text("\n".join(lines))
-    with workplace("ingest", world.tenant) as w:
-        land(w)
-        normalise(w)
+    with open_run("ingest", world.tenant) as run:
+        land(run)
+        normalise(run)
     decide(world.decide)
     world.commit()
 
 
 def test_what_names_the_ehr_s_own_patient_is_written_to_that_patient(
-    make_agent_world: Callable[..., World], workplace: OpenLayer, home: Path
+    make_agent_world: Callable[..., World], open_run: OpenLayer, home: Path
 ) -> None:
     world = make_agent_world()
     base = world.tenant.ehr.base_url
@@ -63,7 +63,7 @@ def test_what_names_the_ehr_s_own_patient_is_written_to_that_patient(
     mine["subject"] = {"reference": f"{base}/Patient/a/_history/1"}
     theirs = heart_rate("x", "2024-03-01T10:00:00Z", 73)
     theirs["subject"] = {"reference": "https://ehr.stv.example/fhir/Patient/a"}
-    through(world, workplace, home, mine, theirs)
+    through(world, open_run, home, mine, theirs)
     (found,) = world.ehr.search("Observation")
     assert (found["subject"], found["encounter"]) == ({"reference": "Patient/a"}, {"reference": "Encounter/e"})
     assert found["valueQuantity"]["value"] == 72
@@ -72,35 +72,35 @@ def test_what_names_the_ehr_s_own_patient_is_written_to_that_patient(
 
 @pytest.mark.parametrize(("whose", "written"), [("sender", 0), ("ehr", 1)])
 def test_relative_references_are_the_ehr_s_only_where_the_tenant_says_so(
-    make_agent_world: Callable[..., World], workplace: OpenLayer, home: Path, whose: str, written: int
+    make_agent_world: Callable[..., World], open_run: OpenLayer, home: Path, whose: str, written: int
 ) -> None:
     world = make_agent_world(relative_references=whose)
-    through(world, workplace, home, heart_rate("b", "2024-03-01T10:00:00Z", 72))
+    through(world, open_run, home, heart_rate("b", "2024-03-01T10:00:00Z", 72))
     assert [one["subject"] for one in world.ehr.search("Observation")] == [{"reference": "Patient/b"}] * written
 
 
-def test_a_laboratory_s_bound_is_written_as_one(make_agent_world: Callable[..., World], workplace: OpenLayer, home: Path) -> None:
+def test_a_laboratory_s_bound_is_written_as_one(make_agent_world: Callable[..., World], open_run: OpenLayer, home: Path) -> None:
     world = make_agent_world(relative_references="ehr")
     quantity = {"value": 0.15, "comparator": "<", "unit": "mg/L", "system": "http://unitsofmeasure.org", "code": "mg/L"}
     crp = {
         "code": {"coding": [{"system": "http://loinc.org", "code": "30522-7"}]},
         "category": [{"coding": [{"code": "laboratory"}]}],
     }
-    through(world, workplace, home, heart_rate("a", "2024-03-01T10:00:00Z", 72) | crp | {"valueQuantity": quantity})
+    through(world, open_run, home, heart_rate("a", "2024-03-01T10:00:00Z", 72) | crp | {"valueQuantity": quantity})
     (found,) = world.ehr.search("Observation")
     assert found["valueQuantity"] == quantity | {"value": Decimal("0.15")}
 
 
 def test_a_patient_merged_between_decide_and_commit_is_not_written_to(
-    make_agent_world: Callable[..., World], workplace: OpenLayer, home: Path
+    make_agent_world: Callable[..., World], open_run: OpenLayer, home: Path
 ) -> None:
     world = make_agent_world()
     mine = heart_rate("x", "2024-03-01T10:00:00Z", 72)
     mine["subject"] = {"reference": f"{world.tenant.ehr.base_url}/Patient/a"}
     (home / "landing" / "agent" / "findings.ndjson").write_text(json.dumps({"id": "o1", **mine}))
-    with workplace("ingest", world.tenant) as w:
-        land(w)
-        normalise(w)
+    with open_run("ingest", world.tenant) as run:
+        land(run)
+        normalise(run)
     decide(world.decide)
     survivor = [{"other": {"reference": "Patient/b"}, "type": "replaced-by"}]
     world.load(patient("b", "2", "1"), patient("a", active=False, link=survivor))

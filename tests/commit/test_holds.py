@@ -30,12 +30,12 @@ def command(world: World, name: str, *arguments: str) -> str:
     """What ``fhir-writeback target NAME`` prints."""
 
     @contextmanager
-    def desk(layer: str, tenant: str | None) -> Iterator[Iterator[Any]]:
-        with world.another() as w:
-            yield iter([w])
+    def open_runs(layer: str, tenant: str | None) -> Iterator[Iterator[Any]]:
+        with world.another() as context:
+            yield iter([context])
 
     run = getattr(target_commands, f"{name}_command")
-    result = CliRunner().invoke(run, [world.w.id, *arguments], obj=desk, catch_exceptions=False)
+    result = CliRunner().invoke(run, [world.run.id, *arguments], obj=open_runs, catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return result.output
 
@@ -83,7 +83,7 @@ def test_a_draining_target_takes_up_nothing_new_and_ends_what_it_has(make_world:
     assert faulty.owner_rows(PENDING) == [(2,)]
     assert faulty.commit().counts["created"] == 2
     assert faulty.owner_rows(PENDING) == [(None,)]
-    assert json.loads(command(faulty, "show", "--json"))["wish"] == "draining"
+    assert json.loads(command(faulty, "show", "--json"))["desired_state"] == "draining"
     command(faulty, "resume", "--reason", "done")
     assert faulty.commit().counts["created"] == 1
 
@@ -132,8 +132,8 @@ def test_the_usual_day_makes_a_cap_once_three_are_known(make_world: Callable[...
     world = make_world(ehr={"limits": {"times_usual": 2, "writes_per_day": 5000}})
 
     def cap() -> int | None:
-        with world.w.store.tenant(world.w.id) as connection:
-            return holds.cap(connection, world.w)
+        with world.run.store.tenant(world.run.id) as connection:
+            return holds.cap(connection, world.run)
 
     insert = (
         "INSERT INTO ledger.sent SELECT %s, 'ehr', date_trunc('hour', now()) - make_interval(days => d), 300, 300 "
@@ -210,7 +210,7 @@ def two_transactions(world: World) -> Iterator[tuple[Connection[Any], Connection
 def _ask(connection: Connection[Any], world: World, limit: int | None = None) -> holds.Allowance:
     """As `allowance`; what has to wait leaves the transaction as it was."""
     with connection.transaction():
-        return holds.allowance(connection, world.w, limit)
+        return holds.allowance(connection, world.run, limit)
 
 
 @pytest.mark.parametrize("known", [True, False])
@@ -220,11 +220,11 @@ def test_after_a_pause_has_returned_no_gate_is_open_any_more(world: World, known
     with two_transactions(world) as (gate, pause, commit):
         assert not _ask(gate, world).stopped
         with pytest.raises(LockNotAvailable), pause.transaction():
-            holds.wish(pause, world.w, "paused", "ann", "stop")
+            holds.set_desired_state(pause, world.run, "paused", "ann", "stop")
         commit()
-        holds.wish(pause, world.w, "paused", "ann", "stop")
+        holds.set_desired_state(pause, world.run, "paused", "ann", "stop")
     with two_transactions(world) as (resume, gate, commit):
-        holds.wish(resume, world.w, "running", "ann", "go on")
+        holds.set_desired_state(resume, world.run, "running", "ann", "go on")
         with pytest.raises(LockNotAvailable):
             _ask(gate, world)
         commit()
@@ -236,7 +236,7 @@ def test_after_a_pause_has_returned_no_gate_is_open_any_more(world: World, known
 def test_two_workers_do_not_use_the_same_rest_of_the_cap(world: World) -> None:
     with two_transactions(world) as (one, other, commit):
         assert _ask(one, world, 3).left == 3
-        holds.count(one, world.w, 3)
+        holds.count(one, world.run, 3)
         with pytest.raises(LockNotAvailable):
             _ask(other, world, 3)
         commit()

@@ -19,8 +19,8 @@ LABEL = {"system": ACT_CODE, "code": "ETHUD"}
 
 
 @pytest.fixture
-def stage(world: World, workplace: OpenLayer) -> Stage:
-    return Stage(world.tenant, workplace, now=datetime.now(UTC))
+def stage(world: World, open_run: OpenLayer) -> Stage:
+    return Stage(world.tenant, open_run, now=datetime.now(UTC))
 
 
 def _told(world: World, stage: Stage, patient_id: str, *named: str) -> UUID:

@@ -18,7 +18,7 @@ PATIENTS = "SELECT patient_id, active, deceased, replaced_by FROM mirror.patient
 
 
 def _who_has(world: World, mrn: str) -> list[str]:
-    digest = world.w.identity.digest("identifier", MRN, mrn)
+    digest = world.run.identity.digest("identifier", MRN, mrn)
     found = world.rows("SELECT patient_id FROM mirror.patient_identifier WHERE tenant = %s AND identifier = %s", digest)
     return [row[0] for row in found]
 
@@ -44,7 +44,7 @@ def test_holds_patients_encounters_and_consents(world: World) -> None:
     ]
     assert _who_has(world, "1") == ["a"]
     ((body,),) = world.rows("SELECT body FROM mirror.consent WHERE tenant = %s AND patient_id = 'a'")
-    assert world.w.sealer.open_json("mirror.consent", "ehr|c", body)["provision"] == {"type": "permit"}
+    assert world.run.sealer.open_json("mirror.consent", "ehr|c", body)["provision"] == {"type": "permit"}
     assert world.rows("SELECT body->>'fhirVersion' FROM mirror.capability WHERE tenant = %s") == [("4.0.1",)]
 
 
@@ -90,7 +90,7 @@ def test_a_deleted_patient_leaves_no_identifier(world: World) -> None:
 
 
 def _at(world: World, table: str, url: str) -> list[str]:
-    digest = world.w.identity.digest("identifier", URI, comparable(URI, url))
+    digest = world.run.identity.digest("identifier", URI, comparable(URI, url))
     found = world.rows(f"SELECT {table}_id FROM mirror.{table}_identifier WHERE tenant = %s AND identifier = %s", digest)
     return [row[0] for row in found]
 

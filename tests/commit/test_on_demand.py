@@ -74,11 +74,11 @@ def proxy(sekmet: Sekmet) -> Iterator[FaultProxy]:
 
 
 @pytest.fixture
-def make_ward(make_world: Callable[..., World], workplace: OpenLayer, proxy: FaultProxy) -> Callable[..., Ward]:
+def make_ward(make_world: Callable[..., World], open_run: OpenLayer, proxy: FaultProxy) -> Callable[..., Ward]:
     def make(base_url: str = "", **overrides: Any) -> Ward:
         ehr = {"vendor": "epic", "base_url": base_url or proxy.base_url, **overrides.pop("ehr", {})}
         world = make_world(ehr=ehr, **overrides)
-        return Ward(world, Stage(world.tenant, workplace, now=datetime.now(UTC)))
+        return Ward(world, Stage(world.tenant, open_run, now=datetime.now(UTC)))
 
     return make
 
@@ -232,9 +232,9 @@ def test_tenants_see_nothing_of_each_other(make_ward: Callable[..., Ward]) -> No
     assert (here.held(), there.held()) == (["a"], [])
     there.looked_up("2")
     assert (here.held(), there.held()) == (["a"], ["b"])
-    with there.world.w.store.tenant(there.world.w.id) as connection:
+    with there.world.run.store.tenant(there.world.run.id) as connection:
         assert connection.execute("SELECT count(*) FROM mirror.lookup").fetchone() == (1,)
-        assert connection.execute("DELETE FROM mirror.lookup WHERE tenant = %s", (here.world.w.id,)).rowcount == 0
+        assert connection.execute("DELETE FROM mirror.lookup WHERE tenant = %s", (here.world.run.id,)).rowcount == 0
 
 
 def test_whom_nobody_needs_is_forgotten_and_a_later_merge_still_leads_to_the_same_fact(ward: Ward) -> None:

@@ -16,8 +16,8 @@ AT = "2024-03-01T10:00:00Z"
 def test_a_newer_revision_discards_one_that_was_not_sent(world: World) -> None:
     world.load(patient("a", "a"))
     first = world.approve(heart_rate("a", AT, 72))
-    with world.w.store.tenant(world.w.id) as connection:
-        intents.accept(connection, world.w, 10)
+    with world.run.store.tenant(world.run.id) as connection:
+        intents.accept(connection, world.run, 10)
     world.approve(heart_rate("a", AT, 80), key=first.business_key, revision=2)
     report = world.commit()
     assert (report.counts["discarded"], report.counts["created"]) == (1, 1)

@@ -12,19 +12,19 @@ import pytest
 from commit.faults import FaultyLine, Say, Seen
 from commit.world import World, heart_rate, patient
 
-from fhir_writeback_dagster.commit.ledger.async_database import Database
-from fhir_writeback_dagster.commit.limits.rate_windows import Kind, Pace, Window, take
+from fhir_writeback_dagster.commit.ledger.async_database import AsyncDatabase
+from fhir_writeback_dagster.commit.limits.rate_windows import CallKind, RateLimiter, RateWindow, take
 
 AT = "2024-03-01T10:00:00Z"
 
 
-def _take(world: World, window: Window, least: int, portion: int) -> tuple[int, float]:
-    with world.w.store.tenant(world.w.id) as connection:
-        return take(connection, world.w, window, least, portion)
+def _take(world: World, window: RateWindow, least: int, portion: int) -> tuple[int, float]:
+    with world.run.store.tenant(world.run.id) as connection:
+        return take(connection, world.run, window, least, portion)
 
 
 def test_a_window_gives_no_more_than_it_has_and_begins_anew_with_the_next(world: World) -> None:
-    window = Window("points", "minute", 100)
+    window = RateWindow("points", "minute", 100)
     assert [_take(world, window, 10, 45)[0] for _ in range(4)] == [45, 45, 10, 0]
     granted, seconds = _take(world, window, 10, 45)
     assert granted == 0
@@ -34,7 +34,7 @@ def test_a_window_gives_no_more_than_it_has_and_begins_anew_with_the_next(world:
 
 
 def test_what_is_left_but_too_little_is_not_taken(world: World) -> None:
-    window = Window("points", "minute", 100)
+    window = RateWindow("points", "minute", 100)
     assert [_take(world, window, least, least)[0] for least in (90, 20, 10)] == [90, 0, 10]
 
 
@@ -42,15 +42,15 @@ def test_two_processes_share_a_window(make_world: Callable[..., World]) -> None:
     world = make_world(ehr={"limits": {"per_second": 20}})
     leaving: list[float] = []
 
-    async def worker(pace: Pace) -> None:
+    async def worker(pace: RateLimiter) -> None:
         for _ in range(30):
             assert await pace.turn("write")
             leaving.append(time.time())
 
     async def both() -> None:
         with world.another() as other:
-            async with Database(world.w) as one, Database(other) as two:
-                await asyncio.gather(worker(Pace(world.w, one)), worker(Pace(other, two)))
+            async with AsyncDatabase(world.run) as one, AsyncDatabase(other) as two:
+                await asyncio.gather(worker(RateLimiter(world.run, one)), worker(RateLimiter(other, two)))
 
     asyncio.run(both())
     assert max(Counter(int(at) for at in leaving).values()) <= 20
@@ -62,8 +62,8 @@ def test_a_dear_request_costs_its_points_for_each_entry(make_world: Callable[...
     world = make_world(ehr={"limits": limits})
 
     async def work() -> None:
-        async with Database(world.w) as db:
-            pace = Pace(world.w, db)
+        async with AsyncDatabase(world.run) as db:
+            pace = RateLimiter(world.run, db)
             assert [await pace.turn("write", 4), await pace.turn("search"), await pace.turn("read")] == [True, True, True]
 
     asyncio.run(work())
@@ -79,13 +79,13 @@ def test_a_write_that_is_repeated_with_a_new_token_has_its_turn_as_a_write_again
     world.refresh()
     world.approve_all([heart_rate("a", f"2024-03-01T10:0{n}:00Z", 70) for n in range(2)])
     turns: list[tuple[str, int]] = []
-    turn = Pace.turn
+    turn = RateLimiter.turn
 
-    async def noted(pace: Pace, kind: Kind, entries: int = 1) -> bool:
+    async def noted(pace: RateLimiter, kind: CallKind, entries: int = 1) -> bool:
         turns.append((kind, entries))
         return await turn(pace, kind, entries)
 
-    monkeypatch.setattr(Pace, "turn", noted)
+    monkeypatch.setattr(RateLimiter, "turn", noted)
     refused = [Say(401)]
     line.rules.append(lambda seen: refused.pop() if refused and seen.method == "POST" and not seen.path else None)
     assert world.commit().counts["created"] == 2
@@ -104,8 +104,8 @@ def test_nobody_waits_for_a_turn_once_the_run_ends(make_world: Callable[..., Wor
     world = make_world(ehr={"limits": {"per_minute": 1}})
 
     async def work() -> tuple[bool, bool, float]:
-        async with Database(world.w) as db:
-            pace, began = Pace(world.w, db), time.monotonic()
+        async with AsyncDatabase(world.run) as db:
+            pace, began = RateLimiter(world.run, db), time.monotonic()
             first = await pace.turn("read")
             second = asyncio.create_task(pace.turn("read"))
             await asyncio.sleep(0.05)

@@ -12,17 +12,17 @@ from click.testing import CliRunner
 from commit.world import Candidate, World, consent, heart_rate, patient
 
 from fhir_writeback_dagster.commit.commands.preview_commands import dry_run_command, shadow_command
-from fhir_writeback_dagster.orchestration.run_context import Workplace
+from fhir_writeback_dagster.orchestration.run_context import RunContext
 
 AT = "2024-03-01T10:00:00Z"
 
 
 def ask(world: World, command: click.Command, *arguments: str) -> str:
     @contextmanager
-    def desk(_layer: Any, _tenant: str | None) -> Iterator[Iterator[Workplace]]:
-        yield iter([world.w])
+    def open_runs(_layer: Any, _tenant: str | None) -> Iterator[Iterator[RunContext]]:
+        yield iter([world.run])
 
-    result = CliRunner().invoke(command, list(arguments), obj=desk)
+    result = CliRunner().invoke(command, list(arguments), obj=open_runs)
     assert result.exit_code == 0, result.exception
     return result.stdout
 

@@ -9,7 +9,7 @@ import pytest
 from fhir_writeback_dagster.commit.adapters.search import if_none_exist
 from fhir_writeback_dagster.commit.protocol import describe, error_classes
 from fhir_writeback_dagster.commit.protocol.answer import Answer
-from fhir_writeback_dagster.commit.protocol.error_classes import Recovery, Request, classify
+from fhir_writeback_dagster.commit.protocol.error_classes import Recovery, RequestKind, classify
 from fhir_writeback_dagster.commit.protocol.transitions import ENDS, TABLE, Action, Event, IntentState, State, moves, step
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "protocol.md"
@@ -96,7 +96,7 @@ def test_what_was_accepted_for_mediation_is_never_sent_again() -> None:
         ("create", 799, "odd_answer", Recovery.RECONCILE),
     ],
 )
-def test_an_answer_is_read_with_its_request(request_kind: Request, status: int, code: str, recovery: Recovery) -> None:
+def test_an_answer_is_read_with_its_request(request_kind: RequestKind, status: int, code: str, recovery: Recovery) -> None:
     outcome = classify(request_kind, Answer(status))
     assert (outcome.code, outcome.recovery) == (code, recovery)
 
@@ -111,7 +111,7 @@ def test_an_answer_is_read_with_its_request(request_kind: Request, status: int, 
         ("create", 422, "not a code", "unprocessable"),
     ],
 )
-def test_an_answer_is_read_with_its_codes(request_kind: Request, status: int, issue: str, code: str) -> None:
+def test_an_answer_is_read_with_its_codes(request_kind: RequestKind, status: int, issue: str, code: str) -> None:
     body = {"resourceType": "OperationOutcome", "issue": [{"code": issue}, "nonsense", {"details": {"coding": [7]}}]}
     assert classify(request_kind, Answer(status, parsed=body)).code == code
 

@@ -38,7 +38,7 @@ def test_a_lost_value_is_quarantined_with_its_diff_and_the_resource_is_linked(fa
     )
     assert (code, detail["elements"]) == ("field_loss", ["effectiveDateTime", "valueQuantity"])
     ((sealed,),) = faulty.rows("SELECT answer FROM ledger.attempt WHERE tenant = %s AND attempt_id = %s", attempt)
-    assert "valueQuantity" not in json.loads(faulty.w.sealer.open("ledger.attempt", attempt, sealed))
+    assert "valueQuantity" not in json.loads(faulty.run.sealer.open("ledger.attempt", attempt, sealed))
     assert faulty.rows("SELECT business_key, state FROM ledger.link WHERE tenant = %s") == [(wanted.business_key, "active")]
     assert len(faulty.in_ehr(wanted.business_key)) == 1
 

@@ -115,12 +115,12 @@ def test_a_candidate_that_decide_has_decided_anew(world: World) -> None:
     world.load(patient("a", "a"))
     world.refresh()
     wanted = world.approve(heart_rate("a", AT, 72))
-    with world.w.store.tenant(world.w.id) as connection:
-        accept(connection, world.w, 10)
-    with world.decide.store.tenant(world.w.id) as connection:
+    with world.run.store.tenant(world.run.id) as connection:
+        accept(connection, world.run, 10)
+    with world.decide.store.tenant(world.run.id) as connection:
         connection.execute(
             "UPDATE decision.candidate SET state = 'stale' WHERE tenant = %s AND candidate_id = %s",
-            (world.w.id, wanted.candidate_id),
+            (world.run.id, wanted.candidate_id),
         )
     _withdrawn(world, "verdict_changed")
 
@@ -137,7 +137,7 @@ def test_no_consent_where_the_tenant_wants_one(make_world: Callable[..., World],
 def test_a_mode_that_was_lowered_counts_at_once(world: World, home: Path, mode: str) -> None:
     world.load(patient("a", "a"))
     world.approve(heart_rate("a", AT, 72))
-    file = home / "tenants" / f"{world.w.id}.yaml"
+    file = home / "tenants" / f"{world.run.id}.yaml"
     file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | {"modes": {"default": mode, "sample": 1}}))
     _withdrawn(world, f"mode_{mode}")
 
@@ -145,7 +145,7 @@ def test_a_mode_that_was_lowered_counts_at_once(world: World, home: Path, mode: 
 def test_a_tenant_whose_file_is_broken_sends_nothing(world: World, home: Path) -> None:
     world.load(patient("a", "a"))
     world.approve(heart_rate("a", AT, 72))
-    (home / "tenants" / f"{world.w.id}.yaml").write_text("tenant: [")
+    (home / "tenants" / f"{world.run.id}.yaml").write_text("tenant: [")
     with pytest.raises(ConfigError):
         world.commit()
     assert world.ehr.search("Observation") == []

@@ -103,7 +103,7 @@ def test_an_ehr_that_is_down_at_the_start_is_said_and_costs_nothing(make_world: 
     with pytest.raises(TargetError) as raised:
         world.commit()
     assert (raised.value.code, raised.value.where) == ("unreachable", "http://127.0.0.1:9/fhir")
-    assert raised.value.mend
+    assert raised.value.fix
     assert world.rows("SELECT count(*) FROM decision.outbox WHERE tenant = %s") == [(1,)]
 
 

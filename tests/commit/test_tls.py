@@ -113,7 +113,7 @@ def _https(
 
 def _status(world: World) -> int:
     async def work() -> int:
-        async with open_ehr(world.w) as ehr:
+        async with open_ehr(world.run) as ehr:
             return (await ehr.send("GET", "metadata")).status
 
     return asyncio.run(work())

@@ -13,7 +13,7 @@ from fhir_writeback_dagster.commit.auth import tokens
 from fhir_writeback_dagster.commit.fhir_client import open_ehr
 from fhir_writeback_dagster.errors import TargetError
 from fhir_writeback_dagster.sandbox.fault_proxy.faults import DropRequest, Fault, Say
-from fhir_writeback_dagster.sandbox.fault_proxy.script import Rule
+from fhir_writeback_dagster.sandbox.fault_proxy.script import FaultRule
 from fhir_writeback_dagster.sandbox.fault_proxy.server import FaultProxy
 from fhir_writeback_dagster.sandbox.servers.sekmet import Sekmet
 
@@ -29,12 +29,12 @@ def test_it_is_asked_three_times(
             world = make_world(ehr={"base_url": proxy.base_url})
 
             async def authorize() -> None:
-                async with open_ehr(world.w) as ehr:
+                async with open_ehr(world.run) as ehr:
                     await ehr.authorize()
 
             def asked(fault: Fault, count: int) -> int:
                 proxy.forget()
-                proxy.script([Rule("out of order", fault, on=("token",), count=count)])
+                proxy.script([FaultRule("out of order", fault, on=("token",), count=count)])
                 asyncio.run(authorize())
                 return proxy.requests["token"]
 

@@ -72,8 +72,8 @@ def test_the_quiet_period_is_no_shorter_than_the_lag_of_the_vendors_searches(
         "WHERE tenant = %s"
     )
     world.change("UPDATE ledger.intent SET state = 'sending' WHERE tenant = %s")
-    with world.w.store.tenant(world.w.id) as connection:
-        reap(connection, world.w)
+    with world.run.store.tenant(world.run.id) as connection:
+        reap(connection, world.run)
     assert world.rows(rests) == [("unknown", True)], "also after a worker that died"
 
 
@@ -259,7 +259,7 @@ def test_the_sealed_answer_is_kept_with_the_attempt_and_leads_to_all_contexts(fa
     assert (code, record, candidate, verdict) == ("unprocessable", True, wanted.candidate_id, True)
     ((sealed,),) = faulty.rows("SELECT answer FROM ledger.attempt WHERE tenant = %s AND attempt_id = %s", attempt)
     assert b"Test" not in bytes(sealed)
-    assert json.loads(faulty.w.sealer.open("ledger.attempt", attempt, sealed)) == outcome
+    assert json.loads(faulty.run.sealer.open("ledger.attempt", attempt, sealed)) == outcome
 
 
 def _once(fits: Callable[[Any], bool], fault: Any) -> Callable[[Any], Any]:

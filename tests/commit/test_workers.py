@@ -40,7 +40,7 @@ def start(database: Database, home: Path) -> Iterator[Start]:
 
     def begin(world: World) -> subprocess.Popen[bytes]:
         environment = {"PATH": os.environ["PATH"], DSN: database.dsn("commit")}
-        command = [sys.executable, str(WORKER), str(home), world.w.id]
+        command = [sys.executable, str(WORKER), str(home), world.run.id]
         running.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE))
         return running[-1]
 
@@ -59,7 +59,7 @@ def _until(true: Callable[[], Any], seconds: float = 60) -> None:
 
 @contextmanager
 def _transaction(world: World) -> Iterator[Any]:
-    with world.w.store.tenant(world.w.id) as connection:
+    with world.run.store.tenant(world.run.id) as connection:
         yield connection
 
 
@@ -152,17 +152,17 @@ def test_a_stale_fence_writes_nothing(world: World) -> None:
     world.refresh()
     world.approve(heart_rate("a", AT, 72))
     with _transaction(world) as connection:
-        intents.accept(connection, world.w, 10)
-        (late,) = intents.claim(connection, world.w, worker="late", items=10, lease_s=0)
+        intents.accept(connection, world.run, 10)
+        (late,) = intents.claim(connection, world.run, worker="late", items=10, lease_s=0)
     with _transaction(world) as connection:
-        assert intents.reap(connection, world.w) == {State.READY: 1}
-        (now,) = intents.claim(connection, world.w, worker="now", items=10, lease_s=60)
+        assert intents.reap(connection, world.run) == {State.READY: 1}
+        (now,) = intents.claim(connection, world.run, worker="now", items=10, lease_s=60)
     attempt = Attempt(new_id(), "create", "if_none_exist", "request")
     for event, more in ((Event.PASSED, {"attempt": attempt}), (Event.REVIEW, {"reason": "x"}), (Event.STOP, {})):
         step = change(late, event, **more)
         assert step is not None
         with _transaction(world) as connection:
-            assert record(connection, world.w, [step], 60) == set()
+            assert record(connection, world.run, [step], 60) == set()
     assert world.rows("SELECT state, worker FROM ledger.work WHERE tenant = %s") == [("leased", "now")]
     assert world.owner_rows("SELECT count(*) FROM ledger.attempt WHERE tenant = %s") == [(0,)]
     assert world.owner_rows("SELECT count(*) FROM review.task WHERE tenant = %s") == [(0,)]
@@ -173,24 +173,24 @@ def test_a_marker_needs_a_live_lease(world: World) -> None:
     world.load(patient("a", "a"))
     world.approve(heart_rate("a", AT, 72))
     with _transaction(world) as connection:
-        intents.accept(connection, world.w, 10)
-        (item,) = intents.claim(connection, world.w, worker="slow", items=10, lease_s=0)
+        intents.accept(connection, world.run, 10)
+        (item,) = intents.claim(connection, world.run, worker="slow", items=10, lease_s=0)
     step = change(item, Event.PASSED, attempt=Attempt(new_id(), "create", "if_none_exist", "request"))
     assert step is not None
     with _transaction(world) as connection:
-        assert record(connection, world.w, [step], 60) == set()
+        assert record(connection, world.run, [step], 60) == set()
 
 
 def test_patients_are_claimed_whole_and_never_by_two(world: World) -> None:
     world.load(patient("a", "a"), patient("b", "b"))
     world.approve_all([heart_rate("a", f"2024-03-01T10:0{n}:00Z", 70) for n in range(3)])
     with _transaction(world) as connection:
-        intents.accept(connection, world.w, 10)
-        (first,) = intents.claim(connection, world.w, worker="one", items=1, lease_s=60)
+        intents.accept(connection, world.run, 10)
+        (first,) = intents.claim(connection, world.run, worker="one", items=1, lease_s=60)
     world.approve(heart_rate("b", AT, 70))
     with _transaction(world) as connection:
-        intents.accept(connection, world.w, 10)
-        claimed = intents.claim(connection, world.w, worker="two", items=10, lease_s=60)
+        intents.accept(connection, world.run, 10)
+        claimed = intents.claim(connection, world.run, worker="two", items=10, lease_s=60)
     assert first.patient_id == "a"
     assert [item.patient_id for item in claimed] == ["b"]
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from fhir_writeback_dagster.commit.pipeline import commit
 from fhir_writeback_dagster.config.settings import DSN, Settings
-from fhir_writeback_dagster.orchestration.run_context import open_workplace
+from fhir_writeback_dagster.orchestration.run_context import open_run
 
 
 def main(home: str, tenant: str) -> None:
-    with open_workplace(Settings(Path(home), "commit", os.environ[DSN]), tenant, f"worker-{os.getpid()}") as w:
-        print(json.dumps(commit(w).counts))  # noqa: T201 - what the test reads
+    with open_run(Settings(Path(home), "commit", os.environ[DSN]), tenant, f"worker-{os.getpid()}") as run:
+        print(json.dumps(commit(run).counts))  # noqa: T201 - what the test reads
 
 
 if __name__ == "__main__":

@@ -16,9 +16,9 @@ from fhir_writeback_dagster.commit.mirror.refresh import refresh
 from fhir_writeback_dagster.commit.pipeline import CommitReport, commit
 from fhir_writeback_dagster.config.tenants import Tenant
 from fhir_writeback_dagster.ids import new_id
-from fhir_writeback_dagster.orchestration.run_context import Workplace, utc_now
-from fhir_writeback_dagster.rules.consent.evaluate import ConsentAsk
-from fhir_writeback_dagster.rules.policy.cedar import PolicyAsk
+from fhir_writeback_dagster.orchestration.run_context import RunContext, utc_now
+from fhir_writeback_dagster.rules.consent.evaluate import ConsentRequest
+from fhir_writeback_dagster.rules.policy.cedar import PolicyRequest
 from fhir_writeback_dagster.sandbox.servers.sekmet import Sekmet
 from fhir_writeback_dagster.store.db import Row, connect, copy_rows
 
@@ -94,30 +94,30 @@ class Candidate:
 
 
 class World:
-    """One tenant, its EHR, and commit's workplace ``w``."""
+    """One tenant, its EHR, and commit's workplace ``run``."""
 
     def __init__(
         self,
         tenant: Tenant,
-        workplace: Callable[..., Any],
+        open_run: Callable[..., Any],
         ehr: Sekmet,
         superuser: str,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
         self._clock = clock
-        self.tenant, self.ehr, self._workplace, self._superuser = tenant, ehr, workplace, superuser
+        self.tenant, self.ehr, self._workplace, self._superuser = tenant, ehr, open_run, superuser
         self._stack = ExitStack()
-        self.w: Workplace
-        self.decide: Workplace
+        self.run: RunContext
+        self.decide: RunContext
 
     def open(self) -> Self:
-        self.w = self._stack.enter_context(self._workplace("commit", self.tenant, self._clock))
+        self.run = self._stack.enter_context(self._workplace("commit", self.tenant, self._clock))
         self.decide = self._stack.enter_context(self._workplace("decide", self.tenant))
         return self
 
-    def another(self) -> AbstractContextManager[Workplace]:
+    def another(self) -> AbstractContextManager[RunContext]:
         """commit's workplace once more, with a connection of its own."""
-        opened: AbstractContextManager[Workplace] = self._workplace("commit", self.tenant)
+        opened: AbstractContextManager[RunContext] = self._workplace("commit", self.tenant)
         return opened
 
     def close(self) -> None:
@@ -127,22 +127,22 @@ class World:
         self.ehr.load(resources)
 
     def refresh(self, *, full: bool = False) -> MirrorReport:
-        return refresh(self.w, full)
+        return refresh(self.run, full)
 
     def commit(self, deadline_s: float = 60) -> CommitReport:
-        report = commit(self.w, deadline_s)
+        report = commit(self.run, deadline_s)
         assert {type(name) for name in report.metadata()} == {str}, "Dagster stores plain strings only: no StrEnum"
         return report
 
     def rows(self, query: str, *params: Any) -> list[Row]:
         """What commit sees of its tables; `%s` for the tenant is the first parameter."""
-        with self.w.store.tenant(self.w.id) as connection:
-            return connection.execute(query, (self.w.id, *params)).fetchall()
+        with self.run.store.tenant(self.run.id) as connection:
+            return connection.execute(query, (self.run.id, *params)).fetchall()
 
     def owner_rows(self, query: str, *params: Any) -> list[Row]:
         """The same as the database's owner sees it, tables included that commit may only write."""
         with connect(self._superuser) as connection:
-            return connection.execute(query, (self.w.id, *params)).fetchall()
+            return connection.execute(query, (self.run.id, *params)).fetchall()
 
     def events(self, subject: object) -> list[str]:
         """The types of the audit events about ``subject``, in order."""
@@ -152,7 +152,7 @@ class World:
     def change(self, query: str, *params: Any) -> None:
         """Change a table as the test wants it, on a connection of its own; `%s` for the tenant is the first parameter."""
         with connect(self._superuser) as connection:
-            connection.execute(query, (self.w.id, *params))
+            connection.execute(query, (self.run.id, *params))
 
     def intents(self) -> list[Row]:
         """(state, outcome, reason) of every intent, in the order that they were made."""
@@ -204,7 +204,7 @@ class World:
 
         ``mrn`` is the identifier that matched; the patient's id where none is given.
         """
-        w, target = self.decide, self.tenant.ehr.target
+        run, target = self.decide, self.tenant.ehr.target
         made, candidates, verdicts = [], [], []
         for bare in payloads:
             business_key = key or f"key-{next(_numbers)}"
@@ -215,8 +215,8 @@ class World:
             verdict = new_id()
             coding = tuple((c["system"], c["code"]) for c in payload.get("code", {}).get("coding", ()))
             context = {
-                "policy": PolicyAsk(
-                    tenant=w.id,
+                "policy": PolicyRequest(
+                    tenant=run.id,
                     source=source,
                     actor_type=actor,
                     actor_id=source,
@@ -227,20 +227,20 @@ class World:
                     basis="observed",
                     codes=tuple(f"{system}|{code}" for system, code in coding),
                     encounter_status=None,
-                    now=w.now(),
+                    now=run.now(),
                 ).to_json(),
-                "consent": ConsentAsk(
+                "consent": ConsentRequest(
                     purpose=self.tenant.consent.purpose,
                     actor=self.tenant.consent.actor,
                     resource_type=payload["resourceType"],
                     codings=coding,
                     labels=(),
-                    at=w.now(),
+                    at=run.now(),
                 ).to_json(),
             }
             candidates.append(
                 (
-                    w.id,
+                    run.id,
                     one.candidate_id,
                     one.record_id,
                     target,
@@ -248,26 +248,26 @@ class World:
                     kind,
                     payload["resourceType"],
                     1,
-                    w.identity.digest("input", str(one.candidate_id)),
+                    run.identity.digest("input", str(one.candidate_id)),
                     patient_id,
-                    w.identity.digest("identifier", MRN, mrn or patient_id),
+                    run.identity.digest("identifier", MRN, mrn or patient_id),
                     encounter_id,
                     "person",
                     business_key,
                     revision,
                     canonicaljson.sha256(payload),
-                    w.sealer.seal_json("decision.candidate.payload", one.candidate_id, payload),
-                    w.sealer.seal_json("decision.candidate.context", one.candidate_id, context),
+                    run.sealer.seal_json("decision.candidate.payload", one.candidate_id, payload),
+                    run.sealer.seal_json("decision.candidate.context", one.candidate_id, context),
                     "approved",
                     verdict,
                 )
             )
-            verdicts.append((w.id, verdict, one.candidate_id, "automatic", "[]", "{}", w.now(), w.now() + expires))
+            verdicts.append((run.id, verdict, one.candidate_id, "automatic", "[]", "{}", run.now(), run.now() + expires))
             made.append(one)
-        with w.store.tenant(w.id) as connection:
+        with run.store.tenant(run.id) as connection:
             copy_rows(connection, "decision.candidate", _CANDIDATE, candidates)
             copy_rows(connection, "decision.verdict", _VERDICT, verdicts)
-            copy_rows(connection, "decision.outbox", ["tenant", "candidate_id"], [(w.id, c.candidate_id) for c in made])
+            copy_rows(connection, "decision.outbox", ["tenant", "candidate_id"], [(run.id, c.candidate_id) for c in made])
         return made
 
 

@@ -13,7 +13,7 @@ from contract.counterparts import Counterpart, or_skip
 from support import Database
 
 from fhir_writeback_dagster.sandbox.fault_proxy.server import FaultProxy
-from fhir_writeback_dagster.sandbox.servers.ehr_client import Chart
+from fhir_writeback_dagster.sandbox.servers.ehr_client import EhrClient
 from fhir_writeback_dagster.sandbox.servers.hapi import Hapi
 from fhir_writeback_dagster.sandbox.servers.node import Medplum
 from fhir_writeback_dagster.sandbox.servers.sekmet import CLIENT_ID, Sekmet
@@ -39,7 +39,7 @@ def counterpart(_open: Sekmet, _smart: tuple[Sekmet, str], tmp_path_factory: pyt
     def medplum(version: Any) -> Counterpart:
         folder = tmp_path_factory.mktemp(f"medplum-{version}")
         server = or_skip(lambda: _STANDING.enter_context(Medplum(folder, version)))
-        return Counterpart(f"medplum-{version}", server.base_url, _STANDING.enter_context(Chart(server.base_url)))
+        return Counterpart(f"medplum-{version}", server.base_url, _STANDING.enter_context(EhrClient(server.base_url)))
 
     def hapi() -> Counterpart:
         server = or_skip(lambda: _STANDING.enter_context(Hapi(tmp_path_factory.mktemp("hapi"))))
@@ -69,7 +69,7 @@ def proxy(_open: Sekmet) -> Iterator[FaultProxy]:
 
 @pytest.fixture
 def world_on(
-    make_tenant: Callable[..., Any], workplace: Callable[..., Any], home: Path, database: Database
+    make_tenant: Callable[..., Any], open_run: Callable[..., Any], home: Path, database: Database
 ) -> Iterator[Callable[..., World]]:
     """``world_on(counterpart, vendor="epic")``: a tenant of that vendor on it, and commit's workplace."""
     worlds: list[World] = []
@@ -80,7 +80,7 @@ def world_on(
         key.write_text(there.key, encoding="utf-8")
         told = {"base_url": base_url or there.base_url, "sandbox": True, "vendor": vendor, "auth": there.auth}
         tenant = make_tenant(ehr={"timeout": "20s", "quiet": "0s", **told, **ehr}, consent={"source": "organisation"} | PERMIT)
-        worlds.append(World(tenant, workplace, there, database.superuser).open())  # type: ignore[arg-type]
+        worlds.append(World(tenant, open_run, there, database.superuser).open())  # type: ignore[arg-type]
         return worlds[-1]
 
     yield make

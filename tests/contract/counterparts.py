@@ -11,7 +11,7 @@ import pytest
 
 from fhir_writeback_dagster.errors import ServiceError
 from fhir_writeback_dagster.rules.target.capabilities import Target
-from fhir_writeback_dagster.sandbox.servers.ehr_client import Chart, Resource
+from fhir_writeback_dagster.sandbox.servers.ehr_client import EhrClient, Resource
 
 MISSING = ("runtime_missing", "hapi_missing")
 """Codes of what this machine has not got: Node, npm, Java, Maven, or a way to their packages."""
@@ -27,7 +27,7 @@ class Counterpart:
 
     name: str
     base_url: str
-    chart: Chart
+    chart: EhrClient
     auth: dict[str, Any] = field(default_factory=lambda: {"type": "none"})
     key: str = ""
 

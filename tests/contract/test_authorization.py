@@ -176,12 +176,12 @@ def test_a_token_endpoint_that_asks_to_be_left_alone_is_left_alone(guarded: Guar
 
 def _approve(world: World) -> None:
     async def look() -> Any:
-        async with open_ehr(world.w) as ehr:
+        async with open_ehr(world.run) as ehr:
             return await drift.read_snapshot(ehr)
 
     _, snapshot = asyncio.run(look())
-    with world.w.store.tenant(world.w.id) as connection:
-        drift.approve(connection, world.w, snapshot, [], "ann")
+    with world.run.store.tenant(world.run.id) as connection:
+        drift.approve(connection, world.run, snapshot, [], "ann")
 
 
 def test_a_secret_does_not_follow_a_changed_answer(guarded: Guarded) -> None:
@@ -191,15 +191,15 @@ def test_a_secret_does_not_follow_a_changed_answer(guarded: Guarded) -> None:
     guarded.line.rules.insert(0, lambda seen: Say(200, JSON, elsewhere) if seen.path.startswith(".well-known") else None)
     error = _refusal(guarded, world)
     assert error.code == "token_endpoint_changed"
-    assert "probe" in error.mend
+    assert "probe" in error.fix
     assert guarded.line.sent("POST", "elsewhere") == []
-    report = probe(world.w, read_only=True)
+    report = probe(world.run, read_only=True)
     assert [(one.where, one.now, one.breaking) for one in report.drifted] == [
         ("smart.token_endpoint", f"{guarded.line.base_url}/elsewhere/token", True)
     ]
     assert not report.safe
     assert guarded.line.sent("POST", "elsewhere") == []
-    assert drift.check(world.w).metadata()["breaking"] == "smart.token_endpoint"
+    assert drift.check(world.run).metadata()["breaking"] == "smart.token_endpoint"
     held = "SELECT held_because, held_until = 'infinity' FROM ledger.target WHERE tenant = %s"
     assert world.rows(held) == [("drift", True)]
 
@@ -209,19 +209,19 @@ def test_a_token_endpoint_that_the_tenant_states_is_its_own_word(guarded: Guarde
     _approve(world)
     endpoint = f"{guarded._authority.issuer}/token"
     stated = guarded("ES384", token_endpoint=endpoint)
-    with stated.w.store.tenant(stated.w.id) as connection:
-        drift.approve(connection, stated.w, {"smart": {"token_endpoint": "https://elsewhere.example/token"}}, [], "ann")
+    with stated.run.store.tenant(stated.run.id) as connection:
+        drift.approve(connection, stated.run, {"smart": {"token_endpoint": "https://elsewhere.example/token"}}, [], "ann")
     stated.commit()
     assert [tuple(row) for row in stated.intents()] == [("committed", "created", None)]
 
 
 def test_where_a_person_says_that_it_moved_it_is_asked_there(guarded: Guarded) -> None:
     world = guarded("basic")
-    with world.w.store.tenant(world.w.id) as connection:
-        drift.approve(connection, world.w, {"smart": {"token_endpoint": "https://elsewhere.example/token"}}, [], "ann")
+    with world.run.store.tenant(world.run.id) as connection:
+        drift.approve(connection, world.run, {"smart": {"token_endpoint": "https://elsewhere.example/token"}}, [], "ann")
 
     async def work(*, moved: bool) -> None:
-        async with open_ehr(world.w, moved=moved) as ehr:
+        async with open_ehr(world.run, moved=moved) as ehr:
             await ehr.authorize()
 
     with pytest.raises(TargetError, match="token_endpoint_changed"):

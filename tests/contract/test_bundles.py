@@ -10,7 +10,7 @@ from commit.world import World, heart_rate, patient
 from contract.counterparts import SLOW, Counterpart
 
 from fhir_writeback_dagster.sandbox.fault_proxy.faults import DropAnswer
-from fhir_writeback_dagster.sandbox.fault_proxy.script import Rule
+from fhir_writeback_dagster.sandbox.fault_proxy.script import FaultRule
 from fhir_writeback_dagster.sandbox.fault_proxy.server import FaultProxy
 
 AT = "2024-03-01T10:00:00Z"
@@ -39,7 +39,7 @@ def test_a_bundle_whose_answer_is_lost_is_written_once(
     world.load(*(patient(one, one) for one in who))
     world.refresh()
     world.approve_all([heart_rate(one, AT, 72) for one in who])
-    proxy.script([Rule("lost", DropAnswer(), on=("bundle",), count=1)])
+    proxy.script([FaultRule("lost", DropAnswer(), on=("bundle",), count=1)])
     world.commit()
     assert proxy.faults["lost"] == 1
     assert {row[:2] for row in world.intents()} <= {("committed", "created"), ("committed", "reconciled")}

@@ -21,9 +21,9 @@ from decide.stage import Stage
 from fhir_writeback_dagster.rules.target.capabilities import Target
 from fhir_writeback_dagster.rules.target.compatibility import after_silence
 from fhir_writeback_dagster.rules.target.matrix import load_vendor, vendors
-from fhir_writeback_dagster.sandbox.fault_proxy.exchange import Answer, Exchange
+from fhir_writeback_dagster.sandbox.fault_proxy.exchange import Exchange, ProxyAnswer
 from fhir_writeback_dagster.sandbox.fault_proxy.faults import DropAnswer
-from fhir_writeback_dagster.sandbox.fault_proxy.script import Rule
+from fhir_writeback_dagster.sandbox.fault_proxy.script import FaultRule
 from fhir_writeback_dagster.sandbox.fault_proxy.server import FaultProxy
 from fhir_writeback_dagster.sandbox.vendors import personality_of
 
@@ -75,7 +75,7 @@ def test_where_nobody_is_listed_whose_row_it_is_is_asked_for(
     counterpart: Callable[[str], Counterpart],
     world_on: Callable[..., World],
     proxy: FaultProxy,
-    workplace: OpenLayer,
+    open_run: OpenLayer,
 ) -> None:
     """From decide on: an EHR that refuses to list its patients, and a row of one of them."""
     there, number = counterpart("sekmet"), str(uuid.uuid4())
@@ -84,7 +84,7 @@ def test_where_nobody_is_listed_whose_row_it_is_is_asked_for(
     proxy.script(personality=personality_of(load_vendor(vendor)))
     world = world_on(there, vendor, proxy.base_url)
     world.load(patient(number, number), patient(str(uuid.uuid4()), str(uuid.uuid4())))
-    stage = Stage(world.tenant, workplace, now=datetime.now(UTC))
+    stage = Stage(world.tenant, open_run, now=datetime.now(UTC))
     record = stage.tell(patient={"identifiers": [{"system": MRN, "value": number}]})
     stage.decide()
     assert stage.end_of(record) == ("waiting", "patient_unknown")
@@ -125,7 +125,7 @@ def test_every_write_is_there_once_or_a_person_is_asked(
     assert ends(world) == [("committed", "reconciled", "found") if mediated else ("committed", "created", None)]
     assert values(world, who) == [72]
 
-    proxy.script([Rule("lost", DropAnswer(), on=("create",), count=1)], personality=proxy._personality)
+    proxy.script([FaultRule("lost", DropAnswer(), on=("create",), count=1)], personality=proxy._personality)
     world.approve(heart_rate(who, LATER, 80))
     world.commit()
     assert proxy.faults["lost"] == 1
@@ -157,7 +157,7 @@ class Overtaken:
 
     change: Callable[[], object]
 
-    async def meet(self, exchange: Exchange) -> Answer | None:
+    async def meet(self, exchange: Exchange) -> ProxyAnswer | None:
         await asyncio.sleep(1.02 - time.time() % 1)
         await asyncio.to_thread(self.change)
         return await exchange.forward(exchange.request)
@@ -173,7 +173,7 @@ def test_who_was_faster_is_not_overwritten(world: World, target: Target, who: st
     def change() -> None:
         world.ehr.chart.update({**stands, "note": [{"text": "seen by a nurse"}]})
 
-    proxy.script([Rule("overtaken", Overtaken(change), on=("update", "patch"), count=1)], personality=proxy._personality)
+    proxy.script([FaultRule("overtaken", Overtaken(change), on=("update", "patch"), count=1)], personality=proxy._personality)
     world.approve(heart_rate(who, AT, 75), key=first.business_key, revision=2)
     world.commit()
     assert proxy.faults["overtaken"] == 1

@@ -48,7 +48,7 @@ def test_a_real_server_does_what_its_matrix_says(
 ) -> None:
     there = counterpart(name)
     before = len(there.search("Observation"))
-    report = probe(world_on(there, vendor, timeout="120s").w, read_only=False)  # a first $validate loads all that it knows
+    report = probe(world_on(there, vendor, timeout="120s").run, read_only=False)  # a first $validate loads all that it knows
     differing = {one.cell: one.found for one in report.findings if one.differs}
     # 4.5.2 is the version that the matrix names as the exception.
     assert differing == ({"update.patch_precondition": False} if name == "medplum-4" else {})
@@ -76,7 +76,7 @@ def test_a_server_that_does_less_than_its_matrix_says_is_found_out(
     proxy.forget()
     proxy.lead_to(there.base_url)
     proxy.script(personality=twist)
-    report = probe(world_on(there, "generic", proxy.base_url).w, read_only=False)
+    report = probe(world_on(there, "generic", proxy.base_url).run, read_only=False)
     proxy.forget()
     assert cell in {one.cell for one in report.findings if one.breaking}
     assert not report.safe
@@ -103,7 +103,7 @@ def test_what_sets_a_vendor_apart_is_asked_in_its_own_way(
     proxy.forget()
     proxy.lead_to(there.base_url)
     proxy.script(personality=personality_of(load_vendor(vendor)))
-    report = probe(world_on(there, vendor, proxy.base_url).w, read_only=False)
+    report = probe(world_on(there, vendor, proxy.base_url).run, read_only=False)
     proxy.forget()
     found = {one.cell: one.found for one in report.findings}
     assert findings.items() <= found.items(), report.unanswered
@@ -114,7 +114,7 @@ def test_what_sets_a_vendor_apart_is_asked_in_its_own_way(
 def test_an_idempotency_key_that_is_ignored_is_found_out(
     counterpart: Callable[[str], Counterpart], world_on: Callable[..., World]
 ) -> None:
-    report = probe(world_on(counterpart("sekmet"), "healthlake").w, read_only=False)
+    report = probe(world_on(counterpart("sekmet"), "healthlake").run, read_only=False)
     assert [one.cell for one in report.findings if one.breaking] == ["create.precondition"]
 
 
@@ -141,7 +141,7 @@ def test_of_a_server_that_ignores_what_is_searched_for_one_page_is_read(
     world = world_on(counterpart("sekmet"), base_url=line.base_url)
     line.always("POST", "Patient/_search", searchset(line, "Patient"))
     line.always("GET", "Patient", searchset(line, "Patient"))
-    report = probe(world.w, read_only=True)
+    report = probe(world.run, read_only=True)
     assert [(one.cell, one.breaking) for one in report.findings] == [("nonsense matches nothing", True)]
     assert not report.safe
     (asked,) = [seen for seen in line.seen if seen.path.startswith("Patient")]
@@ -162,7 +162,7 @@ def test_what_was_there_before_is_neither_changed_nor_deleted(
         return shown if asked and seen.path == "Observation" else None
 
     line.rules.append(matches)
-    report = probe(world_on(there, base_url=line.base_url).w, read_only=False)
+    report = probe(world_on(there, base_url=line.base_url).run, read_only=False)
     assert not [seen for seen in line.seen if before["id"] in seen.path]
     assert there.search("Observation", _id=before["id"]) == [before]
     if condition:
@@ -177,7 +177,7 @@ def test_an_ehr_that_refuses_everything_has_proved_nothing(
     counterpart: Callable[[str], Counterpart], world_on: Callable[..., World], line: FaultyLine, path: str
 ) -> None:
     line.rules.append(lambda seen: Say(403) if (seen.method, seen.path) == ("POST", path) else None)
-    report = probe(world_on(counterpart("sekmet"), base_url=line.base_url).w, read_only=False)
+    report = probe(world_on(counterpart("sekmet"), base_url=line.base_url).run, read_only=False)
     assert report.unanswered
     assert report.unproven
     assert not report.safe
@@ -187,7 +187,7 @@ def test_an_ehr_that_refuses_everything_has_proved_nothing(
 def test_what_the_matrix_knows_to_be_refused_needs_no_proof_but_a_person(
     counterpart: Callable[[str], Counterpart], world_on: Callable[..., World], line: FaultyLine
 ) -> None:
-    report = probe(world_on(counterpart("sekmet"), "meditech", line.base_url).w, read_only=False)
+    report = probe(world_on(counterpart("sekmet"), "meditech", line.base_url).run, read_only=False)
     assert [one.partition(":")[0] for one in report.unanswered] == ["create"]
     assert not report.safe
     assert [seen.path for seen in line.sent("POST", "Observation")] == ["Observation/$validate"]
@@ -197,7 +197,7 @@ def test_doing_more_than_the_matrix_says_is_told_and_breaks_nothing(
     counterpart: Callable[[str], Counterpart], world_on: Callable[..., World]
 ) -> None:
     """sekmet keeps identifiers and heeds conditions, which the matrix does not promise of Epic."""
-    report = probe(world_on(counterpart("sekmet"), "epic").w, read_only=False)
+    report = probe(world_on(counterpart("sekmet"), "epic").run, read_only=False)
     differing = {one.cell: one.found for one in report.findings if one.differs}
     assert differing["create.keeps_identifier"] is True
     assert differing["create.precondition"] == "if_none_exist"
@@ -209,34 +209,34 @@ def test_production_is_asked_only_what_writes_nothing(
     counterpart: Callable[[str], Counterpart], world_on: Callable[..., World]
 ) -> None:
     world = world_on(counterpart("sekmet"))
-    report = probe(world.w, read_only=True)
+    report = probe(world.run, read_only=True)
     assert [(one.cell, one.found) for one in report.findings] == [("nonsense matches nothing", True)]
-    object.__setattr__(world.w.tenant.ehr, "sandbox", False)
+    object.__setattr__(world.run.tenant.ehr, "sandbox", False)
     with pytest.raises(ConfigError, match=r"not marked as a sandbox.*--read-only"):
-        probe(world.w, read_only=False)
+        probe(world.run, read_only=False)
 
 
 def test_what_changed_since_it_was_approved_holds_the_writes_where_it_breaks_something(
     counterpart: Callable[[str], Counterpart], world_on: Callable[..., World]
 ) -> None:
     world = world_on(counterpart("sekmet"))
-    assert drift.check(world.w).metadata() == {"approved": "no; see fhir-writeback target probe"}
-    report = probe(world.w, read_only=True)
-    with world.w.store.tenant(world.w.id) as connection:
-        drift.approve(connection, world.w, report.snapshot, [], "somebody")
-    assert drift.check(world.w).differences == ()
+    assert drift.check(world.run).metadata() == {"approved": "no; see fhir-writeback target probe"}
+    report = probe(world.run, read_only=True)
+    with world.run.store.tenant(world.run.id) as connection:
+        drift.approve(connection, world.run, report.snapshot, [], "somebody")
+    assert drift.check(world.run).differences == ()
 
     approved = report.snapshot | {"types": report.snapshot["types"] | {"Nonesuch": {"interactions": ["read"]}}}
-    with world.w.store.tenant(world.w.id) as connection:
-        drift.approve(connection, world.w, approved, [], "somebody")
-    assert not drift.check(world.w).breaking
+    with world.run.store.tenant(world.run.id) as connection:
+        drift.approve(connection, world.run, approved, [], "somebody")
+    assert not drift.check(world.run).breaking
 
     observation = report.snapshot["types"]["Observation"]
     approved["types"]["Observation"] = observation | {"interactions": [*observation["interactions"], "search-type", "create"]}
     approved["fhir"] = "3.0.2"
-    with world.w.store.tenant(world.w.id) as connection:
-        drift.approve(connection, world.w, approved, [], "somebody")
-    found = drift.check(world.w)
+    with world.run.store.tenant(world.run.id) as connection:
+        drift.approve(connection, world.run, approved, [], "somebody")
+    found = drift.check(world.run)
     assert found.breaking
     held = "SELECT held_because, held_until = 'infinity' FROM ledger.target WHERE tenant = %s"
     assert world.rows(held) == [("drift", True)]

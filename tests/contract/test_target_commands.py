@@ -33,12 +33,12 @@ def smart(counterpart: Callable[[str], Counterpart], world_on: Callable[..., Wor
 @pytest.fixture
 def typed(smart: World) -> Typed:
     @contextmanager
-    def desk(layer: str, tenant: str | None) -> Iterator[Iterator[Any]]:
-        assert (layer, tenant) == ("commit", smart.w.id)
-        yield iter([smart.w])
+    def open_runs(layer: str, tenant: str | None) -> Iterator[Iterator[Any]]:
+        assert (layer, tenant) == ("commit", smart.run.id)
+        yield iter([smart.run])
 
     def run(command: click.Command, *arguments: str) -> Result:
-        return CliRunner().invoke(command, [smart.w.id, *arguments], obj=desk)
+        return CliRunner().invoke(command, [smart.run.id, *arguments], obj=open_runs)
 
     return run
 
@@ -70,8 +70,8 @@ def test_what_changed_for_the_worse_since_it_was_approved_is_approved_by_saying_
 def test_what_was_relied_on_when_it_was_approved_is_missed_although_something_else_would_do(typed: Typed, smart: World) -> None:
     """Updates were PATCHes then; now there are none, and a PUT would do."""
     typed(probe_command, "--read-only")
-    with smart.w.store.tenant(smart.w.id) as connection:
-        before = drift.approved(connection, smart.w)
+    with smart.run.store.tenant(smart.run.id) as connection:
+        before = drift.approved(connection, smart.run)
     assert before is not None
     types = before["types"]
 
@@ -79,9 +79,9 @@ def test_what_was_relied_on_when_it_was_approved_is_missed_although_something_el
         return {**before, "types": types | {"Observation": {**types["Observation"], "interactions": sorted(interactions)}}}
 
     rest = {"create", "read", "search-type", "update"}
-    lost = drift.since(with_(*rest, "patch"), with_(*rest), smart.w)
+    lost = drift.since(with_(*rest, "patch"), with_(*rest), smart.run)
     assert [(one.where, one.breaking) for one in lost] == [("Observation.interaction", True)]
-    assert not drift.since(with_(*rest), with_(*rest, "patch"), smart.w)[0].breaking
+    assert not drift.since(with_(*rest), with_(*rest, "patch"), smart.run)[0].breaking
 
 
 def test_what_needs_a_look_is_shown(typed: Typed) -> None:
@@ -94,7 +94,7 @@ def test_what_needs_a_look_is_shown(typed: Typed) -> None:
 
 
 def test_keys_are_rotated_step_by_step_and_what_is_published_comes_first(typed: Typed, home: Path, smart: World) -> None:
-    key_file, jwks = home / "keys" / "client.jwk", home / "jwks" / f"{smart.w.id}.json"
+    key_file, jwks = home / "keys" / "client.jwk", home / "jwks" / f"{smart.run.id}.json"
     assert typed(keys_command, "publish").exit_code == 0
     assert len(json.loads(jwks.read_text())["keys"]) == 2
     early = typed(keys_command, "switch")
@@ -112,7 +112,7 @@ def test_keys_are_rotated_step_by_step_and_what_is_published_comes_first(typed: 
 def test_a_key_in_a_secrets_manager_is_not_rotated_from_here(typed: Typed, smart: World, home: Path, monkeypatch: Any) -> None:
     secret = (home / "keys" / "client.jwk").read_text()
     monkeypatch.setenv("CLIENT_KEY", secret)
-    object.__setattr__(smart.w.tenant.ehr.auth, "private_key", "env:CLIENT_KEY")
+    object.__setattr__(smart.run.tenant.ehr.auth, "private_key", "env:CLIENT_KEY")
     assert "env secrets are changed in their own store" in str(typed(keys_command, "publish").exception)
 
 
@@ -128,14 +128,14 @@ def test_a_staging_ehr_is_asked_whether_it_would_take_a_payload(typed: Typed, tm
 
 
 def test_a_server_of_another_version_is_refused(typed: Typed, smart: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fhir_writeback_dagster.commit.fhir_client import Ehr
+    from fhir_writeback_dagster.commit.fhir_client import FhirClient
 
-    read = Ehr._resource
+    read = FhirClient._resource
 
-    async def newer(self: Ehr, *arguments: Any, **more: Any) -> Any:
+    async def newer(self: FhirClient, *arguments: Any, **more: Any) -> Any:
         return {**await read(self, *arguments, **more), "fhirVersion": "5.0.0"}
 
-    monkeypatch.setattr(Ehr, "_resource", newer)
+    monkeypatch.setattr(FhirClient, "_resource", newer)
     result = typed(probe_command, "--read-only")
     assert isinstance(result.exception, TargetError)
     assert "FHIR version 5.0.0" in str(result.exception)

@@ -16,7 +16,7 @@ from fhir_writeback_dagster.commit.protocol.answer import Answer
 from fhir_writeback_dagster.commit.protocol.error_classes import Recovery
 from fhir_writeback_dagster.rules.target.capabilities import Target
 from fhir_writeback_dagster.rules.target.matrix import ErrorCode, load_vendor, vendors
-from fhir_writeback_dagster.sandbox.fault_proxy.script import Rule
+from fhir_writeback_dagster.sandbox.fault_proxy.script import FaultRule
 from fhir_writeback_dagster.sandbox.fault_proxy.server import FaultProxy
 from fhir_writeback_dagster.sandbox.vendors import error_of, personality_of
 
@@ -47,7 +47,7 @@ def played(
         vendor = load_vendor(name)
         proxy.forget()
         proxy.lead_to(there.base_url)
-        refused = Rule("refused", error_of(vendor, error), on=("create",), count=1)
+        refused = FaultRule("refused", error_of(vendor, error), on=("create",), count=1)
         proxy.script([refused], personality=personality_of(vendor))
         return world_on(there, name, proxy.base_url)
 

@@ -68,9 +68,9 @@ def test_a_run_holds_its_lane_carries_its_tags_and_shows_its_counts(
 ) -> None:
     holders = []
 
-    def pipeline(w) -> Report:
+    def pipeline(context) -> Report:
         with psycopg.connect(database.dsn("commit")) as other:
-            holders.append((lane_holder(other, "decide", "mercy"), lane_holder(other, "commit", "mercy"), w.run_id))
+            holders.append((lane_holder(other, "decide", "mercy"), lane_holder(other, "commit", "mercy"), context.run_id))
         return Report(decided=3, mappings="condition/1")
 
     result = decide(pipeline)
@@ -92,11 +92,11 @@ def test_a_second_comer_ends_clean_and_says_who_holds_the_lane(decide, database:
 
 def test_an_error_of_ours_is_told_in_full_and_never_retried_by_dagster(decide, instance: dg.DagsterInstance) -> None:
     def pipeline(_: object) -> Report:
-        raise ConfigError("bad_mapping", "expected a resource type", where="mappings/fhir/condition/1.yaml:3", mend="mend it")
+        raise ConfigError("bad_mapping", "expected a resource type", where="mappings/fhir/condition/1.yaml:3", fix="fix it")
 
     result = decide(pipeline)
     assert not result.success
-    expected = "mappings/fhir/condition/1.yaml:3: expected a resource type [bad_mapping] — mend it"
+    expected = "mappings/fhir/condition/1.yaml:3: expected a resource type [bad_mapping] — fix it"
     assert failure_text(instance, result) == expected
 
 
@@ -142,7 +142,7 @@ def test_what_anything_else_says_never_reaches_dagsters_storage_or_its_logs(
 ) -> None:
     faults = {"group": _group, "chain": _chain, "postgres": lambda: _postgres(database.dsn("decide"))}
 
-    def pipeline(w) -> Report:
+    def pipeline(context) -> Report:
         faults[kind]()
         return Report()
 
@@ -162,7 +162,7 @@ def test_a_run_that_is_stopped_while_it_handles_an_error_keeps_nothing_of_it(
     everything_kept: Callable[[], bytes],
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    def pipeline(w) -> Report:
+    def pipeline(context) -> Report:
         try:
             _raise(ValueError(SECRET_VALUE))
         except ValueError:
@@ -190,11 +190,11 @@ def test_the_place_of_an_unexpected_error_names_ours_and_theirs() -> None:
 
 
 def test_the_audit_log_is_observed_by_tenant_through_its_own_login(
-    instance: dg.DagsterInstance, database: Database, make_tenant, workplace, layer_environment
+    instance: dg.DagsterInstance, database: Database, make_tenant, open_run, layer_environment
 ) -> None:
     for name, events in (("mercy", 3), ("other", 5)):
         tenant = make_tenant(name)
-        with workplace("ingest", tenant) as w, w.store.tenant(name) as connection:
+        with open_run("ingest", tenant) as context, context.store.tenant(name) as connection:
             record_event(connection, "extract.landed", ["one"])
             record_event(connection, "row.quarantined", [str(n) for n in range(events)])
     layer_environment("audit")

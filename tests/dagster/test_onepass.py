@@ -20,7 +20,7 @@ from fhir_writeback_dagster.ops.onepass import main
 from fhir_writeback_dagster.orchestration.lanes import LANE_TAG, TENANT_TAG
 from fhir_writeback_dagster.store.db import lane, lane_holder, record_event
 
-PIPELINE_FAULT = "mappings/fhir/condition/1.yaml:3: expected a resource type [bad_mapping] — mend it"
+PIPELINE_FAULT = "mappings/fhir/condition/1.yaml:3: expected a resource type [bad_mapping] — fix it"
 
 
 class Report:
@@ -73,7 +73,7 @@ def test_a_pass_prints_its_counts_and_is_recorded_with_its_tags(decide, capsys: 
 
 def test_a_pass_that_fails_ends_with_the_line_and_code_1(decide, capsys: pytest.CaptureFixture[str]) -> None:
     def pipeline(_: object) -> Report:
-        raise ConfigError("bad_mapping", "expected a resource type", where="mappings/fhir/condition/1.yaml:3", mend="mend it")
+        raise ConfigError("bad_mapping", "expected a resource type", where="mappings/fhir/condition/1.yaml:3", fix="fix it")
 
     assert decide(pipeline) == 1
     printed = capsys.readouterr()
@@ -116,10 +116,10 @@ def test_a_pass_without_dagsters_home_says_so(
 
 
 def test_as_a_process_of_its_own_it_says_nothing_but_its_line(
-    dagster_home: Path, layer_environment, make_tenant, workplace
+    dagster_home: Path, layer_environment, make_tenant, open_run
 ) -> None:
     tenant = make_tenant("mercy")
-    with workplace("ingest", tenant) as w, w.store.tenant("mercy") as connection:
+    with open_run("ingest", tenant) as context, context.store.tenant("mercy") as connection:
         record_event(connection, "extract.landed", ["one"])
     layer_environment("audit")
     command = [sys.executable, "-m", "fhir_writeback_dagster.ops.onepass", "audit", "mercy"]

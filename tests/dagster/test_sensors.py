@@ -59,7 +59,7 @@ def test_a_sensor_asks_for_the_tenants_with_something_in_its_queue(
 
 
 def test_the_extract_sensor_asks_for_a_tenant_whose_zone_has_something_new(
-    tick, instance: dg.DagsterInstance, make_tenant, home: Path, workplace
+    tick, instance: dg.DagsterInstance, make_tenant, home: Path, open_run
 ) -> None:
     for tenant in ("mercy", "other"):
         make_tenant(tenant)
@@ -69,10 +69,10 @@ def test_the_extract_sensor_asks_for_a_tenant_whose_zone_has_something_new(
     assert partitions(tick("ingest", "extract_sensor")) == ["mercy"]
     from fhir_writeback_dagster.ingest.pipeline import land, normalise
 
-    with workplace("ingest", "mercy") as w:
-        land(w)
+    with open_run("ingest", "mercy") as run:
+        land(run)
         assert partitions(tick("ingest", "extract_sensor")) == ["mercy"], "landed and not yet read"
-        normalise(w)
+        normalise(run)
     assert partitions(tick("ingest", "extract_sensor")) == []
 
 

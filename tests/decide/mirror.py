@@ -12,8 +12,14 @@ from psycopg import Connection, sql
 from fhir_writeback_dagster.canonical import Identifier, PatientRef
 from fhir_writeback_dagster.commit.mirror.rows import identifiers
 from fhir_writeback_dagster.config.tenants import Tenant
-from fhir_writeback_dagster.decide.matching.patients import EncounterAsk, EncounterMatch, Match, match_encounters, match_patients
-from fhir_writeback_dagster.orchestration.run_context import Workplace
+from fhir_writeback_dagster.decide.matching.patients import (
+    EncounterMatch,
+    EncounterRequest,
+    Match,
+    match_encounters,
+    match_patients,
+)
+from fhir_writeback_dagster.orchestration.run_context import RunContext
 from fhir_writeback_dagster.rules.people.demographics import mirror_keys
 
 MRN, SSN, VISIT = "urn:example:mrn", "http://hl7.org/fhir/sid/us-ssn", "urn:example:visit"
@@ -60,22 +66,22 @@ class Mirror:
             "identifier": [i.model_dump() for i in numbers],
         } | more
         target = self.tenant.ehr.target
-        with self._open("commit", self.tenant) as w, w.store.tenant(w.id) as connection:
+        with self._open("commit", self.tenant) as run, run.store.tenant(run.id) as connection:
             connection.execute(
                 "INSERT INTO mirror.patient (tenant, target, patient_id, active, deceased, replaced_by, body, fetched_at) "
                 "VALUES (%s, %s, %s, %s, %s, %s, %s, %s)",
                 (
-                    w.id,
+                    run.id,
                     target,
                     patient_id,
                     active,
                     deceased,
                     replaced_by,
-                    w.sealer.seal_json("mirror.patient", f"{target}|{patient_id}", body),
+                    run.sealer.seal_json("mirror.patient", f"{target}|{patient_id}", body),
                     NOW,
                 ),
             )
-            self._identify(w, connection, "patient", body)
+            self._identify(run, connection, "patient", body)
 
     def encounter(
         self,
@@ -86,34 +92,36 @@ class Mirror:
         period: tuple[datetime, datetime | None] = (NOW, None),
     ) -> None:
         target = self.tenant.ehr.target
-        with self._open("commit", self.tenant) as w, w.store.tenant(w.id) as connection:
+        with self._open("commit", self.tenant) as run, run.store.tenant(run.id) as connection:
             connection.execute(
                 "INSERT INTO mirror.encounter (tenant, target, encounter_id, patient_id, status, starts_at, ends_at, "
                 "fetched_at) VALUES (%s, %s, %s, %s, %s, %s, %s, %s)",
-                (w.id, target, encounter_id, patient_id, status, *period, NOW),
+                (run.id, target, encounter_id, patient_id, status, *period, NOW),
             )
             body = {"resourceType": "Encounter", "id": encounter_id, "identifier": [{"system": VISIT, "value": number}]}
-            self._identify(w, connection, "encounter", body)
+            self._identify(run, connection, "encounter", body)
 
-    def _identify(self, w: Workplace, connection: Connection[Any], table: str, resource: dict[str, Any]) -> None:
+    def _identify(self, run: RunContext, connection: Connection[Any], table: str, resource: dict[str, Any]) -> None:
         keys = [("identifier", *one) for one in identifiers(resource, self.tenant.ehr.base_url)]
         for key in (*keys, *(mirror_keys(resource) if table == "patient" else ())):
             connection.execute(
                 sql.SQL("INSERT INTO mirror.{} VALUES (%s, %s, %s, %s)").format(sql.Identifier(f"{table}_identifier")),
-                (w.id, self.tenant.ehr.target, w.identity.digest(*key), resource["id"]),
+                (run.id, self.tenant.ehr.target, run.identity.digest(*key), resource["id"]),
             )
 
     def match(self, *refs: PatientRef) -> list[Match]:
-        with self._open("decide", self.tenant) as w, w.store.tenant(w.id) as connection:
-            return match_patients(connection, w, refs)
+        with self._open("decide", self.tenant) as run, run.store.tenant(run.id) as connection:
+            return match_patients(connection, run, refs)
 
     def encounters(self, *wanted: tuple[Sequence[str], str]) -> list[EncounterMatch]:
-        asked = [EncounterAsk(tuple(Identifier(system=VISIT, value=n) for n in numbers), patient) for numbers, patient in wanted]
+        asked = [
+            EncounterRequest(tuple(Identifier(system=VISIT, value=n) for n in numbers), patient) for numbers, patient in wanted
+        ]
         return self.ask_encounters(*asked)
 
-    def ask_encounters(self, *asked: EncounterAsk) -> list[EncounterMatch]:
-        with self._open("decide", self.tenant) as w, w.store.tenant(w.id) as connection:
-            return match_encounters(connection, w, asked)
+    def ask_encounters(self, *asked: EncounterRequest) -> list[EncounterMatch]:
+        with self._open("decide", self.tenant) as run, run.store.tenant(run.id) as connection:
+            return match_encounters(connection, run, asked)
 
 
 def outcome(match: Match) -> tuple[str, str | None, str | None]:

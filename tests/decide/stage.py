@@ -19,7 +19,7 @@ from fhir_writeback_dagster.commit.mirror.rows import identifiers
 from fhir_writeback_dagster.config.tenants import Tenant
 from fhir_writeback_dagster.decide.pipeline import DecideReport, decide
 from fhir_writeback_dagster.ids import new_id
-from fhir_writeback_dagster.orchestration.run_context import Workplace
+from fhir_writeback_dagster.orchestration.run_context import RunContext
 
 MRN = "urn:oid:1.2.3.4"
 HEART_RATE = {"codings": [{"system": "http://loinc.org", "code": "8867-4", "display": "Heart rate"}]}
@@ -42,21 +42,21 @@ class Stage:
     """One tenant; ``now`` is everybody's clock."""
 
     tenant: Tenant
-    open: Callable[..., AbstractContextManager[Workplace]]
+    open: Callable[..., AbstractContextManager[RunContext]]
     now: datetime = field(default_factory=lambda: datetime(2026, 3, 2, 12, tzinfo=UTC))
 
-    def _workplace(self, layer: str) -> AbstractContextManager[Workplace]:
+    def _workplace(self, layer: str) -> AbstractContextManager[RunContext]:
         return self.open(layer, self.tenant.tenant, now=lambda: self.now)
 
     @contextmanager
-    def desk(self, layer: str, _tenant: str | None) -> Iterator[Iterator[Workplace]]:
+    def open_runs(self, layer: str, _tenant: str | None) -> Iterator[Iterator[RunContext]]:
         """What a command gets to work with."""
-        with self._workplace(layer) as w:
-            yield iter([w])
+        with self._workplace(layer) as run:
+            yield iter([run])
 
     def ask(self, command: click.Command, *arguments: str) -> Result:
         """Invoke a command at this tenant's desk; bad input is no exception."""
-        result = CliRunner().invoke(command, list(arguments), obj=self.desk)
+        result = CliRunner().invoke(command, list(arguments), obj=self.open_runs)
         assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
         return result
 
@@ -71,12 +71,12 @@ class Stage:
         "ends_at"?, "status"?}``; the mirror is then newer than every candidate.
         ``statement``: the CapabilityStatement that it has read last.
         """
-        with self._workplace("commit") as w, w.store.tenant(w.id) as c:
+        with self._workplace("commit") as run, run.store.tenant(run.id) as c:
             if statement is not None:
                 c.execute(
                     "INSERT INTO mirror.capability (tenant, target, fetched_at, sha256, body) VALUES (%s, 'ehr', %s, '', %s) "
                     "ON CONFLICT (tenant, target) DO UPDATE SET body = excluded.body",
-                    (w.id, self.now, json.dumps(statement)),
+                    (run.id, self.now, json.dumps(statement)),
                 )
             for p in patients:
                 resource = {
@@ -91,34 +91,42 @@ class Stage:
                     "INSERT INTO mirror.patient (tenant, target, patient_id, version_id, active, deceased, replaced_by, body, "
                     "fetched_at) VALUES (%s, 'ehr', %s, '1', true, %s, %s, %s, %s) ON CONFLICT (tenant, target, patient_id) "
                     "DO UPDATE SET replaced_by = excluded.replaced_by",
-                    (w.id, p["id"], p.get("deceased", False), p.get("replaced_by"),
-                     w.sealer.seal_json("mirror.patient", place, resource), self.now),
+                    (run.id, p["id"], p.get("deceased", False), p.get("replaced_by"),
+                     run.sealer.seal_json("mirror.patient", place, resource), self.now),
                 )  # fmt: skip
                 for system, value in identifiers(resource, self.tenant.ehr.base_url):
                     c.execute(
                         "INSERT INTO mirror.patient_identifier (tenant, target, identifier, patient_id) "
                         "VALUES (%s, 'ehr', %s, %s) ON CONFLICT DO NOTHING",
-                        (w.id, w.identity.digest("identifier", system, value), p["id"]),
+                        (run.id, run.identity.digest("identifier", system, value), p["id"]),
                     )
             for e in encounters:
                 c.execute(
                     "INSERT INTO mirror.encounter (tenant, target, encounter_id, patient_id, status, starts_at, ends_at, "
                     "fetched_at) VALUES (%s, 'ehr', %s, %s, %s, %s, %s, %s)",
-                    (w.id, e["id"], e["patient_id"], e.get("status", "in-progress"), e["starts_at"], e.get("ends_at"), self.now),
+                    (
+                        run.id,
+                        e["id"],
+                        e["patient_id"],
+                        e.get("status", "in-progress"),
+                        e["starts_at"],
+                        e.get("ends_at"),
+                        self.now,
+                    ),
                 )
             for consent in consents:
                 c.execute(
                     "INSERT INTO mirror.consent (tenant, target, consent_id, version_id, patient_id, status, body, fetched_at) "
                     "VALUES (%s, 'ehr', %s, %s, %s, %s, %s, %s) ON CONFLICT (tenant, target, consent_id) DO UPDATE "
                     "SET body = excluded.body, version_id = excluded.version_id",
-                    (w.id, consent["id"], consent["meta"]["versionId"], consent["patient"]["reference"].split("/")[1],
-                     consent["status"], w.sealer.seal_json("mirror.consent", f"ehr|{consent['id']}", consent), self.now),
+                    (run.id, consent["id"], consent["meta"]["versionId"], consent["patient"]["reference"].split("/")[1],
+                     consent["status"], run.sealer.seal_json("mirror.consent", f"ehr|{consent['id']}", consent), self.now),
                 )  # fmt: skip
             c.execute(
                 "INSERT INTO mirror.sync (tenant, target, resource_type, refreshed_at, changed_at) "
                 "VALUES (%s, 'ehr', 'Patient', %s, %s) ON CONFLICT (tenant, target, resource_type) "
                 "DO UPDATE SET changed_at = excluded.changed_at",
-                (w.id, self.now, self.now),
+                (run.id, self.now, self.now),
             )
 
     def tell(
@@ -159,29 +167,30 @@ class Stage:
             **fields,
         }
         record, record_id, extract = to_json(from_json(data)), new_id(), extract or new_id()
-        with self._workplace("ingest") as w, w.store.tenant(w.id) as c:
-            told, *former = w.identity.all("source-record", source, str(data["kind"]), row)
+        with self._workplace("ingest") as run, run.store.tenant(run.id) as c:
+            told, *former = run.identity.all("source-record", source, str(data["kind"]), row)
             c.execute(
                 "INSERT INTO canonical.record (tenant, record_id, extract_id, source, source_version, kind, source_record, "
                 "former_records, as_of, position, body) VALUES (%s, %s, %s, %s, 1, %s, %s, %s, %s, 1, %s)",
-                (w.id, record_id, extract, source, data["kind"], told, former, as_of,
-                 w.sealer.seal("canonical.record", record_id, canonicaljson.encode(record))),
+                (run.id, record_id, extract, source, data["kind"], told, former, as_of,
+                 run.sealer.seal("canonical.record", record_id, canonicaljson.encode(record))),
             )  # fmt: skip
-            c.execute("INSERT INTO canonical.outbox (tenant, record_id) VALUES (%s, %s)", (w.id, record_id))
+            c.execute("INSERT INTO canonical.outbox (tenant, record_id) VALUES (%s, %s)", (run.id, record_id))
         return record_id
 
     def decide(self) -> DecideReport:
-        with self._workplace("decide") as w:
-            return decide(w)
+        with self._workplace("decide") as run:
+            return decide(run)
 
     def look_up(self) -> None:
         """As if the mirror's run had found in the EHR whom decide asked for: who stands in the mirror."""
         self.now += timedelta(seconds=1)
-        with self._workplace("commit") as w, w.store.tenant(w.id) as c:
+        with self._workplace("commit") as run, run.store.tenant(run.id) as c:
             c.execute(
-                "UPDATE mirror.lookup SET answered_at = %s, outcome = 'found', due_at = NULL WHERE tenant = %s", (self.now, w.id)
+                "UPDATE mirror.lookup SET answered_at = %s, outcome = 'found', due_at = NULL WHERE tenant = %s",
+                (self.now, run.id),
             )
-            c.execute("UPDATE mirror.sync SET changed_at = %s WHERE tenant = %s", (self.now, w.id))
+            c.execute("UPDATE mirror.sync SET changed_at = %s WHERE tenant = %s", (self.now, run.id))
         self.now += timedelta(seconds=1)
 
     def candidate(self, record_id: UUID) -> dict[str, Any]:
@@ -194,18 +203,18 @@ class Stage:
     def context(self, record_id: UUID) -> dict[str, Any]:
         """What policy and consent were asked about the record."""
         row = self.candidate(record_id)
-        with self._workplace("decide") as w:
-            context: dict[str, Any] = w.sealer.open_json("decision.candidate.context", row["candidate_id"], row["context"])
+        with self._workplace("decide") as run:
+            context: dict[str, Any] = run.sealer.open_json("decision.candidate.context", row["candidate_id"], row["context"])
         return context
 
     def rows(self, statement: str, *parameters: Any) -> list[dict[str, Any]]:
-        with self._workplace("decide") as w, w.store.tenant(w.id) as c:
+        with self._workplace("decide") as run, run.store.tenant(run.id) as c:
             cursor = c.execute(statement, parameters)
             assert cursor.description is not None
             return [dict(zip([d.name for d in cursor.description], row, strict=True)) for row in cursor.fetchall()]
 
     def withdraw(self, candidate_id: UUID) -> None:
         """What commit does with a candidate whose verdict no longer stood."""
-        with self._workplace("commit") as w, w.store.tenant(w.id) as c:
-            c.execute("DELETE FROM decision.outbox WHERE tenant = %s AND candidate_id = %s", (w.id, candidate_id))
-            c.execute("INSERT INTO ledger.outbox (tenant, candidate_id) VALUES (%s, %s)", (w.id, candidate_id))
+        with self._workplace("commit") as run, run.store.tenant(run.id) as c:
+            c.execute("DELETE FROM decision.outbox WHERE tenant = %s AND candidate_id = %s", (run.id, candidate_id))
+            c.execute("INSERT INTO ledger.outbox (tenant, candidate_id) VALUES (%s, %s)", (run.id, candidate_id))

@@ -30,14 +30,14 @@ ACT_CODE = "http://terminology.hl7.org/CodeSystem/v3-ActCode"
 
 
 def test_a_label_goes_with_an_agent_s_resource_to_consent_and_into_the_payload(
-    make_tenant: MakeTenant, workplace: OpenLayer, home: Path
+    make_tenant: MakeTenant, open_run: OpenLayer, home: Path
 ) -> None:
     (home / "expectations").unlink()
     (home / "expectations").mkdir()
     tenant = make_tenant(
         None, sources={"fhir_agent": {"version": 1, "landing": "landing/agent"}}, consent={"none_found": "permit"}
     )
-    stage = Stage(tenant, workplace)
+    stage = Stage(tenant, open_run)
     stage.mirror({"id": "p100", "mrn": "100"})
     labels = {"PSY": "denied", "HIV": "in_review"}
     lines = [
@@ -46,40 +46,40 @@ def test_a_label_goes_with_an_agent_s_resource_to_consent_and_into_the_payload(
         for n, code in enumerate(labels)
     ]  # fmt: skip
     (home / "landing" / "agent" / "findings.ndjson").write_text("\n".join(lines))
-    with workplace("ingest", tenant) as w:
-        land(w)
-        normalise(w)
+    with open_run("ingest", tenant) as run:
+        land(run)
+        normalise(run)
     stage.decide()
     ends = {}
-    with workplace("decide", tenant) as w:
+    with open_run("decide", tenant) as run:
         for row in stage.rows("SELECT * FROM decision.candidate"):
-            payload = canonicaljson.decode(w.sealer.open("decision.candidate.payload", row["candidate_id"], row["payload"]))
+            payload = canonicaljson.decode(run.sealer.open("decision.candidate.payload", row["candidate_id"], row["payload"]))
             (label,) = payload["meta"]["security"]
             ends[label["code"]] = row["state"]
     assert ends == labels
 
 
-def test_an_agent_s_resources_are_proposals_like_any_others(make_tenant: MakeTenant, workplace: OpenLayer, home: Path) -> None:
+def test_an_agent_s_resources_are_proposals_like_any_others(make_tenant: MakeTenant, open_run: OpenLayer, home: Path) -> None:
     (home / "expectations").unlink()
     (home / "expectations").mkdir()
     tenant = make_tenant(
         None, sources={"fhir_agent": {"version": 1, "landing": "landing/agent"}}, consent={"none_found": "permit"}
     )
-    stage = Stage(tenant, workplace)
+    stage = Stage(tenant, open_run)
     stage.mirror({"id": "p100", "mrn": "100"})
     unknown = {**WEIGHT, "id": "o2", "subject": {"identifier": {"system": MRN, "value": "999"}}}
     lines = [json.dumps(one) for one in (WEIGHT, {**WEIGHT, "id": "o3", "modifierExtension": [{"url": "urn:not"}]}, unknown)]
     (home / "landing" / "agent" / "findings.ndjson").write_text("\n".join(lines))
-    with workplace("ingest", tenant) as w:
-        assert land(w).landed == 1
-        report = normalise(w)
+    with open_run("ingest", tenant) as run:
+        assert land(run).landed == 1
+        report = normalise(run)
     assert (dict(report.kinds), dict(report.reasons)) == ({"vital_sign": 2}, {"unknown_element": 1})
     stage.decide()
     found = {row["reason"]: row for row in stage.rows("SELECT * FROM decision.candidate ORDER BY reason")}
     assert set(found) == {"policy_review", "patient_unknown"}, "an agent that does not say how sure it is is looked at"
     row = found["policy_review"]
-    with workplace("decide", tenant) as w:
-        payload = canonicaljson.decode(w.sealer.open("decision.candidate.payload", row["candidate_id"], row["payload"]))
+    with open_run("decide", tenant) as run:
+        payload = canonicaljson.decode(run.sealer.open("decision.candidate.payload", row["candidate_id"], row["payload"]))
     assert payload["subject"] == {"reference": "Patient/p100"}
     assert payload["identifier"] == [{"system": tenant.identifier_system, "value": row["business_key"]}]
     assert "id" not in payload
@@ -89,7 +89,7 @@ EHR = "https://ehr.mercy.example/fhir"
 
 
 def test_an_agent_may_name_the_ehr_s_own_patient(
-    make_tenant: MakeTenant, workplace: OpenLayer, home: Path, database: Database
+    make_tenant: MakeTenant, open_run: OpenLayer, home: Path, database: Database
 ) -> None:
     (home / "expectations").unlink()
     (home / "expectations").mkdir()
@@ -100,7 +100,7 @@ def test_an_agent_may_name_the_ehr_s_own_patient(
         consent={"none_found": "permit"},
         waiting_ttl="1d",
     )
-    stage = Stage(tenant, workplace)
+    stage = Stage(tenant, open_run)
     stage.mirror({"id": "p100", "mrn": "100"})
     references = {
         "own": f"{EHR}/Patient/p100/_history/2",
@@ -110,9 +110,9 @@ def test_an_agent_may_name_the_ehr_s_own_patient(
     }
     lines = [json.dumps({**WEIGHT, "id": name, "subject": {"reference": text}}) for name, text in references.items()]
     (home / "landing" / "agent" / "findings.ndjson").write_text("\n".join(lines))
-    with workplace("ingest", tenant) as w:
-        land(w)
-        assert dict(normalise(w).reasons) == {"no_patient": 1}
+    with open_run("ingest", tenant) as run:
+        land(run)
+        assert dict(normalise(run).reasons) == {"no_patient": 1}
     stage.decide()
     assert _ends(stage) == {("in_review", "policy_review", "p100"), ("waiting", "patient_of_other_server", None),
                             ("waiting", "patient_unknown", None)}  # fmt: skip

@@ -126,9 +126,9 @@ def test_a_list_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def stage(make_tenant: MakeTenant, workplace: OpenLayer) -> Stage:
+def stage(make_tenant: MakeTenant, open_run: OpenLayer) -> Stage:
     tenant = make_tenant(None, consent={"none_found": "permit"})
-    return Stage(tenant, workplace, now=NOW)
+    return Stage(tenant, open_run, now=NOW)
 
 
 def consent(patient: str, *named: str, **provision: Any) -> dict[str, Any]:
@@ -154,8 +154,8 @@ def drinks() -> dict[str, Any]:
 
 def opened(stage: Stage, record_id: Any, column: str) -> Any:
     row = stage.candidate(record_id)
-    with stage.open("decide", stage.tenant.tenant) as w:
-        return canonicaljson.decode(w.sealer.open(f"decision.candidate.{column}", row["candidate_id"], row[column]))
+    with stage.open("decide", stage.tenant.tenant) as run:
+        return canonicaljson.decode(run.sealer.open(f"decision.candidate.{column}", row["candidate_id"], row[column]))
 
 
 def verdict(stage: Stage, record_id: Any) -> dict[str, Any]:
@@ -240,7 +240,7 @@ def test_a_ban_on_a_code_is_heard_wherever_the_code_stands(stage: Stage, place: 
     assert stage.end_of(beating) == ("denied", "consent_deny")
 
 
-def test_a_policy_hears_of_codes_in_components_and_of_labels(make_tenant: MakeTenant, workplace: OpenLayer, home: Path) -> None:
+def test_a_policy_hears_of_codes_in_components_and_of_labels(make_tenant: MakeTenant, open_run: OpenLayer, home: Path) -> None:
     shipped = (home / "policies").resolve()
     (home / "policies").unlink()
     (home / "policies").mkdir()
@@ -250,7 +250,7 @@ def test_a_policy_hears_of_codes_in_components_and_of_labels(make_tenant: MakeTe
         f'@id("no-hiv") forbid (principal, action, resource) when {{ context.labels.contains("{ACT_CODE}|HIV") }};\n'
         f'@id("no-rate") forbid (principal, action, resource) when {{ context.codes.contains("{LOINC}|9279-1") }};\n'
     )
-    stage = Stage(make_tenant(None, consent={"none_found": "permit"}, policies=["baseline", "own"]), workplace, now=NOW)
+    stage = Stage(make_tenant(None, consent={"none_found": "permit"}, policies=["baseline", "own"]), open_run, now=NOW)
     stage.mirror({"id": "p100", "mrn": "100"})
     quantity = {"value": "1", "unit": "1", "code": "1"}
     exam = {

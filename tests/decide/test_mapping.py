@@ -171,7 +171,7 @@ def test_a_bad_skeleton_is_refused_at_load_with_its_line(load: Load, skeleton: s
         load(skeleton)
     assert expected in caught.value.message
     assert caught.value.where.endswith(f"1.yaml:{line}")
-    assert caught.value.mend
+    assert caught.value.fix
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,7 @@ def test_a_version_that_is_not_there_is_named_with_those_that_are(tmp_path: Path
     with pytest.raises(ConfigError) as caught:
         load_mapping(tmp_path, "vital_sign", 7)
     assert caught.value.code == "unknown_mapping"
-    assert caught.value.mend == "versions of vital_sign: 1"
+    assert caught.value.fix == "versions of vital_sign: 1"
 
 
 def test_a_kind_that_is_none_never_becomes_a_path(tmp_path: Path) -> None:

@@ -48,15 +48,15 @@ def seen(match: Match) -> dict[str, Any]:
     return {"outcome": match.outcome, "patient": match.patient_id, "reason": match.reason, "evidence": match.evidence}
 
 
-def test_the_pipeline_does_with_each_row_what_evaluate_counts(make_tenant: MakeTenant, workplace: OpenLayer) -> None:
+def test_the_pipeline_does_with_each_row_what_evaluate_counts(make_tenant: MakeTenant, open_run: OpenLayer) -> None:
     chart, rows = everybody(random.Random(20261123))
     resources = {patient: resource_of(patient, columns) for patient, columns in chart.items()}
     refs = [ref_of(row) for row in rows]
     tenant = make_tenant(matching={"probabilistic": "auto", "review": REVIEW})
-    with workplace("commit", tenant) as w, w.store.tenant(w.id) as connection:
-        write_page(connection, w, "Patient", list(resources.values()), again=False)
-    with workplace("decide", tenant) as w, w.store.tenant(w.id) as connection:
-        real = match_patients(connection, w, refs)
+    with open_run("commit", tenant) as run, run.store.tenant(run.id) as connection:
+        write_page(connection, run, "Patient", list(resources.values()), again=False)
+    with open_run("decide", tenant) as run, run.store.tenant(run.id) as connection:
+        real = match_patients(connection, run, refs)
 
     memory = MemoryChart(resources)
     found = evaluate.find(memory, [("", ref) for ref in refs])

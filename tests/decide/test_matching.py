@@ -15,13 +15,13 @@ from conftest import MakeTenant, OpenLayer
 from decide.mirror import MRN, NOW, VISIT, Mirror, mrn, outcome, ref, ssn
 
 from fhir_writeback_dagster.canonical import Identifier
-from fhir_writeback_dagster.decide.matching.patients import EncounterAsk, EncounterMatch, match_patients
-from fhir_writeback_dagster.orchestration.run_context import Workplace
+from fhir_writeback_dagster.decide.matching.patients import EncounterMatch, EncounterRequest, match_patients
+from fhir_writeback_dagster.orchestration.run_context import RunContext
 
 
 @pytest.fixture
-def mirror(make_tenant: MakeTenant, workplace: OpenLayer) -> Mirror:
-    return Mirror(workplace, make_tenant())
+def mirror(make_tenant: MakeTenant, open_run: OpenLayer) -> Mirror:
+    return Mirror(open_run, make_tenant())
 
 
 def test_an_identifier_that_one_patient_bears_matches(mirror: Mirror) -> None:
@@ -32,11 +32,11 @@ def test_an_identifier_that_one_patient_bears_matches(mirror: Mirror) -> None:
     assert first.matched_by != second.matched_by
 
 
-def test_the_match_names_the_hmac_that_the_mirror_holds(mirror: Mirror, workplace: OpenLayer) -> None:
+def test_the_match_names_the_hmac_that_the_mirror_holds(mirror: Mirror, open_run: OpenLayer) -> None:
     mirror.patient("p1", mrn("100"))
     (match,) = mirror.match(ref(mrn("999"), mrn("100")))
-    with workplace("decide", mirror.tenant) as w:
-        assert match.matched_by == w.identity.digest("identifier", MRN, "100")
+    with open_run("decide", mirror.tenant) as run:
+        assert match.matched_by == run.identity.digest("identifier", MRN, "100")
 
 
 def test_a_patient_who_is_not_there_yet_waits(mirror: Mirror) -> None:
@@ -160,13 +160,13 @@ class TestMerges:
         assert outcome(match) == ("matched", "new", None)
         assert match.evidence["merges"] == 2
 
-    def test_both_numbers_of_a_merged_patient_are_one_patient(self, mirror: Mirror, workplace: OpenLayer) -> None:
+    def test_both_numbers_of_a_merged_patient_are_one_patient(self, mirror: Mirror, open_run: OpenLayer) -> None:
         mirror.patient("old", mrn("100"), active=False, replaced_by="new")
         mirror.patient("new", mrn("200"))
         (match,) = mirror.match(ref(mrn("100"), mrn("200")))
         assert outcome(match) == ("matched", "new", None)
-        with workplace("decide", mirror.tenant) as w:
-            assert match.matched_by == w.identity.digest("identifier", MRN, "200")
+        with open_run("decide", mirror.tenant) as run:
+            assert match.matched_by == run.identity.digest("identifier", MRN, "200")
 
     @pytest.mark.parametrize("survivor", [{"birth_date": "1981-02-01"}, {"family": "Jones"}, {"gender": "male"}])
     def test_a_survivor_who_differs_goes_to_a_person(self, mirror: Mirror, survivor: dict[str, str]) -> None:
@@ -212,17 +212,17 @@ class TestMerges:
 
 
 def test_identifiers_under_an_older_generation_of_the_key_are_found(
-    make_tenant: MakeTenant, workplace: OpenLayer, home: Path
+    make_tenant: MakeTenant, open_run: OpenLayer, home: Path
 ) -> None:
     tenant = make_tenant()
-    Mirror(workplace, tenant).patient("p1", mrn("100"))
+    Mirror(open_run, tenant).patient("p1", mrn("100"))
     newer = home / "keys" / "newer.identity"
     newer.touch(mode=0o600)
     newer.write_bytes(base64.b64encode(os.urandom(32)))
     file = home / "tenants" / f"{tenant.tenant}.yaml"
     old = f"file://keys/{tenant.tenant}.identity"
     file.write_text(file.read_text().replace(f"- {old}", f"- file://keys/newer.identity\n  - {old}"))
-    mirror = Mirror(workplace, tenant)
+    mirror = Mirror(open_run, tenant)
     mirror.patient("p2", mrn("200"))
     assert [outcome(m) for m in mirror.match(ref(mrn("100")), ref(mrn("200")))] == [
         ("matched", "p1", None),
@@ -230,46 +230,46 @@ def test_identifiers_under_an_older_generation_of_the_key_are_found(
     ]
 
 
-def test_two_tenants_with_the_same_number_do_not_see_each_other(
-    make_tenant: MakeTenant, workplace: OpenLayer, home: Path
-) -> None:
+def test_two_tenants_with_the_same_number_do_not_see_each_other(make_tenant: MakeTenant, open_run: OpenLayer, home: Path) -> None:
     one, other = make_tenant(), make_tenant()
     # The same identity key on purpose: equal HMACs, so that only the predicate and row-level security keep them apart.
     (home / "keys" / f"{other.tenant}.identity").write_bytes((home / "keys" / f"{one.tenant}.identity").read_bytes())
-    mirrors = [Mirror(workplace, one), Mirror(workplace, other)]
+    mirrors = [Mirror(open_run, one), Mirror(open_run, other)]
     mirrors[0].patient("p-one", mrn("100"))
     mirrors[0].encounter("e-one", "1", "p-one")
     assert outcome(mirrors[1].match(ref(mrn("100")))[0]) == ("waiting", None, "patient_unknown")
     assert mirrors[1].encounters((["1"], "p-one"))[0].reason == "encounter_unknown"
     mirrors[1].patient("p-other", mrn("100"))
     assert [m.match(ref(mrn("100")))[0].patient_id for m in mirrors] == ["p-one", "p-other"]
-    with workplace("decide", other) as w, w.store.tenant(w.id) as connection:
+    with open_run("decide", other) as run, run.store.tenant(run.id) as connection:
         seen = connection.execute("SELECT patient_id FROM mirror.patient_identifier").fetchall()  # no predicate at all
         assert set(seen) == {("p-other",)}
 
 
-def test_another_target_of_the_tenant_is_another_chart(mirror: Mirror, workplace: OpenLayer) -> None:
+def test_another_target_of_the_tenant_is_another_chart(mirror: Mirror, open_run: OpenLayer) -> None:
     mirror.patient("p1", mrn("100"))
     ehr = mirror.tenant.ehr.model_copy(update={"target": "second"})
-    with workplace("decide", mirror.tenant) as w, w.store.tenant(w.id) as connection:
-        elsewhere = Workplace(w.settings, w.tenant.model_copy(update={"ehr": ehr}), w.store, w.sealer, w.identity, w.run_id)
+    with open_run("decide", mirror.tenant) as run, run.store.tenant(run.id) as connection:
+        elsewhere = RunContext(
+            run.settings, run.tenant.model_copy(update={"ehr": ehr}), run.store, run.sealer, run.identity, run.run_id
+        )
         assert match_patients(connection, elsewhere, [ref(mrn("100"))])[0].reason == "patient_unknown"
 
 
 def test_a_batch_is_two_queries_and_opens_only_what_it_must(
-    mirror: Mirror, workplace: OpenLayer, monkeypatch: pytest.MonkeyPatch
+    mirror: Mirror, open_run: OpenLayer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for n in range(40):
         mirror.patient(f"p{n}", mrn(str(n)))
-    with workplace("decide", mirror.tenant) as w, w.store.tenant(w.id) as connection:
+    with open_run("decide", mirror.tenant) as run, run.store.tenant(run.id) as connection:
         statements = _count(connection, "execute", monkeypatch)
-        opened = _count(w.sealer, "open_json", monkeypatch)
+        opened = _count(run.sealer, "open_json", monkeypatch)
         matches = match_patients(
-            connection, w, [ref(mrn(str(n % 40)), family="Smith" if n % 40 < 3 else None) for n in range(400)]
+            connection, run, [ref(mrn(str(n % 40)), family="Smith" if n % 40 < 3 else None) for n in range(400)]
         )
         assert [m.outcome for m in matches] == ["matched"] * 400
         assert (len(statements), len(opened)) == (2, 3)
-        assert match_patients(connection, w, []) == []
+        assert match_patients(connection, run, []) == []
         assert len(statements) == 2
 
 
@@ -334,15 +334,15 @@ class TestEncounterByTime:
     AT = (datetime(2026, 3, 1, 9, tzinfo=UTC), datetime(2026, 3, 1, 9, tzinfo=UTC))
 
     @pytest.fixture
-    def mirror(self, make_tenant: MakeTenant, workplace: OpenLayer) -> Mirror:
-        return Mirror(workplace, make_tenant(None, matching={"encounter_by_time": True}))
+    def mirror(self, make_tenant: MakeTenant, open_run: OpenLayer) -> Mirror:
+        return Mirror(open_run, make_tenant(None, matching={"encounter_by_time": True}))
 
     def ask(self, mirror: Mirror, at: tuple[datetime, datetime] | None = AT, patient: str = "p1") -> tuple[str, str | None]:
-        (found,) = mirror.ask_encounters(EncounterAsk((), patient, at))
+        (found,) = mirror.ask_encounters(EncounterRequest((), patient, at))
         return found.outcome, found.encounter_id or found.reason
 
-    def test_it_is_off_unless_the_tenant_wants_it(self, make_tenant: MakeTenant, workplace: OpenLayer) -> None:
-        mirror = Mirror(workplace, make_tenant())
+    def test_it_is_off_unless_the_tenant_wants_it(self, make_tenant: MakeTenant, open_run: OpenLayer) -> None:
+        mirror = Mirror(open_run, make_tenant())
         mirror.encounter("e1", "1", "p1", period=self.DAY)
         assert self.ask(mirror) == ("none", None)
 
@@ -369,11 +369,11 @@ class TestEncounterByTime:
 
     @pytest.mark.parametrize("by_time", [False, True])
     def test_it_stands_in_for_a_number_that_never_came(
-        self, make_tenant: MakeTenant, workplace: OpenLayer, *, by_time: bool
+        self, make_tenant: MakeTenant, open_run: OpenLayer, *, by_time: bool
     ) -> None:
-        mirror = Mirror(workplace, make_tenant(None, matching={"encounter_by_time": by_time}))
+        mirror = Mirror(open_run, make_tenant(None, matching={"encounter_by_time": by_time}))
         mirror.encounter("e1", "1", "p1", "finished", self.DAY)
-        unknown = EncounterAsk((Identifier(system=VISIT, value="9"),), "p1", self.AT)
+        unknown = EncounterRequest((Identifier(system=VISIT, value="9"),), "p1", self.AT)
         waited = replace(unknown, overdue=True)
         late = datetime(2026, 3, 3, tzinfo=UTC)
         elsewhere = [replace(waited, patient_id="p2"), replace(waited, at=None), replace(waited, at=(late, late))]
@@ -385,5 +385,5 @@ class TestEncounterByTime:
 
     def test_a_number_that_the_row_names_decides_alone(self, mirror: Mirror) -> None:
         mirror.encounter("e1", "1", "p1", "finished", self.DAY)
-        (found,) = mirror.ask_encounters(EncounterAsk((Identifier(system=VISIT, value="9"),), "p1", self.AT))
+        (found,) = mirror.ask_encounters(EncounterRequest((Identifier(system=VISIT, value="9"),), "p1", self.AT))
         assert found == EncounterMatch("waiting", reason="encounter_unknown")

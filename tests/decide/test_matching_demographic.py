@@ -32,42 +32,42 @@ class Chart:
             "birthDate": "1980-02-01",
             "gender": "female",
         } | changes
-        with self._open("commit", self.tenant) as w, w.store.tenant(w.id) as connection:
-            write_page(connection, w, "Patient", [resource], again=False)
+        with self._open("commit", self.tenant) as run, run.store.tenant(run.id) as connection:
+            write_page(connection, run, "Patient", [resource], again=False)
 
     def match(self, *numbers: str, **demographics: str) -> Match:
         ref = PatientRef(identifiers=tuple(Identifier(system=MRN, value=n) for n in numbers), **demographics)  # type: ignore[arg-type]
-        with self._open("decide", self.tenant) as w, w.store.tenant(w.id) as connection:
-            return match_patients(connection, w, [ref])[0]
+        with self._open("decide", self.tenant) as run, run.store.tenant(run.id) as connection:
+            return match_patients(connection, run, [ref])[0]
 
     def bearers(self, digest: bytes | None) -> list[str]:
-        with self._open("commit", self.tenant) as w, w.store.tenant(w.id) as connection:
+        with self._open("commit", self.tenant) as run, run.store.tenant(run.id) as connection:
             rows = connection.execute(
                 "SELECT patient_id FROM mirror.patient_identifier WHERE tenant = %s AND identifier = %s ORDER BY 1",
-                (w.id, digest),
+                (run.id, digest),
             )
             return [patient for (patient,) in rows]
 
 
 @pytest.fixture
-def auto(make_tenant: MakeTenant, workplace: OpenLayer) -> Chart:
-    return Chart(make_tenant, workplace, "auto")
+def auto(make_tenant: MakeTenant, open_run: OpenLayer) -> Chart:
+    return Chart(make_tenant, open_run, "auto")
 
 
 def seen(match: Match) -> tuple[str, str | None, str | None, object]:
     return match.outcome, match.patient_id, match.reason, match.evidence.get("because")
 
 
-def test_off_is_the_default_and_demographics_alone_match_nobody(make_tenant: MakeTenant, workplace: OpenLayer) -> None:
+def test_off_is_the_default_and_demographics_alone_match_nobody(make_tenant: MakeTenant, open_run: OpenLayer) -> None:
     assert make_tenant().matching.probabilistic == "off"
-    chart = Chart(make_tenant, workplace, "off")
+    chart = Chart(make_tenant, open_run, "off")
     chart.patient("p1")
     assert seen(chart.match(**ANN)) == ("review", None, "no_identifiers", None)
     assert seen(chart.match("999", **ANN)) == ("waiting", None, "patient_unknown", None)
 
 
-def test_review_tells_a_person_whom_it_found(make_tenant: MakeTenant, workplace: OpenLayer) -> None:
-    chart = Chart(make_tenant, workplace, "review")
+def test_review_tells_a_person_whom_it_found(make_tenant: MakeTenant, open_run: OpenLayer) -> None:
+    chart = Chart(make_tenant, open_run, "review")
     chart.patient("p1")
     match = chart.match(**ANN)
     assert seen(match) == ("review", "p1", "demographic_match", "automatic_match_off")
@@ -155,7 +155,7 @@ def test_a_nickname_meets_and_goes_to_a_person(auto: Chart) -> None:
     assert seen(match) == ("review", "p1", "demographic_match", "not_verifiable")
 
 
-def test_two_tenants_do_not_see_each_other(make_tenant: MakeTenant, workplace: OpenLayer) -> None:
-    one, other = Chart(make_tenant, workplace, "auto"), Chart(make_tenant, workplace, "auto")
+def test_two_tenants_do_not_see_each_other(make_tenant: MakeTenant, open_run: OpenLayer) -> None:
+    one, other = Chart(make_tenant, open_run, "auto"), Chart(make_tenant, open_run, "auto")
     one.patient("p1")
     assert seen(other.match(**ANN))[:3] == ("waiting", None, "patient_unknown")

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fhir_writeback_dagster.decide.matching.comparison import CLOSE, DIFFERS, PARTIAL, SAME, SWAPPED, Person, person_of
+from fhir_writeback_dagster.decide.matching.comparison import CLOSE, DIFFERS, PARTIAL, SAME, SWAPPED, ComparedPerson, person_of
 from fhir_writeback_dagster.decide.matching.model import Match
 from fhir_writeback_dagster.decide.matching.scoring import WEIGHTS, Model, Thresholds, decide, doubt_of
 from fhir_writeback_dagster.decide.matching.tuning import evaluate
@@ -69,7 +69,7 @@ def shown(match: Match) -> list[str]:
     return [candidate["patient_id"] for candidate in match.evidence.get("candidates", ())]
 
 
-def person(columns: dict[str, str]) -> Person:
+def person(columns: dict[str, str]) -> ComparedPerson:
     return person_of(of_row(ref_of(columns)))
 
 

@@ -7,7 +7,7 @@ from conftest import MakeTenant, OpenLayer
 from decide.mirror import VISIT, Mirror, mrn, outcome, ref
 
 from fhir_writeback_dagster.canonical import Identifier
-from fhir_writeback_dagster.decide.matching.patients import EncounterAsk, EncounterMatch
+from fhir_writeback_dagster.decide.matching.patients import EncounterMatch, EncounterRequest
 from fhir_writeback_dagster.rules.fhir.resource_url import URI
 
 EHR = "https://ehr.mercy.example/fhir"
@@ -18,8 +18,8 @@ def url(value: str) -> Identifier:
 
 
 @pytest.fixture
-def mirror(make_tenant: MakeTenant, workplace: OpenLayer) -> Mirror:
-    return Mirror(workplace, make_tenant(None, ehr={"base_url": EHR}))
+def mirror(make_tenant: MakeTenant, open_run: OpenLayer) -> Mirror:
+    return Mirror(open_run, make_tenant(None, ehr={"base_url": EHR}))
 
 
 @pytest.mark.parametrize(
@@ -89,9 +89,9 @@ def test_the_url_of_who_was_merged_leads_to_the_survivor(mirror: Mirror) -> None
     assert outcome(mirror.match(ref(url(f"{EHR}/Patient/old")))[0]) == ("matched", "new", None)
 
 
-def test_demographics_do_not_overrule_a_url_of_this_ehr(make_tenant: MakeTenant, workplace: OpenLayer) -> None:
+def test_demographics_do_not_overrule_a_url_of_this_ehr(make_tenant: MakeTenant, open_run: OpenLayer) -> None:
     tenant = make_tenant(None, ehr={"base_url": EHR}, matching={"probabilistic": "auto"})
-    mirror = Mirror(workplace, tenant)
+    mirror = Mirror(open_run, tenant)
     mirror.patient("p1", mrn("100"))
     ann = {"family": "Smith", "given": "Ann", "birth_date": "1980-02-01", "sex": "female"}
     (match,) = mirror.match(ref(url(f"{EHR}/Patient/p9"), **ann))
@@ -107,7 +107,7 @@ def test_evidence_holds_no_url(mirror: Mirror) -> None:
 
 class TestEncounters:
     def ask(self, mirror: Mirror, *identifiers: Identifier, patient: str = "p1") -> EncounterMatch:
-        return mirror.ask_encounters(EncounterAsk(identifiers, patient))[0]
+        return mirror.ask_encounters(EncounterRequest(identifiers, patient))[0]
 
     def test_by_the_ehr_s_own_url(self, mirror: Mirror) -> None:
         mirror.encounter("e1", "1", "p1")

@@ -13,15 +13,15 @@ from conftest import MakeTenant, OpenLayer
 from decide.stage import Stage
 from support import Database
 
-from fhir_writeback_dagster.config.tenants import Modes, load_tenant
+from fhir_writeback_dagster.config.tenants import ModeSettings, load_tenant
 from fhir_writeback_dagster.decide.commands.mode import replay_command, set_command, show_command
 from fhir_writeback_dagster.decide.ruling.mode_changes import replay, with_modes
 from fhir_writeback_dagster.errors import ConfigError
 
 
 @pytest.fixture
-def stage(make_tenant: MakeTenant, workplace: OpenLayer) -> Stage:
-    stage = Stage(make_tenant(None, modes={"default": "shadow"}, consent={"none_found": "permit"}), workplace)
+def stage(make_tenant: MakeTenant, open_run: OpenLayer) -> Stage:
+    stage = Stage(make_tenant(None, modes={"default": "shadow"}, consent={"none_found": "permit"}), open_run)
     stage.mirror({"id": "p100", "mrn": "100"})
     return stage
 
@@ -76,11 +76,11 @@ def test_what_was_held_back_goes_only_when_it_is_replayed(stage: Stage) -> None:
     assert (candidate["state"], candidate["revision"]) == ("approved", 1)
 
 
-def test_nothing_is_replayed_into_a_mode_that_writes_nothing(stage: Stage, workplace: OpenLayer) -> None:
+def test_nothing_is_replayed_into_a_mode_that_writes_nothing(stage: Stage, open_run: OpenLayer) -> None:
     stage.tell()
     stage.decide()
-    with workplace("decide", stage.tenant) as w, pytest.raises(ConfigError, match="mode_writes_nothing"):
-        replay(w, None, "ada", "too early")
+    with open_run("decide", stage.tenant) as run, pytest.raises(ConfigError, match="mode_writes_nothing"):
+        replay(run, None, "ada", "too early")
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_nothing_is_replayed_into_a_mode_that_writes_nothing(stage: Stage, workp
     ids=["block", "flow", "absent", "first"],
 )
 def test_nothing_else_of_the_file_changes(text: str) -> None:
-    changed = with_modes(text, Modes(default="off", by_type={"Observation": "sampled"}, sample=0.25))
+    changed = with_modes(text, ModeSettings(default="off", by_type={"Observation": "sampled"}, sample=0.25))
     assert yaml.safe_load(changed) == {
         "tenant": "a",
         "modes": {"default": False, "by_type": {"Observation": "sampled"}, "sample": 0.25},  # `off` is a word to our loader

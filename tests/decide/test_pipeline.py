@@ -27,14 +27,14 @@ DENY = {**PERMIT, "meta": {"versionId": "2"}, "provision": {"type": "deny"}}
 
 
 @pytest.fixture
-def stage(make_tenant: Any, workplace: Any) -> Stage:
+def stage(make_tenant: Any, open_run: Any) -> Stage:
     tenant = make_tenant(
         None,
         sources={name: {"version": 1, "landing": f"landing/{name}"} for name in ("bedside", "portal")},
         consent={"none_found": "permit"},
         modes={"default": "auto"},
     )
-    made = Stage(tenant, workplace)
+    made = Stage(tenant, open_run)
     made.mirror({"id": "p1", "mrn": "100"}, {"id": "p2", "mrn": "200"})
     return made
 
@@ -374,8 +374,8 @@ def test_a_deceased_patient_is_for_a_person(stage: Stage) -> None:
     assert stage.end_of(record) == ("in_review", "patient_deceased")
 
 
-def test_the_same_number_in_two_hospitals_is_two_patients(stage: Stage, make_tenant: Any, workplace: Any) -> None:
-    other = Stage(make_tenant(None, sources={"bedside": {"version": 1, "landing": "landing/b"}}), workplace)
+def test_the_same_number_in_two_hospitals_is_two_patients(stage: Stage, make_tenant: Any, open_run: Any) -> None:
+    other = Stage(make_tenant(None, sources={"bedside": {"version": 1, "landing": "landing/b"}}), open_run)
     other.mirror()
     record = other.tell(mrn="100")
     other.decide()
@@ -429,8 +429,11 @@ def test_an_alias_of_an_alias_is_the_same_person(stage: Stage) -> None:
     stage.mirror({"id": "p1", "mrn": "100", "replaced_by": "p2"})
     stage.tell(mrn="100", row="row-4", effective="2026-03-01T11:00:00Z")
     stage.decide()
-    with stage.open("commit", stage.tenant.tenant) as w, w.store.tenant(w.id) as c:  # the EHR forgot the first of them meanwhile
-        c.execute("DELETE FROM mirror.patient WHERE tenant = %s AND patient_id = 'p1'", (w.id,))
+    with (
+        stage.open("commit", stage.tenant.tenant) as run,
+        run.store.tenant(run.id) as c,
+    ):  # the EHR forgot the first of them meanwhile
+        c.execute("DELETE FROM mirror.patient WHERE tenant = %s AND patient_id = 'p1'", (run.id,))
     stage.mirror({"id": "p2", "mrn": "200", "replaced_by": "p3"})
     again = stage.tell(mrn="200", row="row-1")
     stage.decide()
@@ -474,9 +477,9 @@ def test_a_corrected_patient_brings_the_old_resource_to_a_person_whatever_become
 def test_a_row_whose_patient_left_the_mirror_waits_as_ever(stage: Stage) -> None:
     stage.tell()
     stage.decide()
-    with stage.open("commit", stage.tenant.tenant) as w, w.store.tenant(w.id) as c:
-        c.execute("DELETE FROM mirror.patient WHERE tenant = %s AND patient_id = 'p1'", (w.id,))
-        c.execute("DELETE FROM mirror.patient_identifier WHERE tenant = %s AND patient_id = 'p1'", (w.id,))
+    with stage.open("commit", stage.tenant.tenant) as run, run.store.tenant(run.id) as c:
+        c.execute("DELETE FROM mirror.patient WHERE tenant = %s AND patient_id = 'p1'", (run.id,))
+        c.execute("DELETE FROM mirror.patient_identifier WHERE tenant = %s AND patient_id = 'p1'", (run.id,))
     corrected = stage.tell(value=75)
     stage.decide()
     assert stage.end_of(corrected) == ("waiting", "patient_unknown")

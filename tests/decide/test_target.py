@@ -21,11 +21,11 @@ def celsius(value: int) -> dict[str, Any]:
 
 
 @pytest.fixture
-def stage_on(make_tenant: Any, workplace: Any) -> Make:
+def stage_on(make_tenant: Any, open_run: Any) -> Make:
     """``stage_on("epic")``: a tenant on that vendor, with patient 100, where everything is permitted."""
 
     def make(vendor: str, statement: dict[str, Any] | None = None, **ehr: Any) -> Stage:
-        stage = Stage(make_tenant(ehr={"vendor": vendor, **ehr}, consent={"none_found": "permit"}), workplace)
+        stage = Stage(make_tenant(ehr={"vendor": vendor, **ehr}, consent={"none_found": "permit"}), open_run)
         stage.mirror({"id": "p1", "mrn": "100"}, statement=statement)
         return stage
 

@@ -22,9 +22,9 @@ forbid (principal, action, resource == Writeback::Kind::"vital_sign");
 
 
 @pytest.fixture
-def stage(make_tenant: MakeTenant, workplace: OpenLayer, home: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
+def stage(make_tenant: MakeTenant, open_run: OpenLayer, home: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
     monkeypatch.setenv("FHIR_WRITEBACK_HOME", str(home))
-    stage = Stage(make_tenant(None, consent={"none_found": "permit"}), workplace)
+    stage = Stage(make_tenant(None, consent={"none_found": "permit"}), open_run)
     stage.mirror({"id": "p100", "mrn": "100"})
     for n in range(3):
         stage.tell(row=f"row-{n}", value=70 + n, effective=f"2026-03-01T08:0{n}:00Z")

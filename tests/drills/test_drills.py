@@ -18,27 +18,27 @@ from fhir_writeback_dagster.sandbox.drills import environment as stages
 from fhir_writeback_dagster.sandbox.drills import verdict, worker_pool
 from fhir_writeback_dagster.sandbox.drills.catalogue import BY_NAME, Drill
 from fhir_writeback_dagster.sandbox.drills.command import drill_command
-from fhir_writeback_dagster.sandbox.drills.environment import Stage, open_stage
-from fhir_writeback_dagster.sandbox.drills.run import Result, play
+from fhir_writeback_dagster.sandbox.drills.environment import DrillEnvironment, open_stage
+from fhir_writeback_dagster.sandbox.drills.run import DrillResult, play
 from fhir_writeback_dagster.sandbox.drills.setup_tenant import admit
-from fhir_writeback_dagster.sandbox.drills.verdict import Finding, find
+from fhir_writeback_dagster.sandbox.drills.verdict import DrillVerdict, find
 from fhir_writeback_dagster.sandbox.fault_proxy.faults import Repeat
 from fhir_writeback_dagster.sandbox.fault_proxy.personality import Personality
-from fhir_writeback_dagster.sandbox.fault_proxy.script import Rule
+from fhir_writeback_dagster.sandbox.fault_proxy.script import FaultRule
 from fhir_writeback_dagster.sandbox.story.expected import Value
 
 WRITES = 24
-NOTHING_WRONG = Finding(duplicates=0, lost=0, wrongly_sent=0, unaccounted=0, with_people=0, reconciled=0)
+NOTHING_WRONG = DrillVerdict(duplicates=0, lost=0, wrongly_sent=0, unaccounted=0, with_people=0, reconciled=0)
 
 
 @pytest.fixture(scope="module")
-def stage() -> Iterator[Stage]:
+def stage() -> Iterator[DrillEnvironment]:
     with open_stage("sekmet", lambda _: None, durable=False) as opened:
         yield opened
 
 
 @pytest.mark.parametrize("name", list(BY_NAME))
-def test_its_promises_hold(stage: Stage, name: str) -> None:
+def test_its_promises_hold(stage: DrillEnvironment, name: str) -> None:
     result = play(BY_NAME[name], stage, WRITES)
     assert result.held, result.table()
     assert sum(result.faults.values()) > 0, "nothing went wrong: the drill proves nothing"
@@ -60,7 +60,7 @@ def test_its_promises_hold(stage: Stage, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["two-workers", "kill-worker"])
-def test_an_engine_that_sends_again_unseen_is_caught(stage: Stage, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_that_sends_again_unseen_is_caught(stage: DrillEnvironment, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker_pool, "WORKER", [sys.executable, str(Path(__file__).with_name("resending_worker.py"))])
     result = play(BY_NAME[name], stage, WRITES)
     assert result.finding.duplicates > 0, result.table()
@@ -73,16 +73,18 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> Drill:
     drill = replace(
         BY_NAME["duplicate-delivery"],
         name="broken",
-        rules=[Rule("arrived_twice", Repeat(), on=("create",), count=3)],
+        rules=[FaultRule("arrived_twice", Repeat(), on=("create",), count=3)],
         personality=Personality(ignores_if_none_exist=True),
     )
     monkeypatch.setitem(BY_NAME, "duplicate-delivery", drill)
     return drill
 
 
-def test_a_broken_promise_is_seen_and_is_exit_code_1(stage: Stage, broken: Drill, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_promise_is_seen_and_is_exit_code_1(
+    stage: DrillEnvironment, broken: Drill, monkeypatch: pytest.MonkeyPatch
+) -> None:
     @contextmanager
-    def this_stage(*_: object) -> Iterator[Stage]:
+    def this_stage(*_: object) -> Iterator[DrillEnvironment]:
         yield stage
 
     monkeypatch.setattr(stages, "open_stage", this_stage)
@@ -92,11 +94,13 @@ def test_a_broken_promise_is_seen_and_is_exit_code_1(stage: Stage, broken: Drill
     assert (told["drill"], told["held"], told["duplicates"], told["faults"]) == ("broken", False, 3, {"arrived_twice": 3})
 
 
-def _in_ehr(stage: Stage, patient: str) -> list[dict[str, Any]]:
+def _in_ehr(stage: DrillEnvironment, patient: str) -> list[dict[str, Any]]:
     return stage.server.chart.search("Observation", patient=f"Patient/{patient}")
 
 
-def test_what_is_wrong_in_the_ehr_is_counted_whatever_the_ledger_says(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_wrong_in_the_ehr_is_counted_whatever_the_ledger_says(
+    stage: DrillEnvironment, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ward = admit(stage, "finding", 6, 1)
     rows = ward.rows()
     ward.deliver(rows)
@@ -124,7 +128,7 @@ def test_what_is_wrong_in_the_ehr_is_counted_whatever_the_ledger_says(stage: Sta
     added(lambda: ward.wanted.update({facts[4]: Value(((code, number + 5, unit),))}), wrongly_sent=1)
     ledger = verdict._ledger
     asked = {"with_people": frozenset({facts[2]})}
-    with_person = partial(monkeypatch.setattr, verdict, "_ledger", lambda w: replace(ledger(w), **asked))
+    with_person = partial(monkeypatch.setattr, verdict, "_ledger", lambda context: replace(ledger(context), **asked))
     added(with_person, lost=-1, with_people=1, wrongly_sent=1)
     ward.rows_told += 1
     assert find(ward).unaccounted == 3
@@ -143,6 +147,6 @@ def test_the_list_describes_every_drill() -> None:
 
 def test_one_who_may_not_ask_a_person_breaks_its_promise_when_it_does() -> None:
     found = replace(NOTHING_WRONG, with_people=2)
-    result = Result(BY_NAME["downtime"], 10, found, {}, recovery_s=0.0, seconds=1.0, may_ask=1)
+    result = DrillResult(BY_NAME["downtime"], 10, found, {}, recovery_s=0.0, seconds=1.0, may_ask=1)
     assert not result.held
     assert replace(result, may_ask=2).held

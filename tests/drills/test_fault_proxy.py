@@ -13,10 +13,10 @@ from commit.world import heart_rate, patient
 from support import eventually
 
 from fhir_writeback_dagster.sandbox.fault_proxy import faults as f
-from fhir_writeback_dagster.sandbox.fault_proxy.exchange import Request
-from fhir_writeback_dagster.sandbox.fault_proxy.script import Rule, Script
+from fhir_writeback_dagster.sandbox.fault_proxy.exchange import ProxyRequest
+from fhir_writeback_dagster.sandbox.fault_proxy.script import FaultRule, Script
 from fhir_writeback_dagster.sandbox.fault_proxy.server import FaultProxy
-from fhir_writeback_dagster.sandbox.servers.ehr_client import Chart
+from fhir_writeback_dagster.sandbox.servers.ehr_client import EhrClient
 from fhir_writeback_dagster.sandbox.servers.sekmet import CLIENT_ID, Sekmet
 
 AT = "2025-03-01T10:00:00Z"
@@ -71,7 +71,7 @@ def test_without_a_script_the_server_answers_under_the_proxys_address(proxy: Fau
 
 def test_page_links_lead_through_the_proxy_to_the_end(proxy: FaultProxy, open_sekmet: Sekmet) -> None:
     open_sekmet.load([patient(f"p{n}", f"p{n}") for n in range(7)])
-    with Chart(proxy.base_url) as chart:
+    with EhrClient(proxy.base_url) as chart:
         assert len(chart.search("Patient", _count="2")) == 8
     assert proxy.requests["search"] == 4
 
@@ -86,7 +86,7 @@ def test_page_links_lead_through_the_proxy_to_the_end(proxy: FaultProxy, open_se
     ],
 )
 def test_no_whole_answer_comes(proxy: FaultProxy, send: Send, open_sekmet: Sekmet, fault: f.Fault, stored: int) -> None:
-    proxy.script([Rule("gone", fault, on=("create",))])
+    proxy.script([FaultRule("gone", fault, on=("create",))])
     with pytest.raises(httpx.TransportError):
         send("POST", "Observation", _observation())
     eventually(lambda: len(open_sekmet.search("Observation")) == stored, "what the server did")
@@ -111,7 +111,7 @@ def test_no_whole_answer_comes(proxy: FaultProxy, send: Send, open_sekmet: Sekme
 def test_an_error_is_said_on_the_way_or_after_the_commit(
     proxy: FaultProxy, send: Send, open_sekmet: Sekmet, fault: f.Say, status: int, headers: dict[str, str], stored: int
 ) -> None:
-    proxy.script([Rule("said", fault, on=("create",))])
+    proxy.script([FaultRule("said", fault, on=("create",))])
     answer = send("POST", "Observation", _observation())
     assert answer.status_code == status
     assert {name: answer.headers.get(name) for name in ("WWW-Authenticate", "Retry-After")} == {
@@ -125,7 +125,7 @@ def test_an_error_is_said_on_the_way_or_after_the_commit(
 
 def test_answers_that_are_no_use(proxy: FaultProxy, send: Send, open_sekmet: Sekmet) -> None:
     def told(fault: f.Fault) -> httpx.Response:
-        proxy.script([Rule("odd", fault, on=("create",))])
+        proxy.script([FaultRule("odd", fault, on=("create",))])
         return send("POST", "Observation", _observation())
 
     malformed = told(f.Malformed())
@@ -141,7 +141,7 @@ def test_answers_that_are_no_use(proxy: FaultProxy, send: Send, open_sekmet: Sek
 
 
 def test_a_request_may_arrive_twice(proxy: FaultProxy, send: Send, open_sekmet: Sekmet) -> None:
-    proxy.script([Rule("repeated", f.Repeat(), on=("create",))])
+    proxy.script([FaultRule("repeated", f.Repeat(), on=("create",))])
     condition = f"identifier={KEY['system']}%7C{KEY['value']}"
     assert send("POST", "Observation", _observation(), If_None_Exist=condition).status_code == 200
     assert len(open_sekmet.search("Observation")) == 1
@@ -151,14 +151,14 @@ def test_a_request_may_arrive_twice(proxy: FaultProxy, send: Send, open_sekmet: 
 
 def test_a_held_request_and_a_slow_answer_take_their_time(proxy: FaultProxy, send: Send) -> None:
     for fault in (f.Delay(0.3), f.Drip(0.3)):
-        proxy.script([Rule("slow", fault, on=("create",))])
+        proxy.script([FaultRule("slow", fault, on=("create",))])
         began = time.monotonic()
         assert send("POST", "Observation", _observation()).json()["resourceType"] == "Observation"
         assert time.monotonic() - began >= 0.3
 
 
 def test_a_stale_search_shows_what_is_old(proxy: FaultProxy, send: Send) -> None:
-    proxy.script([Rule("stale", f.StaleSearch(3600), on=("search",), count=1)])
+    proxy.script([FaultRule("stale", f.StaleSearch(3600), on=("search",), count=1)])
     send("POST", "Observation", _observation())
     stale, fresh = (send("GET", "Observation").json() for _ in range(2))
     assert (stale["entry"], stale["total"]) == ([], 0)
@@ -166,16 +166,16 @@ def test_a_stale_search_shows_what_is_old(proxy: FaultProxy, send: Send) -> None
 
 
 def test_a_batch_may_be_done_in_part(proxy: FaultProxy, send: Send, open_sekmet: Sekmet) -> None:
-    proxy.script([Rule("part", f.PartialBatch())])
+    proxy.script([FaultRule("part", f.PartialBatch())])
     answer = send("POST", "", _batch(*(_observation() for _ in range(4)))).json()
     assert [entry["response"]["status"][:3] for entry in answer["entry"]] == ["201", "201", "429", "429"]
     assert answer["entry"][3]["response"]["outcome"]["issue"][0]["code"] == "throttled"
     assert len(open_sekmet.search("Observation")) == 2
-    proxy.script([Rule("lost", f.PartialBatch(lost=True))])
+    proxy.script([FaultRule("lost", f.PartialBatch(lost=True))])
     with pytest.raises(httpx.TransportError):
         send("POST", "", _batch(_observation(), _observation()))
     assert len(open_sekmet.search("Observation")) == 3
-    proxy.script([Rule("fewer", f.FewerEntries())])
+    proxy.script([FaultRule("fewer", f.FewerEntries())])
     assert len(send("POST", "", _batch(_observation(), _observation(), kind="transaction")).json()["entry"]) == 1
     assert len(open_sekmet.search("Observation")) == 5
 
@@ -190,8 +190,8 @@ def test_a_proxy_that_is_away_refuses_and_comes_back(proxy: FaultProxy, send: Se
 
 
 def test_smart_on_tokens_pass_and_are_faulted(tmp_path_factory: pytest.TempPathFactory, client_key: str, sekmet: Sekmet) -> None:
-    def client(base: str) -> Chart:
-        return Chart(base, client_id=CLIENT_ID, private_jwk=client_key)
+    def client(base: str) -> EhrClient:
+        return EhrClient(base, client_id=CLIENT_ID, private_jwk=client_key)
 
     with FaultProxy(sekmet.base_url) as proxy, client(proxy.base_url) as chart:
         chart.create(patient("x", "x"))
@@ -201,22 +201,22 @@ def test_smart_on_tokens_pass_and_are_faulted(tmp_path_factory: pytest.TempPathF
         public = Sekmet(place, client_jwks=sekmet.client_jwks, public_url=proxy.base_url.removesuffix("/fhir"))
         with public, client(proxy.base_url) as chart:
             proxy.lead_to(public.base_url)
-            proxy.script([Rule("expired", f.expired_token(), on=("create",), count=1)])
+            proxy.script([FaultRule("expired", f.expired_token(), on=("create",), count=1)])
             chart.create(patient("x", "x"))
             assert proxy.requests["token"] == 2
             assert proxy.faults == {"expired": 1}
 
 
 def test_rules_count_and_choose_the_same_under_the_same_seed() -> None:
-    create, read = Request("POST", "Observation"), Request("GET", "Observation/1")
+    create, read = ProxyRequest("POST", "Observation"), ProxyRequest("GET", "Observation/1")
 
     def fates(seed: int) -> list[bool]:
-        script = Script([Rule("some", f.DropAnswer(), on=("create",), probability=0.3)], seed)
+        script = Script([FaultRule("some", f.DropAnswer(), on=("create",), probability=0.3)], seed)
         return [script.fate(create) is not None for _ in range(200) if script.fate(read) is None]
 
     assert fates(1) == fates(1) != fates(2)
     assert 30 < sum(fates(1)) < 90
-    script = Script([Rule("third", f.DropAnswer(), path="Obs", after=2, count=1), Rule("any", f.DropRequest())])
+    script = Script([FaultRule("third", f.DropAnswer(), path="Obs", after=2, count=1), FaultRule("any", f.DropRequest())])
     assert [script.fate(create) for _ in range(4)] == [f.DropRequest(), f.DropRequest(), f.DropAnswer(), f.DropRequest()]
     assert script.counts == {"any": 3, "third": 1}
 
@@ -240,13 +240,13 @@ def test_rules_count_and_choose_the_same_under_the_same_seed() -> None:
     ],
 )
 def test_a_request_knows_its_interaction(method: str, path: str, interaction: str) -> None:
-    assert Request(method, path).interaction == interaction
+    assert ProxyRequest(method, path).interaction == interaction
 
 
 def test_a_bundle_that_only_asks_is_a_search() -> None:
-    def bundle(*methods: str) -> Request:
+    def bundle(*methods: str) -> ProxyRequest:
         entries = [{"request": {"method": method, "url": "Observation?_count=1"}} for method in methods]
-        return Request("POST", "", body=json.dumps({"resourceType": "Bundle", "type": "batch", "entry": entries}).encode())
+        return ProxyRequest("POST", "", body=json.dumps({"resourceType": "Bundle", "type": "batch", "entry": entries}).encode())
 
     assert [bundle(*m).interaction for m in (("GET", "GET"), ("GET", "POST"), ("PUT",), ())] == [
         "search",

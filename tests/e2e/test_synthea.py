@@ -39,7 +39,7 @@ def synthea(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def written(
-    synthea: Path, sekmet: Sekmet, client_key: str, home: Path, make_tenant: MakeTenant, workplace: OpenLayer, database: Any
+    synthea: Path, sekmet: Sekmet, client_key: str, home: Path, make_tenant: MakeTenant, open_run: OpenLayer, database: Any
 ) -> tuple[Sekmet, str, TenantReport]:
     """The chain has run: the server, the tenant's identifier system, and where every row ended."""
     from fhir_writeback_dagster.commit.mirror.refresh import refresh
@@ -70,15 +70,15 @@ def written(
     for table in synthea.glob("*.csv"):
         shutil.copyfile(table, home / source.landing / f".{table.name}")
         (home / source.landing / f".{table.name}").rename(home / source.landing / table.name)
-    with workplace("ingest", tenant) as w:
-        land(w)
-        normalise(w)
-    with workplace("commit", tenant) as w:
-        refresh(w)
-    with workplace("decide", tenant) as w:
-        decide(w, deadline_s=300)
-    with workplace("commit", tenant) as w:
-        commit(w, deadline_s=300)
+    with open_run("ingest", tenant) as run:
+        land(run)
+        normalise(run)
+    with open_run("commit", tenant) as run:
+        refresh(run)
+    with open_run("decide", tenant) as run:
+        decide(run, deadline_s=300)
+    with open_run("commit", tenant) as run:
+        commit(run, deadline_s=300)
     return sekmet, tenant.identifier_system, read_report(database.dsn("status"))["synthea"]
 
 

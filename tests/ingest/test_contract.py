@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from fhir_writeback_dagster.errors import ConfigError
 from fhir_writeback_dagster.ingest.contracts import contract as module
 from fhir_writeback_dagster.ingest.contracts.fields import fields_model
-from fhir_writeback_dagster.ingest.contracts.row_rules import NotWritten, Rule
+from fhir_writeback_dagster.ingest.contracts.row_rules import NotWritten, RowRule
 from fhir_writeback_dagster.ingest.contracts.sources import load_source
 
 
@@ -46,7 +46,7 @@ def complaint(mappings: Path, old: str, new: str) -> str:
 def test_the_documented_example_is_a_contract(mappings: Path) -> None:
     loaded = load(mappings, example())
     rules = loaded.tables["vitals"].rows
-    assert [type(rule) for rule in rules] == [Rule, NotWritten, Rule]
+    assert [type(rule) for rule in rules] == [RowRule, NotWritten, RowRule]
     assert loaded.table_of("vitals_2024.csv") == "vitals"
     assert loaded.table_of("labs.csv") is None
 
@@ -100,7 +100,7 @@ def test_only_observations_group() -> None:
     fields = {"code": {"column": "c", "system": "x"}, "occurrence": {"column": "d"}}
     group = {"by": ["m"], "code": {"system": "x", "code": "y"}}
     with pytest.raises(ValidationError, match="only vital_sign, lab_result and observation"):
-        Rule.model_validate({"kind": "immunization", "fields": fields, "group": group})
+        RowRule.model_validate({"kind": "immunization", "fields": fields, "group": group})
 
 
 @pytest.mark.parametrize("source", ["nobody", "../sources/mercy_vitals", "/etc", "", "Mercy"])

@@ -17,6 +17,7 @@ from fhir_writeback_dagster.errors import ExtractRefused
 from fhir_writeback_dagster.ingest.contracts.sources import load_source
 from fhir_writeback_dagster.ingest.normalise.columns import Maker
 from fhir_writeback_dagster.ingest.normalise.records import Normalised, normalise
+from fhir_writeback_dagster.ingest.readers import read as readers
 
 PATIENT = {
     "resourceType": "Patient",
@@ -63,7 +64,7 @@ def read_by(shipped: Path, version: int) -> Told:
     table = source.contract.tables["resources"]
 
     def read(text: str, relative_to: str | None = None) -> Normalised:
-        frame = read.read(text.encode(), table, whole=False, relative_to=relative_to)
+        frame = readers.read(text.encode(), table, whole=False, relative_to=relative_to)
         maker = Maker("fhir_agent", {}, "America/New_York", source.concept_maps)
         return normalise(frame, "resources", table, source.contract.actor, maker)
 

@@ -1,4 +1,4 @@
-"""A file is read whole, as text, or refused whole: what, where, the mend — and never a value of it."""
+"""A file is read whole, as text, or refused whole: what, where, the fix — and never a value of it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def refused(data: bytes, *, whole: bool = False, **changes: Any) -> ExtractRefus
     assert SECRET not in str(caught.value)
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__ or caught.value.__context__ is None
-    assert caught.value.mend
+    assert caught.value.fix
     return caught.value
 
 

@@ -48,14 +48,14 @@ APART = VITALS.replace("    identity: [id]\n", "    identity: [mrn, item, at]\n 
 
 
 def test_the_second_of_two_stays_the_second_when_it_comes_alone(
-    make_hospital: Callable[..., Hospital], workplace: OpenLayer
+    make_hospital: Callable[..., Hospital], open_run: OpenLayer
 ) -> None:
     hospital = make_hospital(APART)
     for name, rows in (("1", row(1, value="70") + row(2, value="80")), ("2", row(2, value="80")), ("3", row(1, value="75"))):
         hospital.deliver(f"vitals{name}.csv", HEADER + rows)
-        with workplace("ingest", hospital.tenant) as w:
-            land(w)
-            normalise(w)
+        with open_run("ingest", hospital.tenant) as run:
+            land(run)
+            normalise(run)
     records = hospital.ask(
         "SELECT source_record FROM canonical.record WHERE tenant = $tenant ORDER BY created_at, extract_id, position"
     )

@@ -12,7 +12,7 @@ from fhir_writeback_dagster.canonical import to_json
 from fhir_writeback_dagster.ingest.contracts.sources import Source, load_source
 from fhir_writeback_dagster.ingest.normalise.columns import Maker
 from fhir_writeback_dagster.ingest.normalise.records import Normalised, normalise
-from fhir_writeback_dagster.ingest.readers import read
+from fhir_writeback_dagster.ingest.readers import read as readers
 
 PATIENT, ENCOUNTER = "6b1f0a52-0000-4000-8000-000000000001", "6b1f0a52-0000-4000-8000-000000000002"
 HEADERS = {
@@ -40,7 +40,7 @@ def made(synthea: Source, name: str, rows: Sequence[dict[str, str]]) -> Normalis
     header = HEADERS[name]
     lines = [",".join((WHO | row).get(column, "") for column in header.split(",")) for row in rows]
     table = synthea.contract.tables[name]
-    frame = read.read("\n".join([header, *lines, ""]).encode(), table, whole=False)
+    frame = readers.read("\n".join([header, *lines, ""]).encode(), table, whole=False)
     return normalise(frame, name, table, synthea.contract.actor, Maker("synthea_csv", {}, "UTC", synthea.concept_maps))
 
 

@@ -1,4 +1,4 @@
-"""The command line: results on stdout, one line for an error with place and mend, and never a traceback."""
+"""The command line: results on stdout, one line for an error with place and fix, and never a traceback."""
 
 from __future__ import annotations
 

@@ -21,12 +21,12 @@ def test_a_layer_login_does_not_reach_dagsters_database(database: Database) -> N
         psycopg.connect(dsn)
 
 
-def test_a_tenant_can_be_worked_with_and_is_empty_when_made_again(make_tenant, workplace) -> None:  # type: ignore[no-untyped-def]
+def test_a_tenant_can_be_worked_with_and_is_empty_when_made_again(make_tenant, open_run) -> None:  # type: ignore[no-untyped-def]
     for _ in range(2):
         tenant = make_tenant("mercy", modes={"by_type": {"Condition": "shadow"}})
         assert tenant.modes.of("Condition") == "shadow"
         assert tenant.modes.of("Observation") == "auto"
-        with workplace("ingest", tenant) as w, w.store.tenant(w.id) as connection:
-            assert connection.execute("SELECT count(*) FROM ops.data_key WHERE tenant = %s", (w.id,)).fetchone() == (1,)
-            sealed = w.sealer.seal("canonical.row", 1, b"x")
-            assert w.sealer.open("canonical.row", 1, sealed) == b"x"
+        with open_run("ingest", tenant) as run, run.store.tenant(run.id) as connection:
+            assert connection.execute("SELECT count(*) FROM ops.data_key WHERE tenant = %s", (run.id,)).fetchone() == (1,)
+            sealed = run.sealer.seal("canonical.row", 1, b"x")
+            assert run.sealer.open("canonical.row", 1, sealed) == b"x"

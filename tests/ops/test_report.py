@@ -9,9 +9,9 @@ from fhir_writeback_dagster.ops.report import ENDS, TenantReport, read_report, t
 from fhir_writeback_dagster.store.db import copy_rows
 
 
-def test_rows_are_counted_by_end_and_reason_for_their_tenant_only(database: Database, make_tenant, workplace) -> None:  # type: ignore[no-untyped-def]
+def test_rows_are_counted_by_end_and_reason_for_their_tenant_only(database: Database, make_tenant, open_run) -> None:  # type: ignore[no-untyped-def]
     tenant, other = make_tenant(), make_tenant()
-    with workplace("ingest", tenant) as w, w.store.tenant(w.id) as connection:
+    with open_run("ingest", tenant) as run, run.store.tenant(run.id) as connection:
         extract = new_id()
         rows = [("not_written", "reference_only"), ("quarantined", "ambiguous_date"), ("quarantined", "ambiguous_date")]
         columns = ["tenant", "row_id", "extract_id", "row_number", "disposition", "reason", "source_row"]
@@ -19,7 +19,7 @@ def test_rows_are_counted_by_end_and_reason_for_their_tenant_only(database: Data
             connection,
             "canonical.row",
             columns,
-            [(w.id, new_id(), extract, n, *row, b"sealed") for n, row in enumerate(rows)],
+            [(run.id, new_id(), extract, n, *row, b"sealed") for n, row in enumerate(rows)],
         )
     reports = read_report(database.dsn("status"), [tenant.tenant, other.tenant])
     assert list(reports) == sorted([tenant.tenant, other.tenant])

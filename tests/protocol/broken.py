@@ -11,14 +11,14 @@ from protocol.model import Model
 from protocol.world import Budget
 
 from fhir_writeback_dagster.commit.protocol import error_classes, transitions
-from fhir_writeback_dagster.commit.protocol.error_classes import Outcome, Recovery
+from fhir_writeback_dagster.commit.protocol.error_classes import ErrorClass, Recovery
 from fhir_writeback_dagster.commit.protocol.transitions import Action, Event, IntentState, State
 
 
 class RetryOnTimeout(Rules):
     """No answer is taken for *not done*."""
 
-    def silence(self) -> Outcome:
+    def silence(self) -> ErrorClass:
         return error_classes.NOT_SENT
 
 
@@ -62,15 +62,15 @@ class NoPatienceLimit(Rules):
 class ConflictWithoutLook(Rules):
     """A 412 is a conflict, whoever wrote what stands there."""
 
-    def outcome(self, kind: error_classes.Request, status: int) -> Outcome:
-        return Outcome("conflict", Recovery.REVIEW) if status == 412 else super().outcome(kind, status)
+    def outcome(self, kind: error_classes.RequestKind, status: int) -> ErrorClass:
+        return ErrorClass("conflict", Recovery.REVIEW) if status == 412 else super().outcome(kind, status)
 
 
 class RaceReadAsStale(Rules):
     """A 409 always means that our version is old, on a create too."""
 
-    def outcome(self, kind: error_classes.Request, status: int) -> Outcome:
-        return Outcome("stale", Recovery.REVIEW) if status == 409 else super().outcome(kind, status)
+    def outcome(self, kind: error_classes.RequestKind, status: int) -> ErrorClass:
+        return ErrorClass("stale", Recovery.REVIEW) if status == 409 else super().outcome(kind, status)
 
 
 class OtherTable(Rules):

@@ -14,7 +14,7 @@ from protocol.ehr import PERSON, Answer, Resources, Tier
 
 from fhir_writeback_dagster.commit.protocol import error_classes
 from fhir_writeback_dagster.commit.protocol.answer import Answer as HttpAnswer
-from fhir_writeback_dagster.commit.protocol.error_classes import Outcome, Recovery
+from fhir_writeback_dagster.commit.protocol.error_classes import ErrorClass, Recovery
 from fhir_writeback_dagster.commit.protocol.transitions import Action, Event, IntentState, step
 
 NEWEST = 1
@@ -67,7 +67,7 @@ def live(protocol: Step, now: IntentState, event: Event, *, newest: bool) -> Liv
 
 
 @cache
-def classify(kind: error_classes.Request, status: int) -> Outcome:
+def classify(kind: error_classes.RequestKind, status: int) -> ErrorClass:
     return error_classes.classify(kind, HttpAnswer(status))
 
 
@@ -86,10 +86,10 @@ class Rules:
     def step(self, now: IntentState, event: Event, fence: int | None) -> tuple[IntentState, tuple[Action, ...]]:
         return step(now, event, fence)
 
-    def silence(self) -> Outcome:
+    def silence(self) -> ErrorClass:
         return error_classes.unanswered_outcome("create", sent=True)
 
-    def outcome(self, kind: error_classes.Request, status: int) -> Outcome:
+    def outcome(self, kind: error_classes.RequestKind, status: int) -> ErrorClass:
         return classify(kind, status)
 
     def see(self, tier: Tier, link: Link, resources: Resources) -> Sight | None:
@@ -121,18 +121,20 @@ class Rules:
             return Event.REVIEW
         return Plan(update=True, base=sight.version)
 
-    def answered(self, tier: Tier, asked: Asked, answer: Answer | None, now: Resources) -> Outcome:
+    def answered(self, tier: Tier, asked: Asked, answer: Answer | None, now: Resources) -> ErrorClass:
         """The class of an answer (None: none came); one that shows another content than ours is a person's matter."""
         if answer is None:
             return self.silence()
         outcome = self.outcome("update" if asked.update else tier.kind, answer.status)
         if outcome.recovery is Recovery.COMPARE and answer.says != asked.revision:
             known = asked.unanswered and answer.had & 1 << asked.revision
-            return Outcome("found_in_history", Recovery.CONFIRM) if known else Outcome("existed_differently", Recovery.REVIEW)
+            return (
+                ErrorClass("found_in_history", Recovery.CONFIRM) if known else ErrorClass("existed_differently", Recovery.REVIEW)
+            )
         if outcome.recovery is Recovery.REREAD:
             if now and now[0].had & 1 << asked.revision:
-                return Outcome("found", Recovery.CONFIRM)
-            return Outcome(outcome.code, Recovery.REVIEW if now and now[0].says == PERSON else Recovery.QUARANTINE)
+                return ErrorClass("found", Recovery.CONFIRM)
+            return ErrorClass(outcome.code, Recovery.REVIEW if now and now[0].says == PERSON else Recovery.QUARANTINE)
         return outcome
 
     def refused(self, *, given_up: bool) -> Event:

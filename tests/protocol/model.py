@@ -125,7 +125,7 @@ class Model:
     def _ledger(self, world: World) -> Iterator[Move[World]]:
         for revision, intent in enumerate(world.intents, 1):
             if intent.life.state in HELD:
-                alive = any(w.revision == revision and w.newest and w.at is not At.IDLE for w in world.workers)
+                alive = any(run.revision == revision and run.newest and run.at is not At.IDLE for run in world.workers)
                 if not alive or world.budget.has("expiries"):
                     now, _ = self.apply(world.spend("expiries") if alive else world, revision, Event.EXPIRE)
                     yield self.move(f"the lease of r{revision} runs out", now, fault=alive, tells=(-1, revision, Event.EXPIRE))

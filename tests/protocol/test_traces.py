@@ -25,7 +25,7 @@ from support import Database
 from fhir_writeback_dagster.commit.engine.recheck import Objection, Recheck
 from fhir_writeback_dagster.commit.engine.recording import record
 from fhir_writeback_dagster.commit.ledger import intents
-from fhir_writeback_dagster.commit.protocol.model import Attempt, Item, Standing, change
+from fhir_writeback_dagster.commit.protocol.model import Attempt, Intent, Standing, change
 from fhir_writeback_dagster.commit.protocol.transitions import ENDS, TABLE, Event, State
 from fhir_writeback_dagster.config.tenants import Tenant
 from fhir_writeback_dagster.ids import new_id
@@ -81,12 +81,12 @@ class Replay:
     """One fact, in the ledger, as one trace tells of it."""
 
     def __init__(self, tables: Tables, owner: Owner, number: int, *, updates: bool) -> None:
-        self.tables, self.w, self.owner = tables, tables.w, owner
+        self.tables, self.run, self.owner = tables, tables.run, owner
         self.patient, self.key = f"patient-{number}", f"trace-{number}"
         self.intents: list[UUID] = []
         self.fences: list[int] = []
         self.told: list[list[str]] = []
-        self.held: dict[int, Item] = {}
+        self.held: dict[int, Intent] = {}
         self.accept(1)
         if updates:
             self.claim(0, 1)
@@ -102,8 +102,8 @@ class Replay:
             self._by_owner(old, self.key, revision)
         self.tables.approve(payload, key=self.key, revision=revision)
         older = [self._state(n) for n in range(1, revision)]
-        with self.w.store.tenant(self.w.id) as connection:
-            accepted = intents.accept(connection, self.w, 100)
+        with self.run.store.tenant(self.run.id) as connection:
+            accepted = intents.accept(connection, self.run, 100)
         assert (accepted.opened, accepted.reopened) == ((0, 1) if again else (1, 0))
         if not again:
             row = self.tables.rows(
@@ -121,8 +121,8 @@ class Replay:
 
     def claim(self, worker: int, revision: int) -> None:
         self._time_passes("not_before")
-        with self.w.store.tenant(self.w.id) as connection:
-            (item,) = intents.claim(connection, self.w, worker=f"worker {worker}", items=10, lease_s=60)
+        with self.run.store.tenant(self.run.id) as connection:
+            (item,) = intents.claim(connection, self.run, worker=f"worker {worker}", items=10, lease_s=60)
         assert item.revision == revision
         self.fences[revision - 1] += 1
         assert item.now.fence == self.fences[revision - 1]
@@ -131,8 +131,8 @@ class Replay:
 
     def expire(self, revision: int) -> None:
         self._time_passes("lease_until", self.intents[revision - 1])
-        with self.w.store.tenant(self.w.id) as connection:
-            assert sum(intents.reap(connection, self.w).values()) == 1
+        with self.run.store.tenant(self.run.id) as connection:
+            assert sum(intents.reap(connection, self.run).values()) == 1
         self.fences[revision - 1] += 1
         self.told[revision - 1].append(f"intent.{self._state(revision)}")
 
@@ -142,8 +142,8 @@ class Replay:
         step = change(item, event, reason="replayed", **self._details(event, revision))
         if step is None:
             return
-        with self.w.store.tenant(self.w.id) as connection:
-            moved = record(connection, self.w, [step], lease_s=60)
+        with self.run.store.tenant(self.run.id) as connection:
+            moved = record(connection, self.run, [step], lease_s=60)
         if moved:
             item.now = step.after
             self.told[revision - 1].append(f"intent.{step.after.state}")
@@ -203,7 +203,7 @@ class Replay:
         )
 
     def _by_owner(self, query: LiteralString, *params: object) -> None:
-        self.owner.execute(query, (self.w.id, *params))
+        self.owner.execute(query, (self.run.id, *params))
 
     def close(self) -> None:
         self._by_owner("DELETE FROM ledger.work WHERE tenant = %s")
@@ -215,9 +215,9 @@ def _story(way: Trace, until: Move[World]) -> str:
 
 
 @pytest.fixture
-def tables(make_tenant: Callable[..., Tenant], workplace: Callable[..., Any], database: Database) -> Iterator[Tables]:
+def tables(make_tenant: Callable[..., Tenant], open_run: Callable[..., Any], database: Database) -> Iterator[Tables]:
     """The ledger of a tenant whose EHR nobody asks."""
-    opened = Tables(make_tenant(), workplace, cast("Any", None), database.superuser).open()
+    opened = Tables(make_tenant(), open_run, cast("Any", None), database.superuser).open()
     yield opened
     opened.close()
 
@@ -259,6 +259,6 @@ def test_a_newer_revision_goes_to_the_person_who_has_the_older_one_in_doubt(tabl
     replay.tell(0, 1, Event.REVIEW)
     replay.accept(2)
     replay.claim(0, 2)
-    with tables.w.store.tenant(tables.w.id) as connection:
-        found = Recheck(tables.w).objections(connection, [replay.held[0]])
+    with tables.run.store.tenant(tables.run.id) as connection:
+        found = Recheck(tables.run).objections(connection, [replay.held[0]])
     assert found == {replay.intents[1]: Objection(Event.REVIEW, "earlier_revision_in_doubt")}

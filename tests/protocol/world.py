@@ -118,7 +118,7 @@ class World(NamedTuple):
         return self.add(worker.request) if worker.at is At.WAITING and isinstance(worker.request, Request) else self
 
     def requests(self) -> list[Request]:
-        held = [w.request for w in self.workers if w.at is At.WAITING and isinstance(w.request, Request)]
+        held = [run.request for run in self.workers if run.at is At.WAITING and isinstance(run.request, Request)]
         return [*held, *self.orphans]
 
 

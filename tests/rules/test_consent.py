@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from fhir_writeback_dagster.rules.consent.evaluate import ConsentAsk, ConsentDecision, evaluate
+from fhir_writeback_dagster.rules.consent.evaluate import ConsentDecision, ConsentRequest, evaluate
 
 THO = "http://terminology.hl7.org/CodeSystem/"
 LOINC = "http://loinc.org"
 US = "Organization/mercy"
-ASK = ConsentAsk(
+ASK = ConsentRequest(
     purpose="TREAT",
     actor=US,
     resource_type="Observation",
@@ -73,7 +73,7 @@ LOCAL = "urn:example:local"
 NPP = concept("consentcategorycodes", "npp")
 ODD = [{**actor(US)[0], "foo": 1}]
 
-Case = tuple[str, dict[str, Any], ConsentAsk, str, str | None, str]
+Case = tuple[str, dict[str, Any], ConsentRequest, str, str | None, str]
 
 CASES: list[Case] = [
     # name, consent, ask, outcome, provision, reason
@@ -250,7 +250,7 @@ CASES: list[Case] = [
 
 
 @pytest.mark.parametrize(("given", "ask", "outcome", "provision", "reason"), [c[1:] for c in CASES], ids=[c[0] for c in CASES])
-def test_one_consent(given: dict[str, Any], ask: ConsentAsk, outcome: str, provision: str | None, reason: str) -> None:
+def test_one_consent(given: dict[str, Any], ask: ConsentRequest, outcome: str, provision: str | None, reason: str) -> None:
     before = copy.deepcopy(given)
     decision = evaluate([given], ask)
     assert (decision.outcome, decision.provision, decision.reason) == (outcome, provision, reason)
@@ -295,8 +295,8 @@ def test_absurdly_deep_nesting_denies_and_does_not_crash() -> None:
 
 def test_an_ask_survives_being_kept() -> None:
     ask = replace(ASK, labels=(label("ETH"),), event=(ASK.at, ASK.at))
-    assert ConsentAsk.from_json(ask.to_json()) == ask
-    assert ConsentAsk.from_json(ASK.to_json()) == ASK
+    assert ConsentRequest.from_json(ask.to_json()) == ask
+    assert ConsentRequest.from_json(ASK.to_json()) == ASK
 
 
 def test_what_is_no_name_of_an_element_does_not_reach_the_decision() -> None:

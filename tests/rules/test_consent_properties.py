@@ -10,10 +10,10 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fhir_writeback_dagster.rules.consent.evaluate import ConsentAsk, evaluate
+from fhir_writeback_dagster.rules.consent.evaluate import ConsentRequest, evaluate
 
 THO = "http://terminology.hl7.org/CodeSystem/"
-ASK = ConsentAsk(
+ASK = ConsentRequest(
     purpose="TREAT",
     actor="Organization/us",
     resource_type="Observation",

@@ -16,11 +16,11 @@ from fhir_writeback_dagster import canonicaljson
 from fhir_writeback_dagster.canonical import KINDS
 from fhir_writeback_dagster.errors import ConfigError
 from fhir_writeback_dagster.rules.consent.codes import ACT_CODE
-from fhir_writeback_dagster.rules.policy.cedar import PolicyAsk, PolicyDecision, load_policies
+from fhir_writeback_dagster.rules.policy.cedar import PolicyDecision, PolicyRequest, load_policies
 
 POLICIES = Path(__file__).resolve().parents[2] / "policies"
 EXAMPLES = sorted(p.relative_to(POLICIES).with_suffix("").as_posix() for p in (POLICIES / "examples").glob("*.cedar"))
-ASK = PolicyAsk(
+ASK = PolicyRequest(
     tenant="mercy",
     source="lab_portal",
     actor_type="source",
@@ -38,7 +38,7 @@ AGENT = replace(ASK, actor_type="agent", actor_id="scribe", confidence=Decimal("
 RANK = {"denied": 0, "review": 1, "automatic": 2}
 
 
-def decide(ask: PolicyAsk, *names: str) -> PolicyDecision:
+def decide(ask: PolicyRequest, *names: str) -> PolicyDecision:
     (decision,) = load_policies(POLICIES, names or ("baseline",)).decide([ask])
     return decision
 
@@ -69,7 +69,7 @@ def test_baseline_lets_a_source_propose_every_kind_and_commit_all_but_patients(k
         (replace(ASK, actor_type="ghost"), "denied", ()),
     ],
 )
-def test_baseline(ask: PolicyAsk, outcome: str, ids: tuple[str, ...]) -> None:
+def test_baseline(ask: PolicyRequest, outcome: str, ids: tuple[str, ...]) -> None:
     assert decide(ask) == PolicyDecision(outcome, ids)  # type: ignore[arg-type]
 
 
@@ -128,7 +128,7 @@ def test_without_policies_everything_is_denied() -> None:
         (["baseline", "examples/review_everything"], ASK, "review", "review-everything"),
     ],
 )  # fmt: skip
-def test_examples(names: list[str], ask: PolicyAsk, outcome: str, deciding: str | None) -> None:
+def test_examples(names: list[str], ask: PolicyRequest, outcome: str, deciding: str | None) -> None:
     decision = decide(ask, *names)
     assert decision.outcome == outcome
     assert deciding in decision.policy_ids or (deciding is None and decision.policy_ids == ())
@@ -150,15 +150,15 @@ asks = st.builds(
 
 
 @given(st.lists(asks, max_size=5), st.sampled_from([e for e in EXAMPLES if e != "examples/sources_by_name"]))
-def test_a_file_of_forbids_never_opens_anything(some: list[PolicyAsk], example: str) -> None:
+def test_a_file_of_forbids_never_opens_anything(some: list[PolicyRequest], example: str) -> None:
     held = load_policies(POLICIES, ["baseline"]).decide(some)
     more = load_policies(POLICIES, ["baseline", example]).decide(some)
     assert all(RANK[b.outcome] <= RANK[a.outcome] for a, b in zip(held, more, strict=True))
 
 
 @given(asks)
-def test_an_ask_survives_being_kept(ask: PolicyAsk) -> None:
-    assert PolicyAsk.from_json(canonicaljson.decode(canonicaljson.encode(ask.to_json()))) == ask
+def test_an_ask_survives_being_kept(ask: PolicyRequest) -> None:
+    assert PolicyRequest.from_json(canonicaljson.decode(canonicaljson.encode(ask.to_json()))) == ask
 
 
 def test_answers_come_in_the_order_of_the_asks() -> None:
@@ -224,7 +224,7 @@ def test_a_bad_file_is_told_with_place_and_expectation(folder: Path, text: str, 
         load_policies(folder, ["p"])
     assert caught.value.where == f"{folder / 'p.cedar'}:{position}"
     assert told in caught.value.message
-    assert caught.value.mend
+    assert caught.value.fix
 
 
 @pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "a/../b", "", "A b", ".hidden"])

@@ -8,14 +8,16 @@ from typing import Any
 
 import pytest
 
-from fhir_writeback_dagster.config.tenants import Ehr
+from fhir_writeback_dagster.config.tenants import EhrSettings
 from fhir_writeback_dagster.errors import ConfigError
 from fhir_writeback_dagster.rules.target import matrix
 from fhir_writeback_dagster.rules.target.effective_limits import limits_of, quiet_of
 
 
-def ehr(vendor: str, **more: Any) -> Ehr:
-    return Ehr.model_validate({"base_url": "https://ehr.example/fhir", "auth": {"type": "none"}, "vendor": vendor, **more})
+def ehr(vendor: str, **more: Any) -> EhrSettings:
+    return EhrSettings.model_validate(
+        {"base_url": "https://ehr.example/fhir", "auth": {"type": "none"}, "vendor": vendor, **more}
+    )
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 
 from fhir_writeback_dagster.errors import ServiceError, TargetError
 from fhir_writeback_dagster.sandbox.keys import make_client_key
-from fhir_writeback_dagster.sandbox.servers.ehr_client import Chart
+from fhir_writeback_dagster.sandbox.servers.ehr_client import EhrClient
 from fhir_writeback_dagster.sandbox.servers.sekmet import CLIENT_ID, Sekmet
 
 
@@ -48,10 +48,10 @@ def test_without_a_token_nothing_is_read(sekmet: Sekmet) -> None:
 
 
 def test_the_registered_client_gets_in_and_another_key_does_not(sekmet: Sekmet, client_key: str) -> None:
-    with Chart(sekmet.base_url, client_id=CLIENT_ID, private_jwk=client_key) as chart:
+    with EhrClient(sekmet.base_url, client_id=CLIENT_ID, private_jwk=client_key) as chart:
         assert chart.search("Patient") == []
     stranger, _ = make_client_key()
-    with Chart(sekmet.base_url, client_id=CLIENT_ID, private_jwk=stranger) as chart, pytest.raises(TargetError, match="401"):
+    with EhrClient(sekmet.base_url, client_id=CLIENT_ID, private_jwk=stranger) as chart, pytest.raises(TargetError, match="401"):
         chart.search("Patient")
 
 

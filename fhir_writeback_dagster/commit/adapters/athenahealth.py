@@ -15,8 +15,8 @@ from urllib.parse import urlencode
 from fhir_writeback_dagster.commit.adapters.base import Halt, Locators, WirePlan
 from fhir_writeback_dagster.commit.adapters.generic import Generic
 from fhir_writeback_dagster.commit.protocol.answer import Answer, dicts
-from fhir_writeback_dagster.commit.protocol.error_classes import Outcome, Recovery
-from fhir_writeback_dagster.commit.protocol.model import Item, Standing
+from fhir_writeback_dagster.commit.protocol.error_classes import ErrorClass, Recovery
+from fhir_writeback_dagster.commit.protocol.model import Intent, Standing
 from fhir_writeback_dagster.commit.protocol.transitions import Event
 from fhir_writeback_dagster.config.tenants import Tenant
 from fhir_writeback_dagster.errors import ConfigError
@@ -26,7 +26,7 @@ from fhir_writeback_dagster.rules.target.forms import Unwritable, fields
 FORM = "application/x-www-form-urlencoded"
 SETTINGS = ("practice", "department")
 _PATIENT = re.compile(r"(?:a-\d+\.E-)?(\d+)")
-_REFUSED = Outcome("refused", Recovery.QUARANTINE)
+_REFUSED = ErrorClass("refused", Recovery.QUARANTINE)
 
 
 def make(target: Target, tenant: Tenant) -> Athena:
@@ -37,7 +37,7 @@ def make(target: Target, tenant: Tenant) -> Athena:
             "vendor_settings",
             f"athenaOne needs a number for {', '.join(lacking)}",
             where=f"tenants/{tenant.tenant}.yaml ehr.vendor_settings",
-            mend="vendor_settings: {practice: '195900', department: '1'}",
+            fix="vendor_settings: {practice: '195900', department: '1'}",
         )
     return Athena(target, tenant.identifier_system, practice=settings["practice"], department=settings["department"])
 
@@ -47,7 +47,7 @@ class Athena(Generic):
         super().__init__(target, system)
         self._chart, self._department = f"/v1/{practice}/chart", department
 
-    def create_request(self, item: Item) -> WirePlan | Halt:
+    def create_request(self, item: Intent) -> WirePlan | Halt:
         if not self.capabilities.own_api(item.resource_type):
             return super().create_request(item)
         try:
@@ -67,17 +67,17 @@ class Athena(Generic):
             expected=item.payload,
         )
 
-    def reconcile(self, item: Item) -> Locators:
+    def reconcile(self, item: Intent) -> Locators:
         if self.capabilities.own_api(item.resource_type):
             return Locators(identifier=False, natural_key=False)
         return super().reconcile(item)
 
-    def interpret(self, plan: WirePlan, answer: Answer) -> Outcome:
+    def interpret(self, plan: WirePlan, answer: Answer) -> ErrorClass:
         if not plan.path.startswith("/") or answer.status >= 300 or self._ids(plan, answer):
             return super().interpret(plan, answer)
         body = answer.json()
         said_no = isinstance(body, dict) and (body.get("errormessage") or body.get("success") in (False, "false"))
-        return _REFUSED if said_no else Outcome("odd_answer", Recovery.RECONCILE)
+        return _REFUSED if said_no else ErrorClass("odd_answer", Recovery.RECONCILE)
 
     def recognise(self, plan: WirePlan, answer: Answer) -> Standing | None:
         if not plan.path.startswith("/"):

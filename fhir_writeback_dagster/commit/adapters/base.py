@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from fhir_writeback_dagster.commit.protocol.answer import Answer
-from fhir_writeback_dagster.commit.protocol.error_classes import Outcome, Request
-from fhir_writeback_dagster.commit.protocol.model import Item, Resource, Standing
+from fhir_writeback_dagster.commit.protocol.error_classes import ErrorClass, RequestKind
+from fhir_writeback_dagster.commit.protocol.model import Intent, Resource, Standing
 from fhir_writeback_dagster.commit.protocol.transitions import Event
 from fhir_writeback_dagster.rules.target.capabilities import Target
 
@@ -21,7 +21,7 @@ class WirePlan:
     in the EHR afterwards (ids, versions and what the server adds aside).
     """
 
-    request: Request
+    request: RequestKind
     verb: Literal["create", "update"]
     precondition: Precondition
     method: str
@@ -87,19 +87,19 @@ class Adapter(Protocol):
     def capabilities(self) -> Target:
         """What the target takes."""
 
-    def needs_chart(self, item: Item) -> bool:
+    def needs_chart(self, item: Intent) -> bool:
         """Is the natural key to be looked up in the chart before :meth:`plan`?"""
 
-    def needs_search(self, item: Item) -> bool:
+    def needs_search(self, item: Intent) -> bool:
         """Is the business key to be searched for before :meth:`plan`, because no precondition guards the create?"""
 
-    def needs_current(self, item: Item) -> bool:
+    def needs_current(self, item: Intent) -> bool:
         """Is the linked resource to be read before :meth:`plan`?"""
 
-    def plan(self, item: Item, facts: ChartFacts) -> Plan:
+    def plan(self, item: Intent, facts: ChartFacts) -> Plan:
         """How ``item`` is sent, or why not."""
 
-    def interpret(self, plan: WirePlan, answer: Answer) -> Outcome:
+    def interpret(self, plan: WirePlan, answer: Answer) -> ErrorClass:
         """The class of an answer, with the vendor's own codes and bodies."""
 
     def recognise(self, plan: WirePlan, answer: Answer) -> Standing | None:
@@ -108,5 +108,5 @@ class Adapter(Protocol):
     def judge(self, plan: WirePlan, standing: Standing) -> bool:
         """Does ``standing`` say what ``plan`` wanted to be said?"""
 
-    def reconcile(self, item: Item) -> Locators:
+    def reconcile(self, item: Intent) -> Locators:
         """By what a first write of ``item`` that had no answer can be found, or proved absent."""

@@ -16,8 +16,8 @@ from fhir_writeback_dagster.commit.adapters.three_way_merge import in_error, mer
 from fhir_writeback_dagster.commit.adapters.vendor_errors import interpret
 from fhir_writeback_dagster.commit.fhir_client import FHIR_JSON
 from fhir_writeback_dagster.commit.protocol.answer import Answer, dicts
-from fhir_writeback_dagster.commit.protocol.error_classes import Outcome, Recovery, classify
-from fhir_writeback_dagster.commit.protocol.model import Item, Link, Resource, Standing
+from fhir_writeback_dagster.commit.protocol.error_classes import ErrorClass, Recovery, classify
+from fhir_writeback_dagster.commit.protocol.model import Intent, Link, Resource, Standing
 from fhir_writeback_dagster.commit.protocol.transitions import Event
 from fhir_writeback_dagster.rules.fhir.content import difference, same_content
 from fhir_writeback_dagster.rules.fhir.natural_key import natural_key
@@ -25,7 +25,7 @@ from fhir_writeback_dagster.rules.target.capabilities import NOT_READ, TOO_LARGE
 
 JSON_PATCH = "application/json-patch+json"
 LOCATION = re.compile(r"(?:^|/)(?P<type>[A-Z][A-Za-z]+)/(?P<id>[A-Za-z0-9.-]{1,64})(?:/_history/(?P<version>[^/]+))?$")
-_REPEATED = Outcome("existed", Recovery.COMPARE)
+_REPEATED = ErrorClass("existed", Recovery.COMPARE)
 _RETURN = {"Prefer": "return=representation"}
 
 
@@ -42,29 +42,29 @@ class Generic:
     def capabilities(self) -> Target:
         return self._target
 
-    def needs_chart(self, item: Item) -> bool:
+    def needs_chart(self, item: Intent) -> bool:
         return item.link is None and item.resource_type != "Patient"
 
-    def needs_search(self, item: Item) -> bool:
+    def needs_search(self, item: Intent) -> bool:
         guarded = self._target.create_precondition(item.resource_type) == "if_none_exist"
         return self.needs_chart(item) and not guarded and self.reconcile(item).identifier
 
-    def needs_current(self, item: Item) -> bool:
+    def needs_current(self, item: Intent) -> bool:
         link = item.link
         return link is not None and link.content_hash != item.content_hash and link.origin == "ours" and link.state == "active"
 
-    def reconcile(self, item: Item) -> Locators:
+    def reconcile(self, item: Intent) -> Locators:
         return Locators(
             identifier=self._target.vendor.create.keeps_identifier.value is not False,
             natural_key=natural_key(item.payload) is not None,
         )
 
-    def interpret(self, plan: WirePlan, answer: Answer) -> Outcome:
+    def interpret(self, plan: WirePlan, answer: Answer) -> ErrorClass:
         if plan.precondition == "idempotency_key" and answer.status == 409 and self.recognise(plan, answer) is not None:
             return _REPEATED
         return interpret(self._target.vendor, plan.request, answer)
 
-    def plan(self, item: Item, facts: ChartFacts) -> Plan:
+    def plan(self, item: Intent, facts: ChartFacts) -> Plan:
         if item.resource_type == "Patient":
             # Patients are never created, and a change of demographics is a person's to make until that way is built.
             return Halt(Event.REVIEW, "changes_patient")
@@ -80,12 +80,12 @@ class Generic:
             return Halt(Event.REVIEW, "foreign_owned")
         return self._update(item, item.link, facts.current)
 
-    def _create(self, item: Item, facts: ChartFacts) -> Plan:
+    def _create(self, item: Intent, facts: ChartFacts) -> Plan:
         if refusal := self._target.refusal(item.resource_type, "create", item.payload):
             return _refused(refusal)
         return known_already(item, facts) or self.create_request(item)
 
-    def create_request(self, item: Item) -> WirePlan | Halt:
+    def create_request(self, item: Intent) -> WirePlan | Halt:
         """The create, with the strongest precondition that the target has."""
         precondition = self._target.create_precondition(item.resource_type)
         headers = {"Content-Type": FHIR_JSON, **_RETURN}
@@ -107,7 +107,7 @@ class Generic:
             entry=None if precondition == "idempotency_key" else {"resource": item.payload, "request": request},
         )
 
-    def _update(self, item: Item, link: Link, answer: Answer | None) -> Plan:
+    def _update(self, item: Intent, link: Link, answer: Answer | None) -> Plan:
         """The smallest change to what stands there, provided that it is what we left there."""
         if answer is None:
             raise RuntimeError("an update is planned without the current resource")
@@ -152,7 +152,7 @@ class Generic:
             theirs=merged.theirs,
         )
 
-    def _supersede(self, item: Item, link: Link) -> Plan:
+    def _supersede(self, item: Intent, link: Link) -> Plan:
         """A create of the successor; where nothing guards it against a repeat, a person does it."""
         payload = successor(item, link, self._system)
         if refusal := self._target.refusal(item.resource_type, "create", payload):
@@ -194,7 +194,7 @@ class Generic:
         return same_content(plan.expected, standing.resource)
 
 
-def known_already(item: Item, facts: ChartFacts) -> Settled | Halt | None:
+def known_already(item: Intent, facts: ChartFacts) -> Settled | Halt | None:
     """What the chart holds of a fact that is to be created: ours already, or somebody else's; None: nothing."""
     if facts.ours is None:
         return Halt(Event.REVIEW, "search_unreliable")
@@ -227,7 +227,7 @@ def _refused(refusal: str) -> Halt:
     return Halt(events.get(refusal, Event.REFUSE), refusal)
 
 
-def _key_of_fact(system: str, item: Item) -> str:
+def _key_of_fact(system: str, item: Intent) -> str:
     """A UUID that is the same whenever a resource of this fact is created, whatever its revision says: the server then refuses
     the next revision's create where a late one of an earlier revision was faster, and the other way round.
     """

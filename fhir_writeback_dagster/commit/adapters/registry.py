@@ -24,6 +24,6 @@ def adapter_for(target: Target, tenant: Tenant) -> Adapter:
             "no_adapter",
             f"no adapter module {name}",
             where=f"rules/vendors/{target.vendor.vendor}.yaml module",
-            mend="write commit/adapters/<module>.py with a function `make`; docs/adding-an-ehr.md",
+            fix="write commit/adapters/<module>.py with a function `make`; docs/adding-an-ehr.md",
         ) from None
     return cast("Adapter", module.make(target, tenant))

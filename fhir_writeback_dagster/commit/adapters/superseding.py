@@ -7,10 +7,10 @@ so that a create without an answer can be looked up like any other.
 
 from __future__ import annotations
 
-from fhir_writeback_dagster.commit.protocol.model import Item, Link, Resource
+from fhir_writeback_dagster.commit.protocol.model import Intent, Link, Resource
 
 
-def supersedes(item: Item) -> bool:
+def supersedes(item: Intent) -> bool:
     """Is ``item`` a document with another content than the one that we wrote last?"""
     if item.resource_type != "DocumentReference" or item.link is None:
         return False
@@ -18,12 +18,12 @@ def supersedes(item: Item) -> bool:
     return before.get("content") != item.payload.get("content")
 
 
-def key_of(item: Item) -> str:
+def key_of(item: Intent) -> str:
     """The value of our identifier on the resource that ``item`` becomes."""
     return f"{item.business_key}.{item.revision}" if supersedes(item) else item.business_key
 
 
-def successor(item: Item, link: Link, system: str) -> Resource:
+def successor(item: Intent, link: Link, system: str) -> Resource:
     """The document that takes the place of the linked one."""
     others = [one for one in item.payload.get("identifier", ()) if one.get("system") != system]
     replaces = {"code": "replaces", "target": {"reference": f"{link.resource_type}/{link.resource_id}"}}

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 from fhir_writeback_dagster.commit.protocol.answer import Answer
-from fhir_writeback_dagster.commit.protocol.error_classes import Outcome, Recovery, Request, classify
+from fhir_writeback_dagster.commit.protocol.error_classes import ErrorClass, Recovery, RequestKind, classify
 from fhir_writeback_dagster.rules.target.matrix import Vendor
 
 MEANINGS = {
-    "busy": Outcome("busy", Recovery.RETRY),
-    "duplicate": Outcome("duplicate", Recovery.RECONCILE),
-    "encounter_locked": Outcome("encounter_locked", Recovery.REVIEW),
-    "forbidden": Outcome("forbidden", Recovery.ESCALATE),
-    "malformed": Outcome("malformed", Recovery.QUARANTINE),
-    "never": Outcome("not_built_in_ehr", Recovery.QUARANTINE),
-    "patient_gone": Outcome("target_gone", Recovery.QUARANTINE),
-    "reference": Outcome("bad_reference", Recovery.QUARANTINE),
-    "several_matches": Outcome("several_matches", Recovery.REVIEW),
-    "throttled": Outcome("throttled", Recovery.WAIT),
-    "unprocessable": Outcome("unprocessable", Recovery.QUARANTINE),
+    "busy": ErrorClass("busy", Recovery.RETRY),
+    "duplicate": ErrorClass("duplicate", Recovery.RECONCILE),
+    "encounter_locked": ErrorClass("encounter_locked", Recovery.REVIEW),
+    "forbidden": ErrorClass("forbidden", Recovery.ESCALATE),
+    "malformed": ErrorClass("malformed", Recovery.QUARANTINE),
+    "never": ErrorClass("not_built_in_ehr", Recovery.QUARANTINE),
+    "patient_gone": ErrorClass("target_gone", Recovery.QUARANTINE),
+    "reference": ErrorClass("bad_reference", Recovery.QUARANTINE),
+    "several_matches": ErrorClass("several_matches", Recovery.REVIEW),
+    "throttled": ErrorClass("throttled", Recovery.WAIT),
+    "unprocessable": ErrorClass("unprocessable", Recovery.QUARANTINE),
 }
 
 
-def interpret(vendor: Vendor, request: Request, answer: Answer) -> Outcome:
+def interpret(vendor: Vendor, request: RequestKind, answer: Answer) -> ErrorClass:
     """The class of ``answer``. A code in the vendor's own field counts whatever the status; one in an OperationOutcome only
     where the status is an error, because a success may come with warnings.
     """

@@ -65,7 +65,7 @@ def check_method(tenant: Tenant, vendor: Vendor) -> None:
         "auth_not_taken",
         f"{vendor.title} does not take `type: {tenant.ehr.auth.type}`",
         where=f"tenants/{tenant.tenant}.yaml ehr.auth.type",
-        mend=f"one of {', '.join(kind for kind, method in METHODS.items() if method in taken) or 'none'}; docs/compatibility.md",
+        fix=f"one of {', '.join(kind for kind, method in METHODS.items() if method in taken) or 'none'}; docs/compatibility.md",
     )
 
 
@@ -104,14 +104,14 @@ def load_client_key(tenant: Tenant, home: Path) -> ClientKey:
             "algorithm_not_taken",
             f"the key signs with {key.algorithm}, which {vendor.title} does not take",
             where=where,
-            mend=f"fhir-writeback target keys {tenant.tenant} publish --algorithm {taken[0]}, then switch; docs/compatibility.md",
+            fix=f"fhir-writeback target keys {tenant.tenant} publish --algorithm {taken[0]}, then switch; docs/compatibility.md",
         )
     return key
 
 
 def _named(reference: SecretRef | None, where: str) -> SecretRef:
     if reference is None:
-        raise ConfigError("no_credential", "not set", where=where, mend="name the secret by reference")
+        raise ConfigError("no_credential", "not set", where=where, fix="name the secret by reference")
     return reference
 
 
@@ -133,5 +133,5 @@ def _assertion(key: ClientKey, client: str, endpoint: str, where: str) -> str:
             "bad_client_key",
             f"the key cannot sign ({type(error).__name__})",
             where=f"{where}.private_key",
-            mend="its `use` must be sig and its `key_ops`, if any, must hold sign",
+            fix="its `use` must be sig and its `key_ops`, if any, must hold sign",
         ) from None

@@ -64,7 +64,7 @@ def read_keys(secret: bytes, where: str) -> list[dict[str, Any]]:
             "bad_client_key",
             "not a private JWK for RS384 or ES384, nor a key set with one that is current",
             where=where,
-            mend="put the client's private key there as JWK (kty RSA, or EC with P-384), or `fhir-writeback target keys`",
+            fix="put the client's private key there as JWK (kty RSA, or EC with P-384), or `fhir-writeback target keys`",
         ) from None
     return keys
 
@@ -125,9 +125,9 @@ def _of(keys: list[dict[str, Any]], state: str) -> list[dict[str, Any]]:
     return [one for one in keys if one.get(_STATE, "current") == state]
 
 
-def _ready(found: list[dict[str, Any]], wait_s: float, now: float, lacking: str, mend: str) -> None:
+def _ready(found: list[dict[str, Any]], wait_s: float, now: float, lacking: str, fix: str) -> None:
     if not found:
-        raise _not_yet(lacking, mend)
+        raise _not_yet(lacking, fix)
     left = max(float(one.get(_SINCE, now)) for one in found) + wait_s - now
     if left > 0:
         raise _not_yet(
@@ -135,5 +135,5 @@ def _ready(found: list[dict[str, Any]], wait_s: float, now: float, lacking: str,
         )
 
 
-def _not_yet(what: str, mend: str) -> ConfigError:
-    return ConfigError("rotation", what, where="ehr.auth.private_key", mend=mend)
+def _not_yet(what: str, fix: str) -> ConfigError:
+    return ConfigError("rotation", what, where="ehr.auth.private_key", fix=fix)

@@ -27,14 +27,14 @@ async def token_endpoint(http: Http, stated: str | None, approved: str | None = 
             "no_token_endpoint",
             "neither smart-configuration nor /metadata names a token endpoint",
             where=base,
-            mend="is `ehr.base_url` the FHIR base? Name `ehr.auth.token_endpoint`; `auth: {type: none}` is for an open sandbox",
+            fix="is `ehr.base_url` the FHIR base? Name `ehr.auth.token_endpoint`; `auth: {type: none}` is for an open sandbox",
         )
     if stated is None and approved is not None and found != approved:
         raise TargetError(
             ENDPOINT_CHANGED,
             "the EHR names another token endpoint than was approved; no credential was sent there",
             where=base,
-            mend="ask the EHR's people; if it moved, fhir-writeback target probe TENANT --approve",
+            fix="ask the EHR's people; if it moved, fhir-writeback target probe TENANT --approve",
         )
     http.egress.allow(found)
     return found
@@ -56,15 +56,15 @@ async def _document(http: Http, url: str) -> dict[str, Any]:
         raise unreachable(http, "the EHR", none) from None
     if answer.status >= 500:
         raise TargetError(
-            "unavailable", f"the EHR answered {answer.status}", where=url, mend="wait; nothing was sent, nothing is lost"
+            "unavailable", f"the EHR answered {answer.status}", where=url, fix="wait; nothing was sent, nothing is lost"
         )
     body = answer.json() if answer.status == 200 else None
     return body if isinstance(body, dict) else {}
 
 
 def unreachable(http: Http, who: str, none: NoAnswer) -> TargetError:
-    mend = "wait, or mend `ehr.base_url`; nothing was written, nothing is lost"
-    return TargetError(none.code, f"{who} does not answer", where=http.egress.base_url, mend=mend)
+    fix = "wait, or fix `ehr.base_url`; nothing was written, nothing is lost"
+    return TargetError(none.code, f"{who} does not answer", where=http.egress.base_url, fix=fix)
 
 
 def oauth_uri(capability: dict[str, Any]) -> str | None:

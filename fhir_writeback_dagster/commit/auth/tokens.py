@@ -41,7 +41,7 @@ class Granted:
     broader: tuple[str, ...]
 
 
-Told = Callable[[Granted], Awaitable[None]]
+OnGranted = Callable[[Granted], Awaitable[None]]
 
 
 class Tokens:
@@ -59,7 +59,7 @@ class Tokens:
         tenant: Tenant,
         home: Path,
         needed: Sequence[str] = (),
-        told: Told | None = None,
+        told: OnGranted | None = None,
         *,
         approved: str | None = None,
         token_seconds: int = SECONDS,
@@ -145,7 +145,7 @@ class Tokens:
                 "token_unavailable",
                 f"the token endpoint answered {answer.status}",
                 where=self._where,
-                mend="wait; nothing was written, nothing is lost",
+                fix="wait; nothing was written, nothing is lost",
             )
         if answer.status == 429:
             seconds = answer.retry_after(datetime.now(UTC))
@@ -153,7 +153,7 @@ class Tokens:
                 "throttled",
                 f"the token endpoint asks us to stay away {'for a while' if seconds is None else f'for {seconds:.0f} s'}",
                 where=self._where,
-                mend="wait; nothing was written, nothing is lost",
+                fix="wait; nothing was written, nothing is lost",
             )
         body = answer.json()
         granted = body if isinstance(body, dict) else {}
@@ -165,7 +165,7 @@ class Tokens:
                 "client_refused",
                 f"the token endpoint answered {answer.status}{said} to client {self._tenant.ehr.auth.client_id}",
                 where=self._where,
-                mend="is this key's public half (or this secret) registered for this client, and are the scopes allowed to it?",
+                fix="is this key's public half (or this secret) registered for this client, and are the scopes allowed to it?",
             )
         scope = granted.get("scope")
         scopes = tuple(scope.split()) if isinstance(scope, str) else self._scopes  # RFC 6749, 5.1: left out where as asked
@@ -174,7 +174,7 @@ class Tokens:
                 "scope_missing",
                 f"not granted: {', '.join(lacking)}",
                 where=self._where,
-                mend="have the EHR grant these scopes, or take them out of `scopes`; nothing was written",
+                fix="have the EHR grant these scopes, or take them out of `scopes`; nothing was written",
             )
         seconds = float(lifetime) if isinstance(lifetime, int) and lifetime > 0 else float(self._token_seconds)
         self._token, self._renew_at = token, time.monotonic() + seconds - min(SKEW_SECONDS, seconds / 4)

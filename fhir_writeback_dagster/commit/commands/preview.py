@@ -14,16 +14,16 @@ from uuid import UUID
 
 from fhir_writeback_dagster.commit.adapters.base import Adapter, ChartFacts, Halt, Plan, Settled, WirePlan
 from fhir_writeback_dagster.commit.adapters.registry import adapter_for
-from fhir_writeback_dagster.commit.engine.chart_lookup import Chart
-from fhir_writeback_dagster.commit.engine.reconcile import Look
+from fhir_writeback_dagster.commit.engine.chart_lookup import ChartLookup
+from fhir_writeback_dagster.commit.engine.reconcile import Reconciler
 from fhir_writeback_dagster.commit.fhir_client import open_ehr
 from fhir_writeback_dagster.commit.http.transport import NoAnswer
 from fhir_writeback_dagster.commit.ledger import intents
-from fhir_writeback_dagster.commit.protocol.model import Item, Resource
+from fhir_writeback_dagster.commit.protocol.model import Intent, Resource
 from fhir_writeback_dagster.commit.protocol.transitions import State
 from fhir_writeback_dagster.commit.sqlfile import statement
 from fhir_writeback_dagster.errors import TargetError
-from fhir_writeback_dagster.orchestration.run_context import Workplace
+from fhir_writeback_dagster.orchestration.run_context import RunContext
 from fhir_writeback_dagster.orchestration.target import read_target
 from fhir_writeback_dagster.rules.fhir.content import difference, laid_over
 
@@ -61,42 +61,42 @@ class Preview:
         return told
 
 
-def preview(w: Workplace, states: Sequence[str], count: int, kind: str | None = None) -> list[Preview]:
+def preview(run: RunContext, states: Sequence[str], count: int, kind: str | None = None) -> list[Preview]:
     """Plan the newest ``count`` candidates of ``states`` that are not written yet.
 
     :raises TargetError: the EHR or its token endpoint refuses or does not answer.
     """
-    return asyncio.run(_preview(w, states, count, kind))
+    return asyncio.run(_preview(run, states, count, kind))
 
 
-async def _preview(w: Workplace, states: Sequence[str], count: int, kind: str | None) -> list[Preview]:
+async def _preview(run: RunContext, states: Sequence[str], count: int, kind: str | None) -> list[Preview]:
     scope = {
-        "tenant": w.id,
-        "target": w.tenant.ehr.target,
+        "tenant": run.id,
+        "target": run.tenant.ehr.target,
         "state": State.LEASED,
         "states": list(states),
         "kind": kind,
         "count": count,
     }
-    with w.store.tenant(w.id) as connection:
-        items = [intents.item_of(w, row) for row in connection.execute(statement("preview"), scope)]
-        adapter = adapter_for(read_target(connection, w), w.tenant)
+    with run.store.tenant(run.id) as connection:
+        items = [intents.item_of(run, row) for row in connection.execute(statement("preview"), scope)]
+        adapter = adapter_for(read_target(connection, run), run.tenant)
     if not items:
         return []
-    async with open_ehr(w) as ehr:
+    async with open_ehr(run) as ehr:
         await ehr.authorize()
-        chart = Chart(ehr, w.tenant.identifier_system)
-        look = Look(ehr, chart, adapter, w.tenant.identifier_system)
-        at_once = asyncio.Semaphore(w.tenant.ehr.concurrency)
+        chart = ChartLookup(ehr, run.tenant.identifier_system)
+        look = Reconciler(ehr, chart, adapter, run.tenant.identifier_system)
+        at_once = asyncio.Semaphore(run.tenant.ehr.concurrency)
 
-        async def one(item: Item) -> Preview:
+        async def one(item: Intent) -> Preview:
             async with at_once:
                 return await _one(adapter, look, item)
 
         return list(await asyncio.gather(*(one(item) for item in items)))
 
 
-async def _one(adapter: Adapter, look: Look, item: Item) -> Preview:
+async def _one(adapter: Adapter, look: Reconciler, item: Intent) -> Preview:
     if not item.payload:
         return Preview(item.candidate_id, item.kind, item.resource_type, "not_readable", "payload_gone")
     try:
@@ -106,7 +106,7 @@ async def _one(adapter: Adapter, look: Look, item: Item) -> Preview:
     return _told(item, adapter.plan(item, facts), facts)
 
 
-def _told(item: Item, plan: Plan, facts: ChartFacts) -> Preview:
+def _told(item: Intent, plan: Plan, facts: ChartFacts) -> Preview:
     who = (item.candidate_id, item.kind, item.resource_type)
     if isinstance(plan, Settled):
         return Preview(*who, "nothing", plan.reason)

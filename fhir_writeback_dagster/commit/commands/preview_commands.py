@@ -15,7 +15,7 @@ import click
 
 from fhir_writeback_dagster.canonical import KINDS
 from fhir_writeback_dagster.commit.commands.preview import Preview, preview
-from fhir_writeback_dagster.orchestration.run_context import Desk, Workplace
+from fhir_writeback_dagster.orchestration.run_context import OpenRuns, RunContext
 from fhir_writeback_dagster.store.db import record_event
 
 _SHADOWED = ("not_written",)
@@ -37,21 +37,23 @@ def _options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.command("shadow")
 @_options
 @click.pass_obj
-def shadow_command(desk: Desk, *, tenant: str | None, count: int, kind: str | None, as_json: bool, values: bool) -> None:
+def shadow_command(open_runs: OpenRuns, *, tenant: str | None, count: int, kind: str | None, as_json: bool, values: bool) -> None:
     """What `off` and `shadow` held back: what would have been written, and how it differs from the chart as it is now."""
-    _show(desk, _SHADOWED, _compared, tenant, count, kind, as_json=as_json, values=values)
+    _show(open_runs, _SHADOWED, _compared, tenant, count, kind, as_json=as_json, values=values)
 
 
 @click.command("dry-run")
 @_options
 @click.pass_obj
-def dry_run_command(desk: Desk, *, tenant: str | None, count: int, kind: str | None, as_json: bool, values: bool) -> None:
+def dry_run_command(
+    open_runs: OpenRuns, *, tenant: str | None, count: int, kind: str | None, as_json: bool, values: bool
+) -> None:
     """The requests that the newest unsent candidates would become, planned against the EHR as it is now. Nothing is sent."""
-    _show(desk, _NOT_SENT, _request, tenant, count, kind, as_json=as_json, values=values)
+    _show(open_runs, _NOT_SENT, _request, tenant, count, kind, as_json=as_json, values=values)
 
 
 def _show(
-    desk: Desk,
+    open_runs: OpenRuns,
     states: Sequence[str],
     line: Callable[[Preview], str],
     tenant: str | None,
@@ -61,18 +63,18 @@ def _show(
     as_json: bool,
     values: bool,
 ) -> None:
-    with desk("commit", tenant) as places:
-        for w in places:
-            previews = preview(w, states, count, kind)
+    with open_runs("commit", tenant) as places:
+        for run in places:
+            previews = preview(run, states, count, kind)
             if values:
-                _audit(w, previews)
+                _audit(run, previews)
             actions = dict(Counter(one.action for one in previews))
             if as_json:
                 told = [one.to_json(values=values) for one in previews]
-                click.echo(json.dumps({"tenant": w.id, "candidates": len(previews), "actions": actions, "previews": told}))
+                click.echo(json.dumps({"tenant": run.id, "candidates": len(previews), "actions": actions, "previews": told}))
                 continue
             by_action = ", ".join(f"{number} {action}" for action, number in actions.items())
-            click.echo(f"{w.id}: {len(previews)} candidates{': ' if by_action else ''}{by_action}")
+            click.echo(f"{run.id}: {len(previews)} candidates{': ' if by_action else ''}{by_action}")
             for one in previews:
                 click.echo(f"  {line(one)}")
                 if values:
@@ -92,7 +94,7 @@ def _request(one: Preview) -> str:
     return f"{one.candidate_id} {one.plan.method} {one.plan.path} ({len(one.plan.body)} bytes) {headers}"
 
 
-def _audit(w: Workplace, previews: Sequence[Preview]) -> None:
-    with w.store.tenant(w.id) as connection:
+def _audit(run: RunContext, previews: Sequence[Preview]) -> None:
+    with run.store.tenant(run.id) as connection:
         subjects = [str(one.candidate_id) for one in previews]
         record_event(connection, "candidate.values_shown", subjects, [{"by": getpass.getuser()}] * len(subjects))

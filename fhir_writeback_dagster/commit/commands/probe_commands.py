@@ -16,11 +16,11 @@ from fhir_writeback_dagster.commit.auth.discovery import ENDPOINT_CHANGED
 from fhir_writeback_dagster.commit.auth.scopes import written_types
 from fhir_writeback_dagster.commit.fhir_client import open_ehr
 from fhir_writeback_dagster.commit.probe import drift
-from fhir_writeback_dagster.commit.probe.experiments import Finding, Probe
+from fhir_writeback_dagster.commit.probe.experiments import Probe, ProbeFinding
 from fhir_writeback_dagster.commit.probe.snapshot import Difference, Snapshot
 from fhir_writeback_dagster.config.secrets import resolve
 from fhir_writeback_dagster.errors import ConfigError
-from fhir_writeback_dagster.orchestration.run_context import Desk, Workplace
+from fhir_writeback_dagster.orchestration.run_context import OpenRuns, RunContext
 from fhir_writeback_dagster.rules.target.capabilities import NOT_READ, Target
 from fhir_writeback_dagster.rules.target.matrix import load_vendor
 
@@ -32,7 +32,7 @@ class Report:
     """What a probe of one tenant's target came to."""
 
     snapshot: Snapshot
-    findings: tuple[Finding, ...]
+    findings: tuple[ProbeFinding, ...]
     refused: dict[str, str]
     """Resource types that the tenant's mappings write and the target does not take."""
     drifted: tuple[Difference, ...]
@@ -60,28 +60,28 @@ class Report:
         }
 
 
-def probe(w: Workplace, *, read_only: bool, approve: bool = False) -> Report:
+def probe(run: RunContext, *, read_only: bool, approve: bool = False) -> Report:
     """Ask the tenant's target; nothing is stored.
 
     :param approve: a person approves what it is now, and with it where it says that tokens are had.
     :raises ConfigError: it is no sandbox, and writing was not ruled out.
     :raises TargetError: it does not answer, or is not R4.
     """
-    if not (read_only or w.tenant.ehr.sandbox):
+    if not (read_only or run.tenant.ehr.sandbox):
         raise ConfigError(
             "production",
             "this EHR is not marked as a sandbox, and a probe writes",
-            where=f"tenants/{w.id}.yaml ehr.sandbox",
-            mend="probe it with --read-only",
+            where=f"tenants/{run.id}.yaml ehr.sandbox",
+            fix="probe it with --read-only",
         )
 
-    with w.store.tenant(w.id) as connection:
-        before = drift.approved(connection, w)
+    with run.store.tenant(run.id) as connection:
+        before = drift.approved(connection, run)
 
     async def work() -> tuple[Snapshot, Probe]:
-        async with open_ehr(w, moved=approve) as ehr:
+        async with open_ehr(run, moved=approve) as ehr:
             statement, snapshot = await drift.seen(ehr, before)
-            asked = Probe(ehr, Target(load_vendor(w.tenant.ehr.vendor), statement), w.tenant.identifier_system)
+            asked = Probe(ehr, Target(load_vendor(run.tenant.ehr.vendor), statement), run.tenant.identifier_system)
             if statement is None:
                 asked.unanswered.append(f"nonsense: {ENDPOINT_CHANGED}, so no token was asked for")
             else:
@@ -89,8 +89,8 @@ def probe(w: Workplace, *, read_only: bool, approve: bool = False) -> Report:
             return snapshot, asked
 
     snapshot, asked = asyncio.run(work())
-    refusals = {name: asked.target.refusal(name, "create") for name in written_types(w.tenant, w.settings.mappings / "fhir")}
-    drifted = [] if before is None else drift.since(before, snapshot, w)
+    refusals = {name: asked.target.refusal(name, "create") for name in written_types(run.tenant, run.settings.mappings / "fhir")}
+    drifted = [] if before is None else drift.since(before, snapshot, run)
     return Report(
         snapshot,
         tuple(asked.findings),
@@ -109,21 +109,21 @@ def probe(w: Workplace, *, read_only: bool, approve: bool = False) -> Report:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 @_by_option
 @click.pass_obj
-def probe_command(desk: Desk, *, tenant: str, read_only: bool, approve: bool, as_json: bool, by: str) -> None:
+def probe_command(open_runs: OpenRuns, *, tenant: str, read_only: bool, approve: bool, as_json: bool, by: str) -> None:
     """Ask TENANT's EHR what it does, beside what the matrix says; on agreement that is what it is compared with nightly.
 
     Exit code 1 where it does less than the matrix says, or than was approved, and writing relies on it; also where it did not
     answer what would have shown that.
     """
-    with desk("commit", tenant) as places:
-        for w in places:
-            report = probe(w, read_only=read_only, approve=approve)
+    with open_runs("commit", tenant) as places:
+        for run in places:
+            report = probe(run, read_only=read_only, approve=approve)
             stored = report.safe or approve
             if stored:
-                with w.store.tenant(w.id) as connection:
-                    drift.approve(connection, w, report.snapshot, [one.to_json() for one in report.findings], by)
+                with run.store.tenant(run.id) as connection:
+                    drift.approve(connection, run, report.snapshot, [one.to_json() for one in report.findings], by)
             if as_json:
-                click.echo(json.dumps({"tenant": w.id, "approved": stored, **report.to_json()}))
+                click.echo(json.dumps({"tenant": run.id, "approved": stored, **report.to_json()}))
             else:
                 click.echo(table(report))
                 click.echo(
@@ -160,27 +160,29 @@ def _word(value: object) -> str:
 @click.option("--algorithm", type=click.Choice(["RS384", "ES384"]), help="Of a new key. Default: the current one's.")
 @click.option("--wait", "hours", type=float, help="Hours since the last step. Default: 24 before switch, 1 before retire.")
 @click.pass_obj
-def keys_command(desk: Desk, *, tenant: str, step: str, algorithm: Literal["RS384", "ES384"] | None, hours: float | None) -> None:
+def keys_command(
+    open_runs: OpenRuns, *, tenant: str, step: str, algorithm: Literal["RS384", "ES384"] | None, hours: float | None
+) -> None:
     """Rotate TENANT's client key: publish a next one, wait until the EHR has read it, switch to it, retire the old.
 
     The JWKS to publish is written to jwks/TENANT.json; `jwks` prints it. The tokens of the next run are had with the new key.
     """
-    with desk("commit", tenant) as places:
-        for w in places:
-            for kid, kind, state in rotate(w, step, algorithm, hours):
+    with open_runs("commit", tenant) as places:
+        for run in places:
+            for kid, kind, state in rotate(run, step, algorithm, hours):
                 click.echo(f"{kid}  {kind}  {state}")
             if step == "jwks":
-                click.echo(json.dumps(client_keys.public(_read(w)), indent=1))
+                click.echo(json.dumps(client_keys.public(_read(run)), indent=1))
 
 
 def rotate(
-    w: Workplace, step: str, algorithm: Literal["RS384", "ES384"] | None = None, hours: float | None = None
+    run: RunContext, step: str, algorithm: Literal["RS384", "ES384"] | None = None, hours: float | None = None
 ) -> list[tuple[str, str, str]]:
     """Do one step of the rotation; returns (kid, algorithm, state) of every key afterwards.
 
     :raises ConfigError: it is not time for that step, or the key stands where this command may not write.
     """
-    keys = _read(w)
+    keys = _read(run)
     if step == "publish":
         keys = client_keys.published(keys, algorithm)
     elif step == "switch":
@@ -189,25 +191,25 @@ def rotate(
         keys = client_keys.retired(keys, 3600 * (1.0 if hours is None else hours))
     else:
         return client_keys.describe(keys)
-    reference = w.tenant.ehr.auth.private_key or ""
+    reference = run.tenant.ehr.auth.private_key or ""
     if not reference.startswith("file://"):
         raise ConfigError(
             "rotation",
             f"{reference.partition(':')[0]} secrets are changed in their own store",
-            where=f"tenants/{w.id}.yaml ehr.auth.private_key",
-            mend="rotate a copy in a file, and put its content there at each step",
+            where=f"tenants/{run.id}.yaml ehr.auth.private_key",
+            fix="rotate a copy in a file, and put its content there at each step",
         )
     # What is published comes first: a key that signs and is unknown to the EHR would be refused.
-    _write(w.settings.home / "jwks" / f"{w.id}.json", client_keys.public(keys), 0o644)
-    _write(w.settings.home / reference.removeprefix("file://"), {"keys": keys}, 0o600)
+    _write(run.settings.home / "jwks" / f"{run.id}.json", client_keys.public(keys), 0o644)
+    _write(run.settings.home / reference.removeprefix("file://"), {"keys": keys}, 0o600)
     return client_keys.describe(keys)
 
 
-def _read(w: Workplace) -> list[dict[str, Any]]:
-    where = f"tenants/{w.id}.yaml ehr.auth.private_key"
-    if w.tenant.ehr.auth.private_key is None:
-        raise ConfigError("no_credential", "not set", where=where, mend="name the key by reference")
-    return client_keys.read_keys(resolve(w.tenant.ehr.auth.private_key, w.settings.home).reveal(), where)
+def _read(run: RunContext) -> list[dict[str, Any]]:
+    where = f"tenants/{run.id}.yaml ehr.auth.private_key"
+    if run.tenant.ehr.auth.private_key is None:
+        raise ConfigError("no_credential", "not set", where=where, fix="name the key by reference")
+    return client_keys.read_keys(resolve(run.tenant.ehr.auth.private_key, run.settings.home).reveal(), where)
 
 
 def _write(path: Path, content: dict[str, Any], mode: int) -> None:

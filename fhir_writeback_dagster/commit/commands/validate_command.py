@@ -15,13 +15,13 @@ from fhir_writeback_dagster import canonicaljson
 from fhir_writeback_dagster.commit.fhir_client import FHIR_JSON, open_ehr
 from fhir_writeback_dagster.commit.protocol.answer import Answer, dicts
 from fhir_writeback_dagster.errors import ConfigError
-from fhir_writeback_dagster.orchestration.run_context import Desk, Workplace
+from fhir_writeback_dagster.orchestration.run_context import OpenRuns, RunContext
 
 _BAD = ("fatal", "error")
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class ValidatedPayload:
     """What the EHR says of one payload: ``issues`` are (severity, code, path), never a text, which may quote a value."""
 
     name: str
@@ -33,22 +33,22 @@ class Judged:
         return self.status < 300 and not any(severity in _BAD for severity, _, _ in self.issues)
 
 
-def validate(w: Workplace, payloads: dict[str, dict[str, Any]]) -> list[Judged]:
+def validate(run: RunContext, payloads: dict[str, dict[str, Any]]) -> list[ValidatedPayload]:
     """Ask the tenant's EHR about each payload, by name.
 
     :raises ConfigError: it is no sandbox: a payload that is asked about may hold a patient.
     :raises TargetError: no token could be had.
     """
-    if not w.tenant.ehr.sandbox:
+    if not run.tenant.ehr.sandbox:
         raise ConfigError(
             "production",
             "this EHR is not marked as a sandbox",
-            where=f"tenants/{w.id}.yaml ehr.sandbox",
-            mend="validate against a staging EHR",
+            where=f"tenants/{run.id}.yaml ehr.sandbox",
+            fix="validate against a staging EHR",
         )
 
-    async def work() -> list[Judged]:
-        async with open_ehr(w) as ehr:
+    async def work() -> list[ValidatedPayload]:
+        async with open_ehr(run) as ehr:
             headers = {"Content-Type": FHIR_JSON}
             return [
                 _judged(
@@ -60,13 +60,13 @@ def validate(w: Workplace, payloads: dict[str, dict[str, Any]]) -> list[Judged]:
     return asyncio.run(work())
 
 
-def _judged(name: str, answer: Answer) -> Judged:
+def _judged(name: str, answer: Answer) -> ValidatedPayload:
     found = answer.resource() or {}
     issues = [
         (str(one.get("severity", "")), str(one.get("code", "")), str((one.get("expression") or one.get("location") or [""])[0]))
         for one in dicts(found.get("issue"))
     ]
-    return Judged(name, answer.status, tuple(issues))
+    return ValidatedPayload(name, answer.status, tuple(issues))
 
 
 @click.command("validate")
@@ -74,12 +74,12 @@ def _judged(name: str, answer: Answer) -> Judged:
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a file.")
 @click.pass_obj
-def validate_command(desk: Desk, *, tenant: str, files: Sequence[Path], as_json: bool) -> None:
+def validate_command(open_runs: OpenRuns, *, tenant: str, files: Sequence[Path], as_json: bool) -> None:
     """Ask TENANT's staging EHR by $validate whether it would take the resources in FILES. Exit code 1 where one is not valid."""
     payloads = {str(path): _read(path) for path in files}
-    with desk("commit", tenant) as places:
-        for w in places:
-            judged = validate(w, payloads)
+    with open_runs("commit", tenant) as places:
+        for run in places:
+            judged = validate(run, payloads)
             for one in judged:
                 if as_json:
                     click.echo(json.dumps({"file": one.name, "valid": one.valid, "status": one.status, "issues": one.issues}))
@@ -97,5 +97,5 @@ def _read(path: Path) -> dict[str, Any]:
     except ValueError:
         found = None
     if not isinstance(found, dict) or not isinstance(found.get("resourceType"), str):
-        raise ConfigError("no_resource", "not a FHIR resource as JSON", where=str(path), mend="one resource a file")
+        raise ConfigError("no_resource", "not a FHIR resource as JSON", where=str(path), fix="one resource a file")
     return found

@@ -15,17 +15,17 @@ from fhir_writeback_dagster import canonicaljson
 from fhir_writeback_dagster.commit.adapters.base import WirePlan
 from fhir_writeback_dagster.commit.protocol.answer import Answer
 
-Kind = Literal["batch", "transaction"]
+BundleType = Literal["batch", "transaction"]
 
 _HEADERS = {"etag": "etag", "location": "location", "lastModified": "last-modified"}
 
 
-def pack(kind: Kind, plans: Sequence[WirePlan]) -> bytes:
+def pack(kind: BundleType, plans: Sequence[WirePlan]) -> bytes:
     """The body of a bundle of ``plans``, each of which has an entry."""
     return canonicaljson.encode({"resourceType": "Bundle", "type": kind, "entry": [plan.entry for plan in plans]})
 
 
-def unpack(kind: Kind, plans: Sequence[WirePlan], answer: Answer) -> list[Answer] | None:
+def unpack(kind: BundleType, plans: Sequence[WirePlan], answer: Answer) -> list[Answer] | None:
     """The answer to each of ``plans``; None where it cannot be told which answer is whose."""
     body = answer.resource()
     if body is None or body["resourceType"] != "Bundle" or body.get("type") != f"{kind}-response":

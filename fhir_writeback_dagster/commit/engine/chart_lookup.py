@@ -8,27 +8,27 @@ from collections.abc import Iterable, Sequence
 from datetime import date, timedelta
 
 from fhir_writeback_dagster.commit.adapters.generic import bears
-from fhir_writeback_dagster.commit.fhir_client import Ehr
+from fhir_writeback_dagster.commit.fhir_client import FhirClient
 from fhir_writeback_dagster.commit.mirror.rows import referenced
-from fhir_writeback_dagster.commit.protocol.model import Item, Resource
+from fhir_writeback_dagster.commit.protocol.model import Intent, Resource
 from fhir_writeback_dagster.rules.fhir.natural_key import natural_key, same_fact
 
 _ByDay = dict[tuple[str, str], list[Resource]]
 """Patient id and day of the natural key → resources."""
 
 
-class Chart:
+class ChartLookup:
     """One search a type and a few patients, kept while they are worked on.
 
     :param system: our own identifier system: what bears it is known to the ledger, and left out.
     :param patients: how many patients one search may name.
     """
 
-    def __init__(self, ehr: Ehr, system: str, patients: int = 1) -> None:
+    def __init__(self, ehr: FhirClient, system: str, patients: int = 1) -> None:
         self._ehr, self._system, self._patients = ehr, system, patients
         self._known: dict[tuple[str, str], asyncio.Task[_ByDay]] = {}
 
-    def expect(self, items: Iterable[Item]) -> None:
+    def expect(self, items: Iterable[Intent]) -> None:
         """These will be asked for: begin to read what is not known yet, several patients in one search."""
         wanted: dict[str, set[str]] = defaultdict(set)
         for item in items:
@@ -40,7 +40,7 @@ class Chart:
                 task = asyncio.create_task(self._search(some, resource_type))
                 self._known.update(((patient, resource_type), task) for patient in some)
 
-    async def alike(self, item: Item, *, fresh: bool = False) -> list[Resource]:
+    async def alike(self, item: Intent, *, fresh: bool = False) -> list[Resource]:
         """Resources of others in the patient's chart that could tell of the same fact.
 
         :param fresh: search again; after a write without an answer, what was read before it proves nothing.

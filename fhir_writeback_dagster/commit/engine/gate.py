@@ -18,18 +18,18 @@ from psycopg import Connection
 from fhir_writeback_dagster.commit.adapters.base import Settled, WirePlan
 from fhir_writeback_dagster.commit.engine.recheck import Objection, Recheck
 from fhir_writeback_dagster.commit.engine.recording import record
-from fhir_writeback_dagster.commit.ledger.async_database import Database
+from fhir_writeback_dagster.commit.ledger.async_database import AsyncDatabase
 from fhir_writeback_dagster.commit.limits import holds
-from fhir_writeback_dagster.commit.protocol.model import Attempt, Change, Item, change
+from fhir_writeback_dagster.commit.protocol.model import Attempt, Change, Intent, change
 from fhir_writeback_dagster.commit.protocol.transitions import Action, Event
-from fhir_writeback_dagster.orchestration.run_context import Workplace
+from fhir_writeback_dagster.orchestration.run_context import RunContext
 
 
 @dataclass(frozen=True, slots=True)
 class Want:
     """An intent that is ready to go: with its request and the attempt that it becomes, or with what stands there already."""
 
-    item: Item
+    item: Intent
     plan: WirePlan | Settled
     attempt: Attempt | None = None
 
@@ -44,11 +44,11 @@ class _Job:
 
 
 @dataclass(slots=True)
-class Gate:
+class SendGate:
     """``lease_s``: seconds that a marked intent is held, longer than its request can take."""
 
-    w: Workplace
-    db: Database
+    run: RunContext
+    db: AsyncDatabase
     recheck: Recheck
     lease_s: float
     cap: int | None = None
@@ -106,9 +106,9 @@ class Gate:
         decided = self._decide(connection, wants)
         every = [[*(c for want in job.wants if (c := decided[want.item.intent_id])), *job.changes] for job in jobs]
         changes = [c for changes in every for c in changes]
-        moved = record(connection, self.w, changes, self.lease_s)
+        moved = record(connection, self.run, changes, self.lease_s)
         if sent := sum(Action.TRANSMIT in c.actions for c in changes if c.item.intent_id in moved):
-            holds.count(connection, self.w, sent)
+            holds.count(connection, self.run, sent)
         return [[c for c in changes if c.item.intent_id in moved] for changes in every]
 
     def _decide(self, connection: Connection[Any], wants: Sequence[Want]) -> dict[UUID, Change | None]:
@@ -125,13 +125,13 @@ class Gate:
         """Those of ``sending`` that may not go now: the target is held back, or they are more than its cap lets through."""
         if not sending:
             return {}
-        allowed = holds.allowance(connection, self.w, self.cap)
+        allowed = holds.allowance(connection, self.run, self.cap)
         self.held = allowed.stopped
         if allowed.stopped:
             return {c.item.intent_id: change(c.item, Event.STOP, reason="held") for c in sending}
         if allowed.left is None or allowed.left >= len(sending):
             return {}
-        holds.hold(connection, self.w, "cap", None)
+        holds.hold(connection, self.run, "cap", None)
         self.held = True
         return {c.item.intent_id: change(c.item, Event.STOP, reason="cap") for c in sending[allowed.left :]}
 

@@ -17,16 +17,16 @@ from psycopg import Connection
 
 from fhir_writeback_dagster.commit.mirror.model import mirrored
 from fhir_writeback_dagster.commit.mirror.store import read_sync
-from fhir_writeback_dagster.commit.protocol.model import Item
+from fhir_writeback_dagster.commit.protocol.model import Intent
 from fhir_writeback_dagster.commit.protocol.transitions import Event, State
 from fhir_writeback_dagster.commit.sqlfile import statement
-from fhir_writeback_dagster.config.tenants import Mode, Modes, load_tenant
+from fhir_writeback_dagster.config.tenants import Mode, ModeSettings, load_tenant
 from fhir_writeback_dagster.errors import ServiceError
-from fhir_writeback_dagster.orchestration.run_context import Workplace
-from fhir_writeback_dagster.rules.consent.evaluate import ConsentAsk, evaluate
+from fhir_writeback_dagster.orchestration.run_context import RunContext
+from fhir_writeback_dagster.rules.consent.evaluate import ConsentRequest, evaluate
 from fhir_writeback_dagster.rules.encounters import takes_no_more
 from fhir_writeback_dagster.rules.modes import in_sample, needs_person, writes
-from fhir_writeback_dagster.rules.policy.cedar import PolicyAsk, PolicyDecision, load_policies
+from fhir_writeback_dagster.rules.policy.cedar import PolicyDecision, PolicyRequest, load_policies
 
 _UNREADABLE = (ServiceError, LookupError, TypeError, ValueError, AttributeError)
 """What opening and reading of a sealed value or a foreign resource can raise: one that is broken must not stop the others."""
@@ -66,31 +66,31 @@ class Facts:
 class Recheck:
     """One run's re-checks. Policies are those of the run's start; modes are read from the tenant's file each time."""
 
-    def __init__(self, w: Workplace) -> None:
-        self._w = w
-        self._policies = load_policies(w.settings.policies, w.tenant.policies)
+    def __init__(self, run: RunContext) -> None:
+        self._run = run
+        self._policies = load_policies(run.settings.policies, run.tenant.policies)
         self._consents: dict[tuple[str, str], dict[str, Any]] = {}
-        self._modes: tuple[tuple[int, int, int] | None, Modes] | None = None
+        self._modes: tuple[tuple[int, int, int] | None, ModeSettings] | None = None
 
     def mirror_is_young(self, connection: Connection[Any]) -> bool:
         """Was every mirrored type read completely within the tenant's ``consent.max_age``? What was read in the future was read
         under a clock that has been set back since: nobody knows how old it is.
         """
-        syncs, now = read_sync(connection, self._w), self._w.now()
-        oldest = now - self._w.tenant.consent.max_age
-        return all(kind in syncs and oldest <= syncs[kind].refreshed_at <= now for kind in mirrored(self._w.tenant))
+        syncs, now = read_sync(connection, self._run), self._run.now()
+        oldest = now - self._run.tenant.consent.max_age
+        return all(kind in syncs and oldest <= syncs[kind].refreshed_at <= now for kind in mirrored(self._run.tenant))
 
-    def objections(self, connection: Connection[Any], items: Sequence[Item]) -> dict[UUID, Objection]:
+    def objections(self, connection: Connection[Any], items: Sequence[Intent]) -> dict[UUID, Objection]:
         """What stands against sending each of ``items``; those that are not in the answer may go.
 
         :raises ConfigError: the tenant's file cannot be read any more; nothing may go.
         """
-        w, now = self._w, self._w.now()
+        run, now = self._run, self._run.now()
         rows = connection.execute(
             statement("recheck"),
             {
-                "tenant": w.id,
-                "target": w.tenant.ehr.target,
+                "tenant": run.id,
+                "target": run.tenant.ehr.target,
                 "intents": [item.intent_id for item in items],
                 "now": now,
                 "dropped": _DROPPED,
@@ -100,11 +100,11 @@ class Recheck:
         facts = {row[0]: Facts(*row) for row in rows}
         modes = self._modes_now()
         found: dict[UUID, Objection] = {}
-        standing: list[tuple[Item, Facts]] = []
+        standing: list[tuple[Intent, Facts]] = []
         for item in items:
             known = facts.get(item.intent_id)
-            sampled = in_sample(w.identity, modes, item.business_key, item.content_hash)
-            objection = about_records(item, known, w.tenant.closed_encounter) or about_mode(
+            sampled = in_sample(run.identity, modes, item.business_key, item.content_hash)
+            objection = about_records(item, known, run.tenant.closed_encounter) or about_mode(
                 modes.of(item.resource_type), known, sampled=sampled
             )
             if objection:
@@ -114,28 +114,28 @@ class Recheck:
         found |= self._consent_and_policy(connection, standing, now)
         return found
 
-    def _modes_now(self) -> Modes:
+    def _modes_now(self) -> ModeSettings:
         """The modes in the tenant's file, read again whenever it was written (reading YAML takes milliseconds)."""
         try:
-            status = (self._w.settings.tenants / f"{self._w.id}.yaml").stat()
+            status = (self._run.settings.tenants / f"{self._run.id}.yaml").stat()
             version = (status.st_mtime_ns, status.st_size, status.st_ino)
         except OSError:
             version = None
         if self._modes is None or version is None or version != self._modes[0]:
-            self._modes = (version, load_tenant(self._w.settings.tenants, self._w.id).modes)
+            self._modes = (version, load_tenant(self._run.settings.tenants, self._run.id).modes)
         return self._modes[1]
 
     def _consent_and_policy(
-        self, connection: Connection[Any], standing: Sequence[tuple[Item, Facts]], now: datetime
+        self, connection: Connection[Any], standing: Sequence[tuple[Intent, Facts]], now: datetime
     ) -> dict[UUID, Objection]:
-        w = self._w
-        asked: list[tuple[Item, Facts, PolicyAsk, ConsentAsk]] = []
+        run = self._run
+        asked: list[tuple[Intent, Facts, PolicyRequest, ConsentRequest]] = []
         found: dict[UUID, Objection] = {}
         for item, known in standing:
             try:
-                context = w.sealer.open_json("decision.candidate.context", item.candidate_id, known.context or b"")
-                policy_ask = replace(PolicyAsk.from_json(context["policy"]), now=now, encounter_status=known.encounter_status)
-                asked.append((item, known, policy_ask, replace(ConsentAsk.from_json(context["consent"]), at=now)))
+                context = run.sealer.open_json("decision.candidate.context", item.candidate_id, known.context or b"")
+                policy_ask = replace(PolicyRequest.from_json(context["policy"]), now=now, encounter_status=known.encounter_status)
+                asked.append((item, known, policy_ask, replace(ConsentRequest.from_json(context["consent"]), at=now)))
             except _UNREADABLE:
                 found[item.intent_id] = Objection(Event.REFUSE, "context_unreadable")
         consents = self._consents_of(connection, {item.patient_id for item, *_ in asked})
@@ -146,9 +146,9 @@ class Recheck:
                 found[item.intent_id] = objection
         return found
 
-    def _about_consent(self, consents: Sequence[dict[str, Any]], ask: ConsentAsk, known: Facts) -> Objection | None:
+    def _about_consent(self, consents: Sequence[dict[str, Any]], ask: ConsentRequest, known: Facts) -> Objection | None:
         outcome = "none"
-        if self._w.tenant.consent.source == "ehr":
+        if self._run.tenant.consent.source == "ehr":
             try:
                 outcome = evaluate(consents, ask).outcome
             except _UNREADABLE:
@@ -157,27 +157,29 @@ class Recheck:
         return None if allowed else Objection(Event.WITHDRAW, f"consent_{outcome}")
 
     def _may_without_consent(self, known: Facts) -> bool:
-        none_found = self._w.tenant.consent.none_found
+        none_found = self._run.tenant.consent.none_found
         return none_found == "permit" or (none_found == "review" and known.reviewed)
 
     def _consents_of(self, connection: Connection[Any], patients: set[str]) -> dict[str, list[dict[str, Any]]]:
-        target = self._w.tenant.ehr.target
+        target = self._run.tenant.ehr.target
         found: dict[str, list[dict[str, Any]]] = defaultdict(list)
         rows = connection.execute(
             "SELECT patient_id, consent_id, version_id, body FROM mirror.consent "
             "WHERE tenant = %s AND target = %s AND patient_id = ANY (%s::text[])",
-            (self._w.id, target, sorted(patients)),
+            (self._run.id, target, sorted(patients)),
         )
         for patient, consent_id, version, sealed in rows:
             body = self._consents.get((consent_id, version)) if version else None
             if body is None:
-                body = self._w.sealer.open_json("mirror.consent", f"{target}|{consent_id}", sealed)
+                body = self._run.sealer.open_json("mirror.consent", f"{target}|{consent_id}", sealed)
                 self._consents[consent_id, version] = body
             found[patient].append(body)
         return found
 
 
-def about_records(item: Item, known: Facts | None, closed_encounter: Literal["review", "permit"] = "review") -> Objection | None:
+def about_records(
+    item: Intent, known: Facts | None, closed_encounter: Literal["review", "permit"] = "review"
+) -> Objection | None:
     """Verdict, revision order, patient and encounter; what a person approved for a closed encounter goes."""
     if known is None:
         return Objection(Event.WITHDRAW, "verdict_gone")

@@ -13,19 +13,19 @@ from fhir_writeback_dagster.commit.adapters.base import Adapter, ChartFacts, Hal
 from fhir_writeback_dagster.commit.adapters.generic import bears
 from fhir_writeback_dagster.commit.adapters.search import token
 from fhir_writeback_dagster.commit.adapters.superseding import key_of, successor, supersedes
-from fhir_writeback_dagster.commit.engine.chart_lookup import Chart
-from fhir_writeback_dagster.commit.fhir_client import Ehr, Unreadable
+from fhir_writeback_dagster.commit.engine.chart_lookup import ChartLookup
+from fhir_writeback_dagster.commit.fhir_client import FhirClient, Unreadable
 from fhir_writeback_dagster.commit.http.transport import NO_TURN, NoAnswer
 from fhir_writeback_dagster.commit.protocol.answer import Answer
-from fhir_writeback_dagster.commit.protocol.error_classes import Outcome, Recovery, classify
-from fhir_writeback_dagster.commit.protocol.model import Item, Link, Resource, Standing
+from fhir_writeback_dagster.commit.protocol.error_classes import ErrorClass, Recovery, classify
+from fhir_writeback_dagster.commit.protocol.model import Intent, Link, Resource, Standing
 from fhir_writeback_dagster.commit.protocol.transitions import Event
 from fhir_writeback_dagster.errors import TargetError
 from fhir_writeback_dagster.rules.fhir.content import same_content
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class ReconcileResult:
     """What a look showed, as an event of the protocol: CONFIRM, ABSENT, REVIEW, LOSE (could not look, because of ``error``: later
     again) or STOP (its turn did not come).
     """
@@ -39,16 +39,16 @@ class Finding:
     error: TargetError | NoAnswer | None = None
 
 
-ABSENT = Finding(Event.ABSENT, "not_found")
+ABSENT = ReconcileResult(Event.ABSENT, "not_found")
 
 
-class Look:
+class Reconciler:
     """``system`` is the tenant's own identifier system."""
 
-    def __init__(self, ehr: Ehr, chart: Chart, adapter: Adapter, system: str) -> None:
+    def __init__(self, ehr: FhirClient, chart: ChartLookup, adapter: Adapter, system: str) -> None:
         self._ehr, self._chart, self._adapter, self._system = ehr, chart, adapter, system
 
-    async def facts(self, item: Item) -> ChartFacts:
+    async def facts(self, item: Intent) -> ChartFacts:
         """What the adapter needs to know of the chart before it plans ``item``.
 
         :raises Unreadable: the chart could not be read.
@@ -60,7 +60,7 @@ class Look:
             return ChartFacts(alike, ours=ours)
         return ChartFacts(alike, await self._current(item, link))
 
-    async def at(self, item: Item) -> Finding:
+    async def at(self, item: Intent) -> ReconcileResult:
         """Was ``item`` applied?"""
         try:
             if supersedes(item):
@@ -68,10 +68,10 @@ class Look:
             return await (self._created(item) if item.link is None else self._updated(item, item.link))
         except (TargetError, NoAnswer) as error:
             if error.code in NO_TURN:
-                return Finding(Event.STOP, item.reason or error.code)
-            return Finding(Event.LOSE, f"look_{error.code}", error=error)
+                return ReconcileResult(Event.STOP, item.reason or error.code)
+            return ReconcileResult(Event.LOSE, f"look_{error.code}", error=error)
 
-    async def _current(self, item: Item, link: Link) -> Answer:
+    async def _current(self, item: Intent, link: Link) -> Answer:
         """The linked resource as it stands there now, or that it is gone.
 
         :raises Unreadable: the answer tells neither. It may be refused for this one alone, so it is never more than one failure.
@@ -82,27 +82,27 @@ class Look:
             return answer
         code = "odd_answer" if outcome.recovery is Recovery.CONFIRM else outcome.code
         what = f"reading {link.resource_type} ({answer.status})"
-        raise Unreadable(Outcome(code, Recovery.RETRY), what, self._ehr.base_url)
+        raise Unreadable(ErrorClass(code, Recovery.RETRY), what, self._ehr.base_url)
 
-    async def _created(self, item: Item) -> Finding:
+    async def _created(self, item: Intent) -> ReconcileResult:
         by = self._adapter.reconcile(item)
         found = await self.by_identifier(item) if by.identifier else []
         if found is None:
-            return Finding(Event.REVIEW, "search_unreliable")
+            return ReconcileResult(Event.REVIEW, "search_unreliable")
         if len(found) > 1:
-            return Finding(Event.REVIEW, "several_matches", evidence={"resources": _names(found)})
+            return ReconcileResult(Event.REVIEW, "several_matches", evidence={"resources": _names(found)})
         if found:
             return await self.compare(item, found[0])
         alike = [r for r in await self._chart.alike(item, fresh=True) if same_content(item.payload, r)]
         # Only an EHR that drops foreign identifiers shows ours by its content alone. Where ours would have been found, an equal
         # one is somebody else's: the plan that follows sees it too, and links it as theirs.
         if alike and not by.identifier:
-            return Finding(Event.CONFIRM, "found_by_natural_key", "reconciled", Standing(alike[0], None))
+            return ReconcileResult(Event.CONFIRM, "found_by_natural_key", "reconciled", Standing(alike[0], None))
         if by.natural_key or self._adapter.capabilities.can_be_found(item.resource_type):
             return ABSENT
-        return Finding(Event.REVIEW, "cannot_be_found")
+        return ReconcileResult(Event.REVIEW, "cannot_be_found")
 
-    async def by_identifier(self, item: Item) -> list[Resource] | None:
+    async def by_identifier(self, item: Intent) -> list[Resource] | None:
         """The resources that bear the item's key; None: the server's search cannot be believed.
 
         A server that does not know the parameter may answer with everything: what does not bear the identifier was not
@@ -112,27 +112,27 @@ class Look:
         found = await self._ehr.search(item.resource_type, [("identifier", token(self._system, key))])
         return found if all(bears(r, self._system, key) for r in found) else None
 
-    async def compare(self, item: Item, found: Resource) -> Finding:
+    async def compare(self, item: Intent, found: Resource) -> ReconcileResult:
         """``found`` bears our identifier: does it, or did it once, say what we wrote?"""
         if same_content(item.payload, found):
-            return Finding(Event.CONFIRM, "found", "reconciled", Standing(found, None))
+            return ReconcileResult(Event.CONFIRM, "found", "reconciled", Standing(found, None))
         for version in await self._history(found["resourceType"], found["id"]) or ():
             if same_content(item.payload, version):
-                return Finding(Event.CONFIRM, "found_in_history", "reconciled", Standing(version, None))
-        return Finding(Event.REVIEW, "differs_from_ours", evidence={"resources": _names([found])})
+                return ReconcileResult(Event.CONFIRM, "found_in_history", "reconciled", Standing(version, None))
+        return ReconcileResult(Event.REVIEW, "differs_from_ours", evidence={"resources": _names([found])})
 
-    async def _superseded(self, item: Item) -> Finding:
+    async def _superseded(self, item: Intent) -> ReconcileResult:
         """A document that takes the place of another is there or not; the one before says nothing about it."""
         found = await self.by_identifier(item)
         if found is None:
-            return Finding(Event.REVIEW, "search_unreliable")
+            return ReconcileResult(Event.REVIEW, "search_unreliable")
         if len(found) > 1:
-            return Finding(Event.REVIEW, "several_matches", evidence={"resources": _names(found)})
+            return ReconcileResult(Event.REVIEW, "several_matches", evidence={"resources": _names(found)})
         assert item.link is not None
         whole = replace(item, payload=successor(item, item.link, self._system))
         return replace(await self.compare(whole, found[0]), outcome="updated") if found else ABSENT
 
-    async def read_back(self, item: Item, standing: Standing) -> Standing | None:
+    async def read_back(self, item: Intent, standing: Standing) -> Standing | None:
         """``standing`` as the EHR shows it now; None: it could not be read."""
         kind, resource_id = standing.resource["resourceType"], standing.resource["id"]
         try:
@@ -144,13 +144,13 @@ class Look:
             return None
         return replace(standing, resource=found, etag=answer.headers.get("etag", standing.etag))
 
-    async def _updated(self, item: Item, link: Link) -> Finding:
+    async def _updated(self, item: Intent, link: Link) -> ReconcileResult:
         now = await self._current(item, link)
         plan = self._adapter.plan(item, ChartFacts(current=now))
         if isinstance(plan, Settled):
-            return Finding(Event.CONFIRM, "found", plan.outcome, plan.standing)
+            return ReconcileResult(Event.CONFIRM, "found", plan.outcome, plan.standing)
         if isinstance(plan, Halt) and plan.event is Event.RETRY:
-            return Finding(Event.LOSE, f"look_{plan.reason}")
+            return ReconcileResult(Event.LOSE, f"look_{plan.reason}")
         if isinstance(plan, WirePlan) and _version(now) == link.version_id:
             return ABSENT
         # Somebody changed it: before our write, or after it, and back perhaps? Its history knows.
@@ -158,11 +158,11 @@ class Look:
         for version in versions or ():
             then = self._adapter.plan(item, ChartFacts(current=Answer(200, {}, parsed=version)))
             if isinstance(then, Settled):
-                return Finding(Event.CONFIRM, "found_in_history", "updated", then.standing)
+                return ReconcileResult(Event.CONFIRM, "found_in_history", "updated", then.standing)
         if isinstance(plan, Halt):
-            return Finding(Event.REVIEW, plan.reason, evidence=plan.evidence, link_state=plan.link_state)
+            return ReconcileResult(Event.REVIEW, plan.reason, evidence=plan.evidence, link_state=plan.link_state)
         if versions is None and item.now.unanswered:
-            return Finding(Event.REVIEW, "history_unreadable")
+            return ReconcileResult(Event.REVIEW, "history_unreadable")
         return ABSENT
 
     async def _since(self, link: Link) -> list[Resource] | None:

@@ -19,25 +19,25 @@ from fhir_writeback_dagster.commit.protocol.model import Change, Resource, Stand
 from fhir_writeback_dagster.commit.protocol.transitions import Action, State
 from fhir_writeback_dagster.commit.sqlfile import statement
 from fhir_writeback_dagster.ids import new_id
-from fhir_writeback_dagster.orchestration.run_context import Workplace
+from fhir_writeback_dagster.orchestration.run_context import RunContext
 from fhir_writeback_dagster.store.db import record_event
 
 
-def record(connection: Connection[Any], w: Workplace, changes: Sequence[Change], lease_s: float) -> set[UUID]:
+def record(connection: Connection[Any], run: RunContext, changes: Sequence[Change], lease_s: float) -> set[UUID]:
     """Write ``changes`` (one an intent). Returns the intents that were moved; the others are held by somebody else by now.
 
     The items of those that were moved stand in their new state afterwards, provided that the transaction commits.
 
     :param lease_s: seconds of the lease that a step with the LEASE action begins anew.
     """
-    moved = _move(connection, w, changes, lease_s)
+    moved = _move(connection, run, changes, lease_s)
     done = [c for c in changes if c.item.intent_id in moved]
-    _attempts(connection, w, [c for c in done if Action.TRANSMIT in c.actions])
-    _answers(connection, w, [c for c in done if c.attempt and Action.TRANSMIT not in c.actions])
-    _links(connection, w, [c for c in done if c.standing or c.link_state])
-    _reviews(connection, w, [c for c in done if Action.OPEN_REVIEW in c.actions])
-    _quarantine(connection, w, [c for c in done if Action.OPEN_QUARANTINE in c.actions])
-    _return(connection, w, [c for c in done if Action.RETURN in c.actions])
+    _attempts(connection, run, [c for c in done if Action.TRANSMIT in c.actions])
+    _answers(connection, run, [c for c in done if c.attempt and Action.TRANSMIT not in c.actions])
+    _links(connection, run, [c for c in done if c.standing or c.link_state])
+    _reviews(connection, run, [c for c in done if Action.OPEN_REVIEW in c.actions])
+    _quarantine(connection, run, [c for c in done if Action.OPEN_QUARANTINE in c.actions])
+    _return(connection, run, [c for c in done if Action.RETURN in c.actions])
     by_state: dict[State, list[Change]] = defaultdict(list)
     for one in done:
         by_state[one.after.state].append(one)
@@ -47,13 +47,13 @@ def record(connection: Connection[Any], w: Workplace, changes: Sequence[Change],
     return moved
 
 
-def _move(connection: Connection[Any], w: Workplace, changes: Sequence[Change], lease_s: float) -> set[UUID]:
+def _move(connection: Connection[Any], run: RunContext, changes: Sequence[Change], lease_s: float) -> set[UUID]:
     if not changes:
         return set()
     rows = connection.execute(
         statement("move"),
         {
-            "tenant": w.id,
+            "tenant": run.id,
             "intents": [c.item.intent_id for c in changes],
             "fences": [c.before.fence for c in changes],
             "befores": [c.before.state for c in changes],
@@ -71,13 +71,13 @@ def _move(connection: Connection[Any], w: Workplace, changes: Sequence[Change], 
     return {intent for (intent,) in rows}
 
 
-def _attempts(connection: Connection[Any], w: Workplace, changes: Sequence[Change]) -> None:
+def _attempts(connection: Connection[Any], run: RunContext, changes: Sequence[Change]) -> None:
     sent = [(c, c.attempt) for c in changes if c.attempt]
     if sent:
         connection.execute(
             statement("attempts"),
             {
-                "tenant": w.id,
+                "tenant": run.id,
                 "attempts": [a.attempt_id for _, a in sent],
                 "intents": [c.item.intent_id for c, _ in sent],
                 "fences": [c.after.fence for c, _ in sent],
@@ -88,31 +88,31 @@ def _attempts(connection: Connection[Any], w: Workplace, changes: Sequence[Chang
         )
 
 
-def _answers(connection: Connection[Any], w: Workplace, changes: Sequence[Change]) -> None:
+def _answers(connection: Connection[Any], run: RunContext, changes: Sequence[Change]) -> None:
     told = [c.attempt for c in changes if c.attempt]
     if told:
         connection.execute(
             statement("answers"),
             {
-                "tenant": w.id,
+                "tenant": run.id,
                 "attempts": [a.attempt_id for a in told],
                 "statuses": [a.status for a in told],
                 "outcomes": [a.outcome for a in told],
                 "ehr_request_ids": [a.ehr_request_id for a in told],
-                "answers": [w.sealer.seal("ledger.attempt", a.attempt_id, a.answer) if a.answer else None for a in told],
+                "answers": [run.sealer.seal("ledger.attempt", a.attempt_id, a.answer) if a.answer else None for a in told],
             },
         )
 
 
-def _links(connection: Connection[Any], w: Workplace, changes: Sequence[Change]) -> None:
+def _links(connection: Connection[Any], run: RunContext, changes: Sequence[Change]) -> None:
     """What was recognised in the EHR; or, for a link that a person undid there, only its new state."""
-    target = w.tenant.ehr.target
+    target = run.tenant.ehr.target
     found = [(c, c.standing) for c in changes if c.standing]
     if found:
         connection.execute(
             statement("links"),
             {
-                "tenant": w.id,
+                "tenant": run.id,
                 "target": target,
                 "keys": [c.item.business_key for c, _ in found],
                 "types": [s.resource["resourceType"] for _, s in found],
@@ -123,7 +123,7 @@ def _links(connection: Connection[Any], w: Workplace, changes: Sequence[Change])
                 "sources": [c.item.source for c, _ in found],
                 "revisions": [c.item.revision for c, _ in found],
                 "hashes": [c.item.content_hash for c, _ in found],
-                "bases": [w.sealer.seal_json("ledger.link", f"{target}|{c.item.business_key}", _base(c, s)) for c, s in found],
+                "bases": [run.sealer.seal_json("ledger.link", f"{target}|{c.item.business_key}", _base(c, s)) for c, s in found],
                 "states": ["active"] * len(found),
                 "intents": [c.item.intent_id for c, _ in found],
             },
@@ -134,7 +134,7 @@ def _links(connection: Connection[Any], w: Workplace, changes: Sequence[Change])
             "UPDATE ledger.link l SET state = x.state, changed_at = now() "
             "FROM unnest(%s::text[], %s::text[]) AS x (business_key, state) "
             "WHERE l.tenant = %s AND l.target = %s AND l.business_key = x.business_key",
-            ([c.item.business_key for c in undone], [c.link_state for c in undone], w.id, target),
+            ([c.item.business_key for c in undone], [c.link_state for c in undone], run.id, target),
         )
 
 
@@ -143,7 +143,7 @@ def _base(change: Change, standing: Standing) -> Resource:
     return left_by_us(link.base if link else None, standing.resource, standing.theirs)
 
 
-def _reviews(connection: Connection[Any], w: Workplace, changes: Sequence[Change]) -> None:
+def _reviews(connection: Connection[Any], run: RunContext, changes: Sequence[Change]) -> None:
     if changes:
         connection.execute(
             "INSERT INTO review.task (tenant, task_id, candidate_id, intent_id, opened_by, reason, content_hash, evidence) "
@@ -151,7 +151,7 @@ def _reviews(connection: Connection[Any], w: Workplace, changes: Sequence[Change
             "FROM unnest(%s::uuid[], %s::uuid[], %s::uuid[], %s::text[], %s::bytea[], %s::jsonb[]) "
             "AS t (task_id, candidate_id, intent_id, reason, content_hash, evidence)",
             (
-                w.id,
+                run.id,
                 [new_id() for _ in changes],
                 [c.item.candidate_id for c in changes],
                 [c.item.intent_id for c in changes],
@@ -162,7 +162,7 @@ def _reviews(connection: Connection[Any], w: Workplace, changes: Sequence[Change
         )
 
 
-def _quarantine(connection: Connection[Any], w: Workplace, changes: Sequence[Change]) -> None:
+def _quarantine(connection: Connection[Any], run: RunContext, changes: Sequence[Change]) -> None:
     """The ids lead to all five contexts: row and record, payload, verdict, and the sealed answer of the attempt."""
     if changes:
         connection.execute(
@@ -171,7 +171,7 @@ def _quarantine(connection: Connection[Any], w: Workplace, changes: Sequence[Cha
             "q.attempt_id FROM unnest(%s::uuid[], %s::text[], %s::uuid[], %s::uuid[], %s::uuid[], %s::uuid[], %s::uuid[]) "
             "AS q (item_id, code, record_id, candidate_id, verdict_id, intent_id, attempt_id)",
             (
-                w.id,
+                run.id,
                 [new_id() for _ in changes],
                 [c.reason for c in changes],
                 [c.item.record_id for c in changes],
@@ -183,11 +183,11 @@ def _quarantine(connection: Connection[Any], w: Workplace, changes: Sequence[Cha
         )
 
 
-def _return(connection: Connection[Any], w: Workplace, changes: Sequence[Change]) -> None:
+def _return(connection: Connection[Any], run: RunContext, changes: Sequence[Change]) -> None:
     if changes:
         connection.execute(
             "INSERT INTO ledger.outbox (tenant, candidate_id) SELECT %s, unnest(%s::uuid[]) ON CONFLICT DO NOTHING",
-            (w.id, sorted(c.item.candidate_id for c in changes)),
+            (run.id, sorted(c.item.candidate_id for c in changes)),
         )
 
 

@@ -18,22 +18,22 @@ from typing import Any
 from psycopg import Connection
 
 from fhir_writeback_dagster.commit.adapters.base import Adapter, Halt, Plan, Settled, WirePlan
-from fhir_writeback_dagster.commit.engine.chart_lookup import Chart
-from fhir_writeback_dagster.commit.engine.gate import Gate
-from fhir_writeback_dagster.commit.engine.reconcile import Finding, Look
-from fhir_writeback_dagster.commit.engine.sending import DEFECTS, Shipping, backoff, tell_defect
-from fhir_writeback_dagster.commit.fhir_client import Ehr
+from fhir_writeback_dagster.commit.engine.chart_lookup import ChartLookup
+from fhir_writeback_dagster.commit.engine.gate import SendGate
+from fhir_writeback_dagster.commit.engine.reconcile import Reconciler, ReconcileResult
+from fhir_writeback_dagster.commit.engine.sending import DEFECTS, Sender, backoff, tell_defect
+from fhir_writeback_dagster.commit.fhir_client import FhirClient
 from fhir_writeback_dagster.commit.http.transport import NO_TURN, NoAnswer
 from fhir_writeback_dagster.commit.ledger import intents, worker_liveness
-from fhir_writeback_dagster.commit.ledger.async_database import Database
+from fhir_writeback_dagster.commit.ledger.async_database import AsyncDatabase
 from fhir_writeback_dagster.commit.limits import holds
-from fhir_writeback_dagster.commit.limits.rate_windows import Pace
+from fhir_writeback_dagster.commit.limits.rate_windows import RateLimiter
 from fhir_writeback_dagster.commit.mirror.refresh import refresh_with
 from fhir_writeback_dagster.commit.protocol.error_classes import exhausted
-from fhir_writeback_dagster.commit.protocol.model import Change, Item, change
+from fhir_writeback_dagster.commit.protocol.model import Change, Intent, change
 from fhir_writeback_dagster.commit.protocol.transitions import Event, State
 from fhir_writeback_dagster.errors import TargetError
-from fhir_writeback_dagster.orchestration.run_context import Workplace
+from fhir_writeback_dagster.orchestration.run_context import RunContext
 from fhir_writeback_dagster.rules.target.effective_limits import quiet_of
 
 ACCEPT_AT_ONCE = 5000
@@ -54,13 +54,22 @@ LINGER_S = 5.0
 class Engine:
     """One run. ``stop()`` ends it early: what is in flight is finished, what is not sent is given back."""
 
-    def __init__(self, w: Workplace, db: Database, ehr: Ehr, pace: Pace, gate: Gate, adapter: Adapter, worker: str) -> None:
-        self._w, self._db, self._ehr, self._pace, self._gate, self._adapter = w, db, ehr, pace, gate, adapter
-        self._chart = Chart(ehr, w.tenant.identifier_system, min(w.tenant.ehr.bundle_size, PATIENTS_A_SEARCH))
-        self._look = Look(ehr, self._chart, adapter, w.tenant.identifier_system)
-        self.shipping = Shipping(w, ehr, gate, adapter, self._look, pace)
+    def __init__(
+        self,
+        run: RunContext,
+        db: AsyncDatabase,
+        ehr: FhirClient,
+        pace: RateLimiter,
+        gate: SendGate,
+        adapter: Adapter,
+        worker: str,
+    ) -> None:
+        self._run, self._db, self._ehr, self._pace, self._gate, self._adapter = run, db, ehr, pace, gate, adapter
+        self._chart = ChartLookup(ehr, run.tenant.identifier_system, min(run.tenant.ehr.bundle_size, PATIENTS_A_SEARCH))
+        self._look = Reconciler(ehr, self._chart, adapter, run.tenant.identifier_system)
+        self.shipping = Sender(run, ehr, gate, adapter, self._look, pace)
         self._worker = worker
-        settings = w.tenant.ehr
+        settings = run.tenant.ehr
         self._bundle_size = adapter.capabilities.bundle_size(settings.bundle, settings.bundle_size)
         self._shipments = asyncio.Semaphore(settings.concurrency + (settings.concurrency + 1) // 2)
         most = max(int(pace.requests_in(CLAIM_FOR_S) * settings.bundle_size), 1) if pace.requests_in(1) < math.inf else 2000
@@ -83,11 +92,11 @@ class Engine:
         :raises LaneHeld: another run took the lane while the database was away; the same holds.
         """
         groups: dict[asyncio.Task[None], int] = {}
-        await self._db.run(partial(worker_liveness.arrive, w=self._w, worker=self._worker))
+        await self._db.run(partial(worker_liveness.register, run=self._run, worker=self._worker))
         try:
             while self._goes_on(deadline):
                 if self._gate.mirror_too_old and not groups:
-                    await refresh_with(self._w, self._db, self._ehr)
+                    await refresh_with(self._run, self._db, self._ehr)
                     self._gate.mirror_too_old = False
                 for group in self._groups(await self._claim(sum(groups.values()))):
                     groups[asyncio.create_task(self._group(group, deadline))] = len(group)
@@ -106,10 +115,10 @@ class Engine:
             task.result()
 
     def _goes_on(self, deadline: float) -> bool:
-        told = self._stopped.is_set() or self._gate.held or self._pace.held_s > LINGER_S or holds.in_blackout(self._w)
+        told = self._stopped.is_set() or self._gate.held or self._pace.held_s > LINGER_S or holds.in_blackout(self._run)
         return time.monotonic() < deadline and not told and self.shipping.trouble is None
 
-    async def _claim(self, in_hand: int) -> list[Item]:
+    async def _claim(self, in_hand: int) -> list[Intent]:
         """More to do, where less than half of what may be is in hand; not at every turn while there is little."""
         now = time.monotonic()
         if self._gate.mirror_too_old or in_hand > self._claim_size // 2 or (in_hand and now < self._claim_again_at):
@@ -119,7 +128,7 @@ class Engine:
             self._take_in_at = time.monotonic() + TAKE_IN_S
         claim = partial(
             intents.claim,
-            w=self._w,
+            run=self._run,
             worker=self._worker,
             items=self._claim_size,
             lease_s=self._claim_lease_s,
@@ -138,11 +147,11 @@ class Engine:
         self.counts["reaped"] += sum(reaped.values())
         if hold.reason:
             self.stop()
-        if hold.reason or hold.wish == "draining":
+        if hold.reason or hold.desired_state == "draining":
             return
         taken = ACCEPT_AT_ONCE
         while taken == ACCEPT_AT_ONCE:
-            accepted = await self._db.run(lambda connection: intents.accept(connection, self._w, ACCEPT_AT_ONCE))
+            accepted = await self._db.run(lambda connection: intents.accept(connection, self._run, ACCEPT_AT_ONCE))
             self.counts["accepted"] += accepted.opened + accepted.reopened
             self.counts["discarded"] += accepted.superseded
             taken = accepted.taken
@@ -150,14 +159,14 @@ class Engine:
     def _look_around(self, connection: Connection[Any]) -> tuple[holds.Hold, dict[State, int]]:
         self._db.keep_lane()
         # The target before the work, as at the gate: two transactions that lock never wait for each other.
-        hold = holds.standing(connection, self._w)
-        return hold, intents.reap(connection, self._w, worker_liveness.gone(connection, self._w))
+        hold = holds.standing(connection, self._run)
+        return hold, intents.reap(connection, self._run, worker_liveness.dead_workers(connection, self._run))
 
     async def _wait_for_due(self, deadline: float) -> bool:
         """Nothing can be taken. Wait a little for what is due soon, or is due and another worker has its patient in hand."""
         now = time.monotonic()
         self._idle_since = self._idle_since or now
-        due = await self._db.run(lambda connection: intents.next_due_s(connection, self._w))
+        due = await self._db.run(lambda connection: intents.next_due_s(connection, self._run))
         end = min(deadline, self._idle_since + LINGER_S)
         if due is None or now + due > end:
             return False
@@ -167,12 +176,12 @@ class Engine:
             return True
         return False
 
-    def _groups(self, items: Sequence[Item]) -> Iterable[list[Item]]:
+    def _groups(self, items: Sequence[Intent]) -> Iterable[list[Intent]]:
         """Whole patients, together up to a bundle's size; a patient with more goes through in several shipments."""
-        by_patient: dict[str, list[Item]] = defaultdict(list)
+        by_patient: dict[str, list[Intent]] = defaultdict(list)
         for item in items:
             by_patient[item.patient_id].append(item)
-        group: list[Item] = []
+        group: list[Intent] = []
         for theirs in by_patient.values():
             if group and len(group) + len(theirs) > self._bundle_size:
                 yield group
@@ -181,7 +190,7 @@ class Engine:
         if group:
             yield group
 
-    async def _group(self, items: list[Item], deadline: float) -> None:
+    async def _group(self, items: list[Intent], deadline: float) -> None:
         await asyncio.gather(*(self._reconcile(item) for item in items if item.now.state is State.RECONCILING))
         leased = [item for item in items if item.now.state is State.LEASED]
         self._chart.expect(item for item in leased if self._adapter.needs_chart(item))
@@ -197,9 +206,11 @@ class Engine:
                     self._count(await self._gate.write([change(item, Event.STOP, reason=item.reason) for item, _ in shipment]))
         self._chart.forget(item.patient_id for item in items)
 
-    def _shipments_of(self, ready: Sequence[tuple[Item, Settled | WirePlan]]) -> Iterable[list[tuple[Item, Settled | WirePlan]]]:
+    def _shipments_of(
+        self, ready: Sequence[tuple[Intent, Settled | WirePlan]]
+    ) -> Iterable[list[tuple[Intent, Settled | WirePlan]]]:
         """What needs no sending and what may share a bundle goes together, the rest one by one."""
-        shared: dict[int, list[tuple[Item, Settled | WirePlan]]] = defaultdict(list)
+        shared: dict[int, list[tuple[Intent, Settled | WirePlan]]] = defaultdict(list)
         for item, plan in ready:
             alone = isinstance(plan, WirePlan) and plan.entry is None
             size = 1 if alone else self.shipping.share.get(item.intent_id, self._bundle_size)
@@ -208,7 +219,7 @@ class Engine:
             for start in range(0, len(some), size):
                 yield some[start : start + size]
 
-    async def _plan(self, item: Item) -> Plan:
+    async def _plan(self, item: Intent) -> Plan:
         """Read of the chart what the adapter needs to know, then ask it."""
         if not item.payload:
             return Halt(Event.REFUSE, "payload_gone")
@@ -224,23 +235,23 @@ class Engine:
         except DEFECTS as error:
             return Halt(Event.REFUSE, self._defect(error, item))
 
-    def _defect(self, error: Exception, item: Item) -> str:
+    def _defect(self, error: Exception, item: Intent) -> str:
         """One item met a defect of ours, or a resource that nobody thought of: the others go on. Its code."""
         self.counts["defects"] += 1
         return tell_defect(error, item)
 
-    async def _reconcile(self, item: Item) -> None:
+    async def _reconcile(self, item: Intent) -> None:
         """Look whether a write without an answer was applied; what was not is `leased` afterwards, and goes through the gate."""
         async with self._shipments:
             try:
                 finding = await self.shipping.looked(item)
             except DEFECTS as error:
-                finding = Finding(Event.REVIEW, self._defect(error, item))
-        wait = quiet_of(self._w.tenant.ehr).total_seconds()
+                finding = ReconcileResult(Event.REVIEW, self._defect(error, item))
+        wait = quiet_of(self._run.tenant.ehr).total_seconds()
         if finding.event is Event.ABSENT and item.now.accepted:
             finding, wait = self._mediated(item, finding)
-        elif finding.event is Event.LOSE and self._since_sent(item) > self._w.tenant.ehr.pending_ttl:
-            finding = Finding(Event.REVIEW, "look_refused_too_long", evidence={"last": finding.reason})
+        elif finding.event is Event.LOSE and self._since_sent(item) > self._run.tenant.ehr.pending_ttl:
+            finding = ReconcileResult(Event.REVIEW, "look_refused_too_long", evidence={"last": finding.reason})
         step = change(
             item,
             finding.event,
@@ -253,15 +264,15 @@ class Engine:
         )
         self._count(await self._gate.write([step]))
 
-    def _mediated(self, item: Item, absent: Finding) -> tuple[Finding, float]:
+    def _mediated(self, item: Intent, absent: ReconcileResult) -> tuple[ReconcileResult, float]:
         """The target took it (202) and has not decided yet: when to ask again, ever more rarely, and when a person asks."""
-        settings, since = self._w.tenant.ehr, self._since_sent(item)
+        settings, since = self._run.tenant.ehr, self._since_sent(item)
         if since > settings.pending_ttl:
-            return Finding(Event.REVIEW, "pending_too_long"), 0.0
+            return ReconcileResult(Event.REVIEW, "pending_too_long"), 0.0
         return absent, min(max(since, FIRST_POLL), settings.mirror_every).total_seconds()
 
-    def _since_sent(self, item: Item) -> timedelta:
-        return self._w.now() - item.sent_at if item.sent_at else timedelta()
+    def _since_sent(self, item: Intent) -> timedelta:
+        return self._run.now() - item.sent_at if item.sent_at else timedelta()
 
     def _count(self, changes: Iterable[Change]) -> None:
         for made in changes:
@@ -271,7 +282,7 @@ class Engine:
                 self.counts[made.after.state.value] += 1
 
 
-def _halt(item: Item, plan: Halt) -> Change | None:
+def _halt(item: Intent, plan: Halt) -> Change | None:
     return change(
         item,
         plan.event,

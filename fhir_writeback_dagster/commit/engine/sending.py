@@ -15,18 +15,18 @@ import structlog
 from fhir_writeback_dagster import canonicaljson
 from fhir_writeback_dagster.commit.adapters.base import Adapter, Settled, WirePlan
 from fhir_writeback_dagster.commit.engine import bundles
-from fhir_writeback_dagster.commit.engine.gate import Gate, Want
-from fhir_writeback_dagster.commit.engine.reconcile import Finding, Look
-from fhir_writeback_dagster.commit.fhir_client import FHIR_JSON, Ehr, Unreadable
+from fhir_writeback_dagster.commit.engine.gate import SendGate, Want
+from fhir_writeback_dagster.commit.engine.reconcile import Reconciler, ReconcileResult
+from fhir_writeback_dagster.commit.fhir_client import FHIR_JSON, FhirClient, Unreadable
 from fhir_writeback_dagster.commit.http.transport import HELD, NO_TURN, NoAnswer
-from fhir_writeback_dagster.commit.limits.rate_windows import Pace
+from fhir_writeback_dagster.commit.limits.rate_windows import RateLimiter
 from fhir_writeback_dagster.commit.protocol.answer import Answer
-from fhir_writeback_dagster.commit.protocol.error_classes import Outcome, Recovery, classify, unanswered_outcome
-from fhir_writeback_dagster.commit.protocol.model import Attempt, Change, Item, Standing, change
+from fhir_writeback_dagster.commit.protocol.error_classes import ErrorClass, Recovery, classify, unanswered_outcome
+from fhir_writeback_dagster.commit.protocol.model import Attempt, Change, Intent, Standing, change
 from fhir_writeback_dagster.commit.protocol.transitions import Action, Event
 from fhir_writeback_dagster.errors import TargetError, describe
 from fhir_writeback_dagster.ids import new_id
-from fhir_writeback_dagster.orchestration.run_context import Workplace
+from fhir_writeback_dagster.orchestration.run_context import RunContext
 from fhir_writeback_dagster.rules.fhir.content import lost
 from fhir_writeback_dagster.rules.target.effective_limits import quiet_of
 
@@ -34,14 +34,14 @@ FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 300.0
 _OUT_OF_ORDER = {401: "token_refused", 403: "forbidden", 502: "no_answer", 503: "unavailable", 504: "no_answer"}
 _REFUSED = "bundle_refused"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
-_ODD = Outcome("odd_answer", Recovery.RECONCILE)
+_ODD = ErrorClass("odd_answer", Recovery.RECONCILE)
 
 
 DEFECTS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 """What an answer, or a resource in the chart, that nobody thought of can make us raise: one must not stop the others."""
 
 
-def tell_defect(error: Exception, item: Item) -> str:
+def tell_defect(error: Exception, item: Intent) -> str:
     """Log where it happened (no value is in that line); returns the code that the intent gets."""
     structlog.get_logger().error(describe(error), code="defect", intent_id=str(item.intent_id))
     return "defect"
@@ -54,21 +54,21 @@ def backoff(tries: int) -> float:
 
 
 @dataclass(slots=True)
-class Shipping:
+class Sender:
     """Sends what the gate lets through. ``trouble``: the target as a whole is out of order; stop taking up work."""
 
-    w: Workplace
-    ehr: Ehr
-    gate: Gate
+    run: RunContext
+    ehr: FhirClient
+    gate: SendGate
     adapter: Adapter
-    look: Look
-    pace: Pace
+    look: Reconciler
+    pace: RateLimiter
     share: dict[UUID, int] = field(default_factory=dict)
     """Intents whose bundle was refused as a whole: with how many others at most they may go, until the one at fault is alone."""
     trouble: TargetError | None = None
     _failures: int = 0
 
-    async def ship(self, wants: Sequence[Settled | WirePlan], items: Sequence[Item]) -> list[Change]:
+    async def ship(self, wants: Sequence[Settled | WirePlan], items: Sequence[Intent]) -> list[Change]:
         """Take ``items`` with their plans through the gate, send those that may go (in one request where there are several),
         and record what came of it. Returns every step that was made.
         """
@@ -82,7 +82,7 @@ class Shipping:
             for item, plan in zip(items, wants, strict=True)
         ]
         # Before the gate: the lease that it writes then outlasts the request by the gate's own margin.
-        deadline = time.monotonic() + self.w.tenant.ehr.timeout.total_seconds()
+        deadline = time.monotonic() + self.run.tenant.ehr.timeout.total_seconds()
         passed = await self.gate.pass_on(ready)
         sending = {c.item.intent_id for c in passed if Action.TRANSMIT in c.actions}
         going = [want for want in ready if want.item.intent_id in sending]
@@ -92,7 +92,7 @@ class Shipping:
         changes = await asyncio.gather(*map(self._concluded, going, answers))
         return [*passed, *await self.gate.write(changes)]
 
-    async def _alone(self, want: Want, deadline: float) -> list[Answer | Outcome]:
+    async def _alone(self, want: Want, deadline: float) -> list[Answer | ErrorClass]:
         plan = want.plan
         assert isinstance(plan, WirePlan)
         headers = {**plan.headers, "X-Request-Id": str(want.item.record_id)}
@@ -107,17 +107,17 @@ class Shipping:
         deadline: float,
         body: bytes | None = None,
         entries: int = 1,
-    ) -> Answer | Outcome:
+    ) -> Answer | ErrorClass:
         try:
             whole = plan.body if body is None else body
             answer = await self.ehr.send(method, path, headers, whole, deadline=deadline, kind="write", had_turn=entries)
         except NoAnswer as none:
             self.failed(none.code)
             outcome = unanswered_outcome(plan.request, sent=none.sent)
-            return outcome if none.sent else Outcome("throttled" if none.code == HELD else none.code, outcome.recovery)
+            return outcome if none.sent else ErrorClass("throttled" if none.code == HELD else none.code, outcome.recovery)
         except TargetError as error:  # no token, or an address that is not allowed: nothing left
             self.trouble = error
-            return Outcome(error.code, Recovery.RETRY)
+            return ErrorClass(error.code, Recovery.RETRY)
         if answer.status in _OUT_OF_ORDER:
             self.failed(_OUT_OF_ORDER[answer.status])
         else:
@@ -131,12 +131,12 @@ class Shipping:
         if code in NO_TURN:
             return
         self._failures += 1
-        if self._failures > self.w.tenant.ehr.concurrency:
+        if self._failures > self.run.tenant.ehr.concurrency:
             self.trouble = TargetError(
                 code,
                 "the EHR answers nothing, or refuses everything",
                 where=self.ehr.base_url,
-                mend="nothing is lost: what may have arrived is looked up, the rest is sent when the EHR is back",
+                fix="nothing is lost: what may have arrived is looked up, the rest is sent when the EHR is back",
             )
 
     def unreadable(self, error: TargetError | NoAnswer) -> None:
@@ -147,19 +147,19 @@ class Shipping:
         else:
             self.trouble = error
 
-    async def looked(self, item: Item) -> Finding:
+    async def looked(self, item: Intent) -> ReconcileResult:
         """What a look shows; one that is refused says of the target what any other read says."""
         finding = await self.look.at(item)
         if finding.error is not None:
             self.unreadable(finding.error)
         return finding
 
-    async def _together(self, going: Sequence[Want], request_id: str, deadline: float) -> list[Answer | Outcome]:
-        kind = self.w.tenant.ehr.bundle
+    async def _together(self, going: Sequence[Want], request_id: str, deadline: float) -> list[Answer | ErrorClass]:
+        kind = self.run.tenant.ehr.bundle
         plans = [want.plan for want in going if isinstance(want.plan, WirePlan)]
         headers = {"Content-Type": FHIR_JSON, "Prefer": "return=representation", "X-Request-Id": request_id}
         whole = await self._exchange("POST", "", headers, plans[0], deadline, bundles.pack(kind, plans), len(plans))
-        if isinstance(whole, Outcome):
+        if isinstance(whole, ErrorClass):
             return [whole] * len(going)
         outcome = classify("create", whole)
         if outcome.recovery is Recovery.CONFIRM:
@@ -168,24 +168,24 @@ class Shipping:
         if outcome.event in (Event.REFUSE, Event.REVIEW):
             # Refused as a whole, so none of it was done; one of them, or the size, is at fault.
             self.share.update((want.item.intent_id, len(going) // 2) for want in going)
-            return [Outcome(_REFUSED, Recovery.RETRY)] * len(going)
+            return [ErrorClass(_REFUSED, Recovery.RETRY)] * len(going)
         return [whole] * len(going)  # throttled, lost, …: as each of them would have been told by itself
 
-    async def _concluded(self, want: Want, answer: Answer | Outcome) -> Change | None:
+    async def _concluded(self, want: Want, answer: Answer | ErrorClass) -> Change | None:
         """The step that an answer is; one that we stumble over is looked into as if it had not come."""
         try:
             return await self._conclude(want, answer)
         except DEFECTS as error:
             assert want.attempt is not None
-            outcome = Outcome(tell_defect(error, want.item), Recovery.RECONCILE)
+            outcome = ErrorClass(tell_defect(error, want.item), Recovery.RECONCILE)
             return self._failed(want.item, outcome, want.attempt, answer if isinstance(answer, Answer) else None)
 
-    async def _conclude(self, want: Want, answer: Answer | Outcome) -> Change | None:
+    async def _conclude(self, want: Want, answer: Answer | ErrorClass) -> Change | None:
         """The step that an answer is."""
         item, plan, attempt = want.item, want.plan, want.attempt
         assert isinstance(plan, WirePlan)
         assert attempt is not None
-        if isinstance(answer, Outcome):
+        if isinstance(answer, ErrorClass):
             return self._failed(item, answer, attempt, None)
         attempt = replace(attempt, ehr_request_id=self._named_by_ehr(answer))
         outcome = self.adapter.interpret(plan, answer)
@@ -207,13 +207,13 @@ class Shipping:
         found = answer.headers.get(header.lower(), "") if header else ""
         return found if _REQUEST_ID.fullmatch(found) else None
 
-    async def _written(self, item: Item, plan: WirePlan, standing: Standing, told: Attempt) -> Change | None:
+    async def _written(self, item: Intent, plan: WirePlan, standing: Standing, told: Attempt) -> Change | None:
         """Success: does it stand there as it was sent? What the answer shows tells, or a read where the matrix asks for one."""
         target = self.adapter.capabilities
         if target.vendor.answers.read_back.get(unknown=True) and not target.own_api(item.resource_type):
             seen = await self.look.read_back(item, standing)
             if seen is None:
-                return self._failed(item, Outcome("read_back_failed", Recovery.RECONCILE), told, None)
+                return self._failed(item, ErrorClass("read_back_failed", Recovery.RECONCILE), told, None)
             standing = seen
         loss = lost(plan.expected, standing.resource, item.must_keep)
         if loss.grave:
@@ -224,7 +224,7 @@ class Shipping:
         why = {"elements": list(loss.light)}
         return change(item, Event.CONFIRM, outcome=written, standing=standing, attempt=told, evidence=why)
 
-    async def _existed(self, item: Item, plan: WirePlan, standing: Standing, told: Attempt) -> Change | None:
+    async def _existed(self, item: Intent, plan: WirePlan, standing: Standing, told: Attempt) -> Change | None:
         """The server found our identifier: only content that is ours makes it ours."""
         if self.adapter.judge(plan, standing):
             # Sent before, and refused then: who says no and stores it all the same stored ours.
@@ -239,7 +239,7 @@ class Shipping:
         evidence = {"resource": f"{standing.resource['resourceType']}/{standing.resource['id']}"}
         return change(item, Event.REVIEW, reason="existed_differently", attempt=told, evidence=evidence)
 
-    async def _reread(self, item: Item, outcome: Outcome, attempt: Attempt, answer: Answer) -> Change | None:
+    async def _reread(self, item: Intent, outcome: ErrorClass, attempt: Attempt, answer: Answer) -> Change | None:
         """An update was refused: because what stands there is not what we planned on, or because of itself?"""
         finding = await self.looked(item)
         told = replace(attempt, status=answer.status, outcome=outcome.code, answer=answer.text())
@@ -254,12 +254,12 @@ class Shipping:
             return change(item, Event.REFUSE, reason=outcome.code, attempt=told)
         return change(item, Event.RETRY, reason=outcome.code, attempt=told, wait_s=backoff(item.sends))
 
-    async def _look_it_up(self, item: Item) -> Standing | None:
+    async def _look_it_up(self, item: Intent) -> Standing | None:
         """The answer did not show what stands there now (an empty 201): read it."""
         finding = await self.looked(item)
         return finding.standing if finding.event is Event.CONFIRM else None
 
-    def _failed(self, item: Item, outcome: Outcome, attempt: Attempt, answer: Answer | None) -> Change | None:
+    def _failed(self, item: Intent, outcome: ErrorClass, attempt: Attempt, answer: Answer | None) -> Change | None:
         told = replace(
             attempt,
             status=answer.status if answer else None,
@@ -268,12 +268,12 @@ class Shipping:
         )
         return change(item, outcome.event, reason=outcome.code, attempt=told, wait_s=self._wait(item, outcome, answer))
 
-    def _wait(self, item: Item, outcome: Outcome, answer: Answer | None) -> float:
+    def _wait(self, item: Intent, outcome: ErrorClass, answer: Answer | None) -> float:
         if outcome.code == _REFUSED:
             return 0.0
         if outcome.recovery is Recovery.RECONCILE:
-            return quiet_of(self.w.tenant.ehr).total_seconds() if outcome.quiet else 0.0
-        asked = answer.retry_after(self.w.now()) if answer else None
+            return quiet_of(self.run.tenant.ehr).total_seconds() if outcome.quiet else 0.0
+        asked = answer.retry_after(self.run.now()) if answer else None
         if outcome.code == "throttled" and asked is None:
             asked = self.pace.throttled_s()
             self.pace.hold(asked or 0.0)

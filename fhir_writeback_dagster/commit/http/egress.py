@@ -93,7 +93,7 @@ class Egress:
             "egress_refused",
             what,
             where=self._where,
-            mend="mend `ehr.base_url`; `sandbox: true` is for test systems only",
+            fix="fix `ehr.base_url`; `sandbox: true` is for test systems only",
         )
 
 

@@ -61,4 +61,4 @@ def _no_password() -> str:
 
 
 def _bad(where: str, what: str) -> ConfigError:
-    return ConfigError("bad_certificate", what, where=where, mend="put PEM there: the certificate with its chain, and its key")
+    return ConfigError("bad_certificate", what, where=where, fix="put PEM there: the certificate with its chain, and its key")

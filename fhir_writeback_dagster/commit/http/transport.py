@@ -26,7 +26,7 @@ from httpx_aiohttp import AiohttpTransport
 
 from fhir_writeback_dagster.commit.http.egress import Egress, NotGlobal
 from fhir_writeback_dagster.commit.http.tls import client_context
-from fhir_writeback_dagster.commit.limits.rate_windows import Kind, Pace
+from fhir_writeback_dagster.commit.limits.rate_windows import CallKind, RateLimiter
 from fhir_writeback_dagster.commit.protocol.answer import Answer
 from fhir_writeback_dagster.errors import TargetError
 
@@ -60,7 +60,7 @@ class Http:
         concurrency: int,
         timeout_s: float,
         max_bytes: int = MAX_BYTES,
-        pace: Pace | None = None,
+        pace: RateLimiter | None = None,
         context: ssl.SSLContext | None = None,
         kept: Iterable[str] = (),
     ) -> None:
@@ -118,7 +118,7 @@ class Http:
         content: bytes = b"",
         *,
         deadline: float | None = None,
-        kind: Kind = "read",
+        kind: CallKind = "read",
         entries: int = 1,
     ) -> Answer:
         """Send one request and read its whole answer, within the tenant's `timeout` from when its turn comes.
@@ -181,7 +181,7 @@ class Http:
                     "egress_refused",
                     "the EHR's name resolves to an address that is not public",
                     where=self.egress.base_url,
-                    mend="mend the name, or mark a test system with `sandbox: true`",
+                    fix="fix the name, or mark a test system with `sandbox: true`",
                 )
             tls = isinstance(cause, (aiohttp.ClientConnectorSSLError, aiohttp.ClientConnectorCertificateError))
             return NoAnswer("tls_failed" if tls else "unreachable", sent=False)

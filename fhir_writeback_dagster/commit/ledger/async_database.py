@@ -19,7 +19,7 @@ from typing import Any, Self, TypeVar
 from psycopg import Connection
 
 from fhir_writeback_dagster.errors import ServiceError
-from fhir_writeback_dagster.orchestration.run_context import Workplace
+from fhir_writeback_dagster.orchestration.run_context import RunContext
 
 PATIENCE_S = 120.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0
@@ -28,11 +28,11 @@ _AWAY = frozenset({"database_lost", "database_unreachable"})
 T = TypeVar("T")
 
 
-class Database:
+class AsyncDatabase:
     """``async with Database(w) as db: await db.run(work)``; the loop stays free while Postgres works."""
 
-    def __init__(self, w: Workplace, patience_s: float | None = None) -> None:
-        self._w, self._patience_s = w, PATIENCE_S if patience_s is None else patience_s
+    def __init__(self, run: RunContext, patience_s: float | None = None) -> None:
+        self._run, self._patience_s = run, PATIENCE_S if patience_s is None else patience_s
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="commit-db")
         self._hurry = threading.Event()
         self._was_away = False
@@ -61,8 +61,8 @@ class Database:
         :raises LaneHeld: another run has it.
         :raises ServiceError: the database went away.
         """
-        if self._w.lane is not None:
-            self._w.lane.keep()
+        if self._run.lane is not None:
+            self._run.lane.keep()
 
     def _patiently(self, work: Callable[[Connection[Any]], T]) -> T:
         end, pause = time.monotonic() + self._patience_s, FIRST_PAUSE_S
@@ -71,7 +71,7 @@ class Database:
                 if self._was_away:
                     self.keep_lane()
                     self._was_away = False
-                with self._w.store.tenant(self._w.id) as connection:
+                with self._run.store.tenant(self._run.id) as connection:
                     return work(connection)
             except ServiceError as error:
                 if error.code not in _AWAY:

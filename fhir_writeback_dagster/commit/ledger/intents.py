@@ -15,12 +15,12 @@ from uuid import UUID
 from psycopg import Connection
 
 from fhir_writeback_dagster import canonicaljson
-from fhir_writeback_dagster.commit.protocol.model import Item, Link
+from fhir_writeback_dagster.commit.protocol.model import Intent, Link
 from fhir_writeback_dagster.commit.protocol.transitions import ENDS, TABLE, Action, Event, IntentState, State, moves
 from fhir_writeback_dagster.commit.sqlfile import statement
 from fhir_writeback_dagster.errors import ServiceError
 from fhir_writeback_dagster.ids import new_id
-from fhir_writeback_dagster.orchestration.run_context import Workplace
+from fhir_writeback_dagster.orchestration.run_context import RunContext
 from fhir_writeback_dagster.rules.target.effective_limits import quiet_of
 from fhir_writeback_dagster.store.db import Row, record_event
 
@@ -39,7 +39,7 @@ class Accepted:
     superseded: int
 
 
-def accept(connection: Connection[Any], w: Workplace, limit: int) -> Accepted:
+def accept(connection: Connection[Any], run: RunContext, limit: int) -> Accepted:
     """Make intents of the candidates that decide approved, oldest first."""
     taken = [
         candidate
@@ -47,7 +47,7 @@ def accept(connection: Connection[Any], w: Workplace, limit: int) -> Accepted:
             "WITH taken AS (DELETE FROM decision.outbox WHERE tenant = %(tenant)s AND candidate_id IN "
             "(SELECT candidate_id FROM decision.outbox WHERE tenant = %(tenant)s ORDER BY since, candidate_id LIMIT %(limit)s) "
             "RETURNING candidate_id, since) SELECT candidate_id FROM taken ORDER BY since, candidate_id",
-            {"tenant": w.id, "limit": limit},
+            {"tenant": run.id, "limit": limit},
         )
     ]
     if not taken:
@@ -55,14 +55,14 @@ def accept(connection: Connection[Any], w: Workplace, limit: int) -> Accepted:
     made = connection.execute(
         statement("accept"),
         {
-            "tenant": w.id,
+            "tenant": run.id,
             "candidates": taken,
             "intents": [new_id() for _ in taken],
             "ready": State.READY,
             "reopens": list(moves(Event.REOPEN)),
             "usual": USUAL_PRIORITY,
-            "kinds": list(w.tenant.ehr.limits.priorities),
-            "priorities": list(w.tenant.ehr.limits.priorities.values()),
+            "kinds": list(run.tenant.ehr.limits.priorities),
+            "priorities": list(run.tenant.ehr.limits.priorities.values()),
         },
     ).fetchall()
     details = [{"key": key, "revision": revision, "again": again} for _, _, key, revision, again in made]
@@ -70,7 +70,7 @@ def accept(connection: Connection[Any], w: Workplace, limit: int) -> Accepted:
     superseded = connection.execute(
         statement("supersede"),
         {
-            "tenant": w.id,
+            "tenant": run.id,
             "targets": [row[1] for row in made],
             "keys": [row[2] for row in made],
             "revisions": [row[3] for row in made],
@@ -84,7 +84,7 @@ def accept(connection: Connection[Any], w: Workplace, limit: int) -> Accepted:
     return Accepted(len(taken), len(made) - again, again, len(gone))
 
 
-def reap(connection: Connection[Any], w: Workplace, gone: Sequence[str] = ()) -> dict[State, int]:
+def reap(connection: Connection[Any], run: RunContext, gone: Sequence[str] = ()) -> dict[State, int]:
     """Free what dead workers hold: what they had not sent is ready again, what they may have sent is unknown.
 
     :param gone: workers that are known to be dead (`presence.gone`): only what they may have sent keeps its lease.
@@ -93,14 +93,14 @@ def reap(connection: Connection[Any], w: Workplace, gone: Sequence[str] = ()) ->
     freed = connection.execute(
         statement("reap"),
         {
-            "tenant": w.id,
-            "target": w.tenant.ehr.target,
+            "tenant": run.id,
+            "target": run.tenant.ehr.target,
             "states": list(expire),
             "becomes": list(expire.values()),
             "waits": [Action.WAIT in TABLE[state, Event.EXPIRE][1] for state in expire],
             "unanswered_from": [State.SENDING],
             "gone": list(gone),
-            "quiet_s": quiet_of(w.tenant.ehr).total_seconds(),
+            "quiet_s": quiet_of(run.tenant.ehr).total_seconds(),
         },
     ).fetchall()
     by_state: dict[State, list[Row]] = defaultdict(list)
@@ -112,7 +112,9 @@ def reap(connection: Connection[Any], w: Workplace, gone: Sequence[str] = ()) ->
     return {state: len(rows) for state, rows in by_state.items()}
 
 
-def claim(connection: Connection[Any], w: Workplace, *, worker: str, items: int, lease_s: float, share: int = 1) -> list[Item]:
+def claim(
+    connection: Connection[Any], run: RunContext, *, worker: str, items: int, lease_s: float, share: int = 1
+) -> list[Intent]:
     """Take up to ``items`` intents whose time has come, of patients none of whose are in flight.
 
     :param lease_s: seconds until somebody else may take them.
@@ -120,8 +122,8 @@ def claim(connection: Connection[Any], w: Workplace, *, worker: str, items: int,
     """
     becomes = moves(Event.CLAIM)
     common = {
-        "tenant": w.id,
-        "target": w.tenant.ehr.target,
+        "tenant": run.id,
+        "target": run.tenant.ehr.target,
         "claimable": list(becomes),
         "becomes": list(becomes.values()),
         "held": HELD,
@@ -136,9 +138,9 @@ def claim(connection: Connection[Any], w: Workplace, *, worker: str, items: int,
     if not patients:
         return []
     rows = connection.execute(statement("claim"), {**common, "patients": patients}).fetchall()
-    w.sealer.prepare(connection)  # a month may have begun since the run did
-    claimed = [item_of(w, row) for row in rows]
-    _recall(connection, w, [item for item in claimed if item.sends])
+    run.sealer.prepare(connection)  # a month may have begun since the run did
+    claimed = [item_of(run, row) for row in rows]
+    _recall(connection, run, [item for item in claimed if item.sends])
     for state in sorted({item.now.state for item in claimed}):
         taken = [item for item in claimed if item.now.state is state]
         details = [{"fence": item.now.fence, "worker": worker} for item in taken]
@@ -146,32 +148,32 @@ def claim(connection: Connection[Any], w: Workplace, *, worker: str, items: int,
     return claimed
 
 
-def _recall(connection: Connection[Any], w: Workplace, sent: Sequence[Item]) -> None:
+def _recall(connection: Connection[Any], run: RunContext, sent: Sequence[Intent]) -> None:
     """What became of their attempts so far."""
     found = connection.execute(
         "SELECT intent_id, array_agg(outcome) FROM ledger.attempt WHERE tenant = %s AND intent_id = ANY (%s::uuid[]) GROUP BY 1",
-        (w.id, [item.intent_id for item in sent]),
+        (run.id, [item.intent_id for item in sent]),
     )
     outcomes = dict(found.fetchall()) if sent else {}
     for item in sent:
         item.outcomes = tuple(outcomes.get(item.intent_id, ()))
 
 
-def next_due_s(connection: Connection[Any], w: Workplace) -> float | None:
+def next_due_s(connection: Connection[Any], run: RunContext) -> float | None:
     """Seconds until the next intent that nobody holds may be claimed; None: there is none."""
     row = connection.execute(
         "SELECT extract(epoch FROM min(not_before) - clock_timestamp())::float8 FROM ledger.work "
         "WHERE tenant = %s AND target = %s AND state = ANY (%s::text[])",
-        (w.id, w.tenant.ehr.target, list(moves(Event.CLAIM))),
+        (run.id, run.tenant.ehr.target, list(moves(Event.CLAIM))),
     ).fetchone()
     return None if row is None or row[0] is None else max(0.0, float(row[0]))
 
 
-def item_of(w: Workplace, row: Row) -> Item:
+def item_of(run: RunContext, row: Row) -> Intent:
     """An intent as `claim.sql` tells of it."""
     intent, state, fence, unanswered, accepted, key, revision, candidate, verdict, record, source, kind, resource_type = row[:13]
     patient, encounter, content_hash, reason, sends, sent_at, payload, must_keep = row[13:21]
-    return Item(
+    return Intent(
         intent_id=intent,
         now=IntentState(State(state), fence, unanswered, accepted),
         business_key=key,
@@ -188,17 +190,17 @@ def item_of(w: Workplace, row: Row) -> Item:
         reason=reason,
         sends=sends,
         sent_at=sent_at,
-        payload=_payload(w, candidate, payload),
+        payload=_payload(run, candidate, payload),
         must_keep=None if must_keep is None else frozenset(must_keep),
-        link=_link(w, key, row[21:]),
+        link=_link(run, key, row[21:]),
     )
 
 
-def _link(w: Workplace, key: str, row: Row) -> Link | None:
+def _link(run: RunContext, key: str, row: Row) -> Link | None:
     resource_type, resource_id, version, etag, origin, owner, revision, content_hash, state, base, candidate, previous = row
     if resource_type is None:
         return None
-    place = f"{w.tenant.ehr.target}|{key}"
+    place = f"{run.tenant.ehr.target}|{key}"
     return Link(
         resource_type=resource_type,
         resource_id=resource_id,
@@ -209,39 +211,40 @@ def _link(w: Workplace, key: str, row: Row) -> Link | None:
         revision=revision,
         content_hash=bytes(content_hash),
         state=state,
-        base=_base(w, place, base) if base is not None else None,
-        previous=(_payload(w, candidate, previous) or None) if previous is not None else None,
+        base=_base(run, place, base) if base is not None else None,
+        previous=(_payload(run, candidate, previous) or None) if previous is not None else None,
     )
 
 
-def _payload(w: Workplace, candidate: UUID, sealed: bytes) -> dict[str, Any]:
+def _payload(run: RunContext, candidate: UUID, sealed: bytes) -> dict[str, Any]:
     try:
-        payload: dict[str, Any] = canonicaljson.decode(w.sealer.open("decision.candidate.payload", candidate, sealed))
+        payload: dict[str, Any] = canonicaljson.decode(run.sealer.open("decision.candidate.payload", candidate, sealed))
     except ServiceError:
         return {}
     return payload
 
 
-def _base(w: Workplace, place: str, sealed: bytes) -> dict[str, Any] | None:
+def _base(run: RunContext, place: str, sealed: bytes) -> dict[str, Any] | None:
     try:
-        base: dict[str, Any] = w.sealer.open_json("ledger.link", place, sealed)
+        base: dict[str, Any] = run.sealer.open_json("ledger.link", place, sealed)
     except ServiceError:
         return None
     return base
 
 
-def waiting(connection: Connection[Any], w: Workplace) -> dict[str, int]:
+def waiting(connection: Connection[Any], run: RunContext) -> dict[str, int]:
     """How many intents stand in the queue, by state."""
     found = connection.execute(
-        "SELECT state, count(*) FROM ledger.work WHERE tenant = %s AND target = %s GROUP BY state", (w.id, w.tenant.ehr.target)
+        "SELECT state, count(*) FROM ledger.work WHERE tenant = %s AND target = %s GROUP BY state",
+        (run.id, run.tenant.ehr.target),
     )
     return dict(found.fetchall())
 
 
-def has_work(connection: Connection[Any], w: Workplace) -> bool:
+def has_work(connection: Connection[Any], run: RunContext) -> bool:
     """Is anything in decide's queue or in our own?"""
     row = connection.execute(
         "SELECT EXISTS (SELECT FROM decision.outbox WHERE tenant = %s) OR EXISTS (SELECT FROM ledger.work WHERE tenant = %s)",
-        (w.id, w.id),
+        (run.id, run.id),
     ).fetchone()
     return row == (True,)

@@ -14,18 +14,18 @@ from typing import Any
 from psycopg import Connection
 
 from fhir_writeback_dagster.commit.sqlfile import statement
-from fhir_writeback_dagster.orchestration.run_context import Workplace
+from fhir_writeback_dagster.orchestration.run_context import RunContext
 
 _CLASS = 0x5052
 """Of these locks: a pair of numbers, where those of lanes and patients are one."""
 
 
-def arrive(connection: Connection[Any], w: Workplace, worker: str) -> None:
+def register(connection: Connection[Any], run: RunContext, worker: str) -> None:
     """From now on ``worker`` is at work, until its connection ends."""
-    connection.execute(statement("arrive"), {"class": _CLASS, "tenant": w.id, "worker": worker})
+    connection.execute(statement("register_worker"), {"class": _CLASS, "tenant": run.id, "worker": worker})
 
 
-def gone(connection: Connection[Any], w: Workplace) -> list[str]:
+def dead_workers(connection: Connection[Any], run: RunContext) -> list[str]:
     """Workers that hold leases and are not at work any more."""
-    found = connection.execute(statement("gone"), {"class": _CLASS, "tenant": w.id, "target": w.tenant.ehr.target})
+    found = connection.execute(statement("dead_workers"), {"class": _CLASS, "tenant": run.id, "target": run.tenant.ehr.target})
     return [worker for (worker,) in found]

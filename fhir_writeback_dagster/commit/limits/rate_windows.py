@@ -18,29 +18,29 @@ from typing import Any, Literal
 
 from psycopg import Connection
 
-from fhir_writeback_dagster.commit.ledger.async_database import Database
-from fhir_writeback_dagster.config.tenants import Limits
-from fhir_writeback_dagster.orchestration.run_context import Workplace
+from fhir_writeback_dagster.commit.ledger.async_database import AsyncDatabase
+from fhir_writeback_dagster.config.tenants import LimitSettings
+from fhir_writeback_dagster.orchestration.run_context import RunContext
 from fhir_writeback_dagster.rules.target.effective_limits import limits_of
 
-Kind = Literal["write", "search", "read"]
+CallKind = Literal["write", "search", "read"]
 
 PORTIONS = 8
 """Into so many a window is divided."""
 
 
 @dataclass(slots=True)
-class Window:
+class RateWindow:
     """``limit`` in each ``unit``; ``left`` of the portion in hand is good until ``ends_at`` (`time.monotonic`)."""
 
     name: str
     unit: Literal["second", "minute"]
     limit: int
-    points: Mapping[Kind, int] | None = None
+    points: Mapping[CallKind, int] | None = None
     left: int = 0
     ends_at: float = 0.0
 
-    def cost(self, kind: Kind, entries: int) -> int:
+    def cost(self, kind: CallKind, entries: int) -> int:
         """What a request costs; a dearer one than the whole window has to do with all of it."""
         cost = 1 if self.points is None else self.points.get(kind, 1) * entries
         return min(cost, self.limit)
@@ -49,12 +49,12 @@ class Window:
         return self.left >= cost and time.monotonic() < self.ends_at
 
 
-class Pace:
+class RateLimiter:
     """``await pace.turn("write")`` returns when the request may leave; turns come in the order in which they were asked for."""
 
-    def __init__(self, w: Workplace, db: Database) -> None:
-        self._w, self._db = w, db
-        self._windows = windows(limits_of(w.tenant.ehr))
+    def __init__(self, run: RunContext, db: AsyncDatabase) -> None:
+        self._run, self._db = run, db
+        self._windows = windows(limits_of(run.tenant.ehr))
         self._lock = asyncio.Lock()
         self._until = 0.0
         self._stopped = asyncio.Event()
@@ -79,10 +79,10 @@ class Pace:
 
     def throttled_s(self) -> float | None:
         """How long to stay away after a 429 that does not say: to the end of the tightest window; None: none is known."""
-        ends = [window.ends_at for window in self._windows if window.unit == "minute"] or [w.ends_at for w in self._windows]
+        ends = [window.ends_at for window in self._windows if window.unit == "minute"] or [run.ends_at for run in self._windows]
         return max(0.0, min(ends) - time.monotonic()) if ends else None
 
-    async def turn(self, kind: Kind, entries: int = 1) -> bool:
+    async def turn(self, kind: CallKind, entries: int = 1) -> bool:
         """Wait until a request may leave; ``entries``: how many a bundle has. False: :meth:`stop` came first.
 
         :raises ServiceError: the database went away.
@@ -99,7 +99,7 @@ class Pace:
                 window.left -= window.cost(kind, entries)
         return True
 
-    async def _wait(self, kind: Kind, entries: int) -> float:
+    async def _wait(self, kind: CallKind, entries: int) -> float:
         """Seconds until it is worth asking again; 0: every window has what the request costs."""
         if self.held_s:
             return self.held_s
@@ -108,7 +108,7 @@ class Pace:
             if window.has(cost):
                 continue
             portion = max(cost, math.ceil(window.limit / PORTIONS))
-            granted, ends_in = await self._db.run(partial(take, w=self._w, window=window, least=cost, portion=portion))
+            granted, ends_in = await self._db.run(partial(take, run=self._run, window=window, least=cost, portion=portion))
             fresh = time.monotonic() >= window.ends_at
             window.left, window.ends_at = (0 if fresh else window.left) + granted, time.monotonic() + ends_in
             if not window.has(cost):
@@ -116,21 +116,21 @@ class Pace:
         return 0.0
 
 
-def windows(limits: Limits) -> list[Window]:
+def windows(limits: LimitSettings) -> list[RateWindow]:
     """The windows of these limits."""
     found = [
-        limits.per_minute and Window("per_minute", "minute", limits.per_minute),
-        limits.points_per_minute and Window("points", "minute", limits.points_per_minute, limits.points),
-        limits.per_second and Window("per_second", "second", limits.per_second),
+        limits.per_minute and RateWindow("per_minute", "minute", limits.per_minute),
+        limits.points_per_minute and RateWindow("points", "minute", limits.points_per_minute, limits.points),
+        limits.per_second and RateWindow("per_second", "second", limits.per_second),
     ]
     return [window for window in found if window]
 
 
-def take(connection: Connection[Any], w: Workplace, window: Window, least: int, portion: int) -> tuple[int, float]:
+def take(connection: Connection[Any], run: RunContext, window: RateWindow, least: int, portion: int) -> tuple[int, float]:
     """Take ``portion`` of the window that is open by the database's clock, or what is left of it, or nothing if that is less
     than ``least``. Returns what was taken, and the seconds until the next window.
     """
-    place = {"tenant": w.id, "target": w.tenant.ehr.target, "name": window.name, "unit": window.unit}
+    place = {"tenant": run.id, "target": run.tenant.ehr.target, "name": window.name, "unit": window.unit}
     connection.execute(
         "INSERT INTO ledger.rate (tenant, target, name, starts_at, used) "
         "VALUES (%(tenant)s, %(target)s, %(name)s, '-infinity', 0) ON CONFLICT DO NOTHING",

@@ -17,7 +17,7 @@ from fhir_writeback_dagster.commit.mirror.model import MirroredType
 from fhir_writeback_dagster.commit.mirror.rows import Resource
 from fhir_writeback_dagster.commit.mirror.store import TABLES, lock, write_page
 from fhir_writeback_dagster.commit.sqlfile import statement
-from fhir_writeback_dagster.orchestration.run_context import Workplace
+from fhir_writeback_dagster.orchestration.run_context import RunContext
 from fhir_writeback_dagster.store.db import record_event
 
 LookupOutcome = Literal["found", "none", "too_many", "unreliable", "refused"]
@@ -26,7 +26,7 @@ SOONEST = timedelta(seconds=15)
 
 
 @dataclass(frozen=True, slots=True)
-class Lookup:
+class OpenLookup:
     """What decide asks; ``search`` as `decide.lookups` seals it."""
 
     key: bytes
@@ -39,7 +39,7 @@ class Lookup:
 class Answered:
     """What the EHR said: ids of the patients found."""
 
-    lookup: Lookup
+    lookup: OpenLookup
     outcome: LookupOutcome
     found: Sequence[str] = ()
 
@@ -54,42 +54,42 @@ class Reading:
     details: dict[MirroredType, list[Resource]] = field(default_factory=dict)
 
 
-def read_lookups(connection: Connection[Any], w: Workplace, *, all_of_them: bool) -> list[Lookup]:
+def read_lookups(connection: Connection[Any], run: RunContext, *, all_of_them: bool) -> list[OpenLookup]:
     """The lookups that are due; ``all_of_them``: and those that found somebody, because by now they may find others."""
-    target = w.tenant.ehr.target
+    target = run.tenant.ehr.target
     rows = connection.execute(
         "SELECT key, search, asked_at, outcome FROM mirror.lookup WHERE tenant = %s AND target = %s "
         "AND (due_at <= %s OR (%s AND outcome IN ('found', 'too_many'))) ORDER BY asked_at, key",
-        (w.id, target, w.now(), all_of_them),
+        (run.id, target, run.now(), all_of_them),
     ).fetchall()
     return [
-        Lookup(bytes(key), w.sealer.open_json("mirror.lookup", f"{target}|{key.hex()}", search), asked_at, outcome)
+        OpenLookup(bytes(key), run.sealer.open_json("mirror.lookup", f"{target}|{key.hex()}", search), asked_at, outcome)
         for key, search, asked_at, outcome in rows
     ]
 
 
-def forget(connection: Connection[Any], w: Workplace) -> int:
+def forget(connection: Connection[Any], run: RunContext) -> int:
     """Drop the lookups whose time is over, and the patients whom no other, nothing open and no merge of such patients needs.
     Their identifiers' HMACs stay: by them a merge into a patient who comes later is found. Returns how many patients were.
     """
-    place = {"tenant": w.id, "target": w.tenant.ehr.target, "now": w.now()}
-    lock(connection, w)
+    place = {"tenant": run.id, "target": run.tenant.ehr.target, "now": run.now()}
+    lock(connection, run)
     connection.execute(
         "DELETE FROM mirror.lookup WHERE tenant = %(tenant)s AND target = %(target)s AND needed_until <= %(now)s", place
     )
     dropped = connection.execute(statement("forget"), place).rowcount
     if dropped:
-        _without_patient(connection, w)
-        record_event(connection, "mirror.patient_dropped", [w.tenant.ehr.target], [{"dropped": dropped}])
+        _without_patient(connection, run)
+        record_event(connection, "mirror.patient_dropped", [run.tenant.ehr.target], [{"dropped": dropped}])
     return dropped
 
 
-def wanted(connection: Connection[Any], w: Workplace) -> list[str]:
+def wanted(connection: Connection[Any], run: RunContext) -> list[str]:
     """Ids of the patients whom the mirror holds, or whom open work names."""
-    return [id_ for (id_,) in connection.execute(statement("wanted"), {"tenant": w.id, "target": w.tenant.ehr.target})]
+    return [id_ for (id_,) in connection.execute(statement("wanted"), {"tenant": run.id, "target": run.tenant.ehr.target})]
 
 
-def former(connection: Connection[Any], w: Workplace, digests: Collection[bytes], linked: Collection[str]) -> set[str]:
+def former(connection: Connection[Any], run: RunContext, digests: Collection[bytes], linked: Collection[str]) -> set[str]:
     """Patients whom the mirror has dropped, and who bore one of these identifiers or are ``linked`` to by others: they may have
     been merged since.
     """
@@ -99,42 +99,42 @@ def former(connection: Connection[Any], w: Workplace, digests: Collection[bytes]
         "SELECT DISTINCT i.patient_id FROM mirror.patient_identifier i WHERE i.tenant = %(tenant)s AND i.target = %(target)s "
         "AND (i.identifier = ANY (%(digests)s::bytea[]) OR i.patient_id = ANY (%(linked)s::text[])) AND NOT EXISTS ("
         "SELECT FROM mirror.patient p WHERE p.tenant = %(tenant)s AND p.target = %(target)s AND p.patient_id = i.patient_id)",
-        {"tenant": w.id, "target": w.tenant.ehr.target, "digests": list(digests), "linked": list(linked)},
+        {"tenant": run.id, "target": run.tenant.ehr.target, "digests": list(digests), "linked": list(linked)},
     )
     return {id_ for (id_,) in found}
 
 
 def keep(
-    connection: Connection[Any], w: Workplace, reading: Reading, answers: Sequence[Answered], *, again: bool
+    connection: Connection[Any], run: RunContext, reading: Reading, answers: Sequence[Answered], *, again: bool
 ) -> tuple[dict[MirroredType, int], dict[MirroredType, int]]:
     """Write a reading and the lookups that it answers; what it no longer holds of its patients goes, unless another run has read
     it since. Returns how many resources were changed and how many are gone, by type.
     """
-    lock(connection, w)
+    lock(connection, run)
     changed: dict[MirroredType, int] = {}
     gone: dict[MirroredType, int] = {}
     read: dict[MirroredType, list[Resource]] = {"Patient": list(reading.patients.values()), **reading.details}
     for kind, resources in read.items():
-        changed[kind] = write_page(connection, w, kind, resources, again=again, read_at=reading.since)
+        changed[kind] = write_page(connection, run, kind, resources, again=again, read_at=reading.since)
         if kind != "Patient":
-            gone[kind] = _remove_unlisted(connection, w, kind, reading)
-    gone["Patient"] = _remove_patients(connection, w, reading)
+            gone[kind] = _remove_unlisted(connection, run, kind, reading)
+    gone["Patient"] = _remove_patients(connection, run, reading)
     for kind, count in gone.items():
         if count:
-            record_event(connection, f"mirror.{TABLES[kind][0]}_gone", [w.tenant.ehr.target], [{"gone": count}])
-    _write_answers(connection, w, answers)
+            record_event(connection, f"mirror.{TABLES[kind][0]}_gone", [run.tenant.ehr.target], [{"gone": count}])
+    _write_answers(connection, run, answers)
     return changed, gone
 
 
-def tell_news(connection: Connection[Any], w: Workplace) -> None:
+def tell_news(connection: Connection[Any], run: RunContext) -> None:
     """The mirror knows something new: who waits looks again. To be called after what is new was committed."""
     connection.execute(
         "UPDATE mirror.sync SET changed_at = %s WHERE tenant = %s AND target = %s AND resource_type = 'Patient'",
-        (w.now(), w.id, w.tenant.ehr.target),
+        (run.now(), run.id, run.tenant.ehr.target),
     )
 
 
-def pause(lookup: Lookup, outcome: LookupOutcome, now: datetime, every: timedelta) -> timedelta | None:
+def pause(lookup: OpenLookup, outcome: LookupOutcome, now: datetime, every: timedelta) -> timedelta | None:
     """How long until a lookup is asked again; None: with each refresh.
 
     Who is not there yet is registered within minutes, or within weeks: 15 s, then a quarter of the time that was waited up to
@@ -149,16 +149,16 @@ def pause(lookup: Lookup, outcome: LookupOutcome, now: datetime, every: timedelt
     return max(SOONEST, min(waited / 4, every), waited / 24)
 
 
-def _write_answers(connection: Connection[Any], w: Workplace, answers: Sequence[Answered]) -> None:
-    now, every = w.now(), w.tenant.ehr.mirror_every
+def _write_answers(connection: Connection[Any], run: RunContext, answers: Sequence[Answered]) -> None:
+    now, every = run.now(), run.tenant.ehr.mirror_every
     pauses = [pause(a.lookup, a.outcome, now, every) for a in answers]
     connection.execute(
         "UPDATE mirror.lookup l SET answered_at = %(now)s, outcome = x.outcome, found = string_to_array(x.found, ' '), "
         "due_at = x.due_at FROM unnest(%(keys)s::bytea[], %(outcomes)s::text[], %(found)s::text[], %(due)s::timestamptz[]) "
         "AS x (key, outcome, found, due_at) WHERE l.tenant = %(tenant)s AND l.target = %(target)s AND l.key = x.key",
         {
-            "tenant": w.id,
-            "target": w.tenant.ehr.target,
+            "tenant": run.id,
+            "target": run.tenant.ehr.target,
             "now": now,
             "keys": [a.lookup.key for a in answers],
             "outcomes": [a.outcome for a in answers],
@@ -168,11 +168,11 @@ def _write_answers(connection: Connection[Any], w: Workplace, answers: Sequence[
     )
 
 
-def _remove_unlisted(connection: Connection[Any], w: Workplace, kind: MirroredType, reading: Reading) -> int:
+def _remove_unlisted(connection: Connection[Any], run: RunContext, kind: MirroredType, reading: Reading) -> int:
     table, key = TABLES[kind]
     place = {
-        "tenant": w.id,
-        "target": w.tenant.ehr.target,
+        "tenant": run.id,
+        "target": run.tenant.ehr.target,
         "patients": list(reading.patients),
         "present": [one["id"] for one in reading.details[kind]],
         "since": reading.since,
@@ -191,13 +191,13 @@ def _remove_unlisted(connection: Connection[Any], w: Workplace, kind: MirroredTy
     if kind == "Encounter":
         connection.execute(
             "DELETE FROM mirror.encounter_identifier WHERE tenant = %s AND target = %s AND encounter_id = ANY (%s)",
-            (w.id, w.tenant.ehr.target, gone),
+            (run.id, run.tenant.ehr.target, gone),
         )
     return len(gone)
 
 
-def _remove_patients(connection: Connection[Any], w: Workplace, reading: Reading) -> int:
-    place = (w.id, w.tenant.ehr.target, list(reading.gone))
+def _remove_patients(connection: Connection[Any], run: RunContext, reading: Reading) -> int:
+    place = (run.id, run.tenant.ehr.target, list(reading.gone))
     gone = connection.execute(
         "DELETE FROM mirror.patient WHERE tenant = %s AND target = %s AND patient_id = ANY (%s) AND fetched_at <= %s",
         (*place, reading.since),
@@ -208,13 +208,13 @@ def _remove_patients(connection: Connection[Any], w: Workplace, reading: Reading
         place,
     )
     if gone:
-        _without_patient(connection, w)
+        _without_patient(connection, run)
     return gone
 
 
-def _without_patient(connection: Connection[Any], w: Workplace) -> None:
+def _without_patient(connection: Connection[Any], run: RunContext) -> None:
     """What is left of patients whom the mirror no longer holds goes too."""
-    place = {"tenant": w.id, "target": w.tenant.ehr.target}
+    place = {"tenant": run.id, "target": run.tenant.ehr.target}
     for kind in ("encounter", "consent"):
         connection.execute(
             sql.SQL(

@@ -16,14 +16,14 @@ from typing import Any
 
 from fhir_writeback_dagster.commit.adapters.generic import bears
 from fhir_writeback_dagster.commit.adapters.search import token
-from fhir_writeback_dagster.commit.fhir_client import Ehr, Unreadable
-from fhir_writeback_dagster.commit.ledger.async_database import Database
+from fhir_writeback_dagster.commit.fhir_client import FhirClient, Unreadable
+from fhir_writeback_dagster.commit.ledger.async_database import AsyncDatabase
 from fhir_writeback_dagster.commit.mirror import lookup_store, store
-from fhir_writeback_dagster.commit.mirror.lookup_store import Answered, Lookup, LookupOutcome, Reading
+from fhir_writeback_dagster.commit.mirror.lookup_store import Answered, LookupOutcome, OpenLookup, Reading
 from fhir_writeback_dagster.commit.mirror.model import MirroredType, MirrorReport, mirrored
 from fhir_writeback_dagster.commit.mirror.rows import Resource, identifiers, linked, referenced
 from fhir_writeback_dagster.commit.protocol.error_classes import Recovery
-from fhir_writeback_dagster.orchestration.run_context import Workplace
+from fhir_writeback_dagster.orchestration.run_context import RunContext
 from fhir_writeback_dagster.rules.fhir.resource_url import server_of
 
 MOST_FOUND = 20
@@ -39,11 +39,11 @@ _DETAILS: dict[MirroredType, str] = {"Encounter": "subject", "Consent": "patient
 class OnDemand:
     """One refresh of one tenant's mirror."""
 
-    def __init__(self, w: Workplace, db: Database, ehr: Ehr) -> None:
-        self._w, self._db, self._ehr = w, db, ehr
-        self._size = min(w.tenant.ehr.bundle_size, PATIENTS_A_SEARCH)
-        self._turns = asyncio.Semaphore(w.tenant.ehr.concurrency)
-        self._details: list[MirroredType] = [kind for kind in mirrored(w.tenant) if kind != "Patient"]
+    def __init__(self, run: RunContext, db: AsyncDatabase, ehr: FhirClient) -> None:
+        self._run, self._db, self._ehr = run, db, ehr
+        self._size = min(run.tenant.ehr.bundle_size, PATIENTS_A_SEARCH)
+        self._turns = asyncio.Semaphore(run.tenant.ehr.concurrency)
+        self._details: list[MirroredType] = [kind for kind in mirrored(run.tenant) if kind != "Patient"]
         self._read: Counter[str] = Counter()
         self._changed: Counter[str] = Counter()
         self._gone: Counter[str] = Counter()
@@ -60,22 +60,22 @@ class OnDemand:
         :raises TargetError: the EHR does not answer, or refuses everybody of several who were asked for. What was read until then
             is kept.
         """
-        started, self._again = self._w.now(), full or await self._has_moved()
-        due = await self._db.run(partial(lookup_store.read_lookups, w=self._w, all_of_them=False))
+        started, self._again = self._run.now(), full or await self._has_moved()
+        due = await self._db.run(partial(lookup_store.read_lookups, run=self._run, all_of_them=False))
         everything = self._again or all_of_it or not due or await self._is_old(started)
         dropped = 0
         if everything:
-            dropped = await self._db.run(partial(lookup_store.forget, w=self._w))
-            due = await self._db.run(partial(lookup_store.read_lookups, w=self._w, all_of_them=True))
+            dropped = await self._db.run(partial(lookup_store.forget, run=self._run))
+            due = await self._db.run(partial(lookup_store.read_lookups, run=self._run, all_of_them=True))
         try:
             await self._each(partial(self._answer, group) for group in self._groups(due))
             if everything:
-                held = await self._db.run(partial(lookup_store.wanted, w=self._w))
+                held = await self._db.run(partial(lookup_store.wanted, run=self._run))
                 rest = [patient for patient in held if patient not in self._seen]
                 await self._each(partial(self._bring, ids) for ids in _split(rest, self._size))
         finally:
             if self._news:
-                await self._db.run(partial(lookup_store.tell_news, w=self._w))
+                await self._db.run(partial(lookup_store.tell_news, run=self._run))
         if self._refusal is not None and self._refused > 1 and not self._seen:
             raise self._refusal
         if everything:
@@ -83,19 +83,19 @@ class OnDemand:
         return MirrorReport(self._read, self._changed, self._gone, lookups=self._outcomes, dropped=dropped, refused=self._refused)
 
     async def _is_old(self, now: datetime) -> bool:
-        syncs = await self._db.run(lambda connection: store.read_sync(connection, self._w))
-        every = self._w.tenant.ehr.mirror_every
-        return any(kind not in syncs or now - syncs[kind].refreshed_at >= every for kind in mirrored(self._w.tenant))
+        syncs = await self._db.run(lambda connection: store.read_sync(connection, self._run))
+        every = self._run.tenant.ehr.mirror_every
+        return any(kind not in syncs or now - syncs[kind].refreshed_at >= every for kind in mirrored(self._run.tenant))
 
     async def _has_moved(self) -> bool:
         """Is what the mirror holds known under another server's URLs? What is known in its version would be passed over."""
-        syncs = await self._db.run(lambda connection: store.read_sync(connection, self._w))
-        server = server_of(self._w.tenant.ehr.base_url)
+        syncs = await self._db.run(lambda connection: store.read_sync(connection, self._run))
+        server = server_of(self._run.tenant.ehr.base_url)
         return any(sync.server != server for sync in syncs.values())
 
     async def _complete(self, started: datetime) -> None:
-        for kind in mirrored(self._w.tenant):
-            write = partial(store.write_sync, w=self._w, kind=kind, watermark=None, started=started, changed=self._news)
+        for kind in mirrored(self._run.tenant):
+            write = partial(store.write_sync, run=self._run, kind=kind, watermark=None, started=started, changed=self._news)
             await self._db.run(write)
 
     async def _each(self, work: Iterable[Callable[[], Awaitable[None]]]) -> None:
@@ -112,14 +112,14 @@ class OnDemand:
         except ExceptionGroup as failed:
             raise failed.exceptions[0] from None
 
-    def _groups(self, lookups: Sequence[Lookup]) -> list[list[Lookup]]:
+    def _groups(self, lookups: Sequence[OpenLookup]) -> list[list[OpenLookup]]:
         """Identifiers together, as many as a search may name; the others each by itself."""
         numbers = [one for one in lookups if "identifier" in one.search]
         return [*_split(numbers, self._size), *([one] for one in lookups if "identifier" not in one.search)]
 
-    async def _answer(self, lookups: Sequence[Lookup]) -> None:
+    async def _answer(self, lookups: Sequence[OpenLookup]) -> None:
         """Look somebody up, and keep who is found with all that is theirs. Where the EHR refuses several, each goes by itself."""
-        since = self._w.now()
+        since = self._run.now()
         try:
             answers, patients, ids = await self._find(lookups)
             reading = await self._reading(since, patients, ids)
@@ -134,7 +134,7 @@ class OnDemand:
             return
         await self._keep(reading, [_without(answer, reading.gone) for answer in answers])
 
-    async def _find(self, lookups: Sequence[Lookup]) -> tuple[list[Answered], list[Resource], set[str]]:
+    async def _find(self, lookups: Sequence[OpenLookup]) -> tuple[list[Answered], list[Resource], set[str]]:
         """The answers, with the resources found or the ids that are to be read."""
         first = lookups[0].search
         if named := first.get("patient") or first.get("encounters_of"):
@@ -173,7 +173,7 @@ class OnDemand:
 
     async def _bring(self, ids: Sequence[str]) -> None:
         """Read patients by their ids, with all that is theirs. Whom the EHR refuses to show is not held any longer."""
-        since = self._w.now()
+        since = self._run.now()
         try:
             reading = await self._reading(since, [], set(ids))
         except Unreadable as error:
@@ -217,10 +217,10 @@ class OnDemand:
             return set()
         base = self._ehr.base_url
         survivors = {id_ for p in patients for id_ in linked(p, base, "replaced-by")}
-        digest = self._w.identity.digest
+        digest = self._run.identity.digest
         digests = {digest("identifier", *pair) for p in patients for pair in identifiers(p, base, old=True)}
         replaced = {id_ for p in patients for id_ in linked(p, base, "replaces")}
-        return survivors | await self._db.run(partial(lookup_store.former, w=self._w, digests=digests, linked=replaced))
+        return survivors | await self._db.run(partial(lookup_store.former, run=self._run, digests=digests, linked=replaced))
 
     async def _by_id(self, ids: set[str]) -> list[Resource]:
         """Those of ``ids`` whom the EHR has; whom a search does not bring is read, because an index may lag."""
@@ -250,7 +250,7 @@ class OnDemand:
         return theirs
 
     async def _keep(self, reading: Reading, answers: Sequence[Answered]) -> None:
-        write = partial(lookup_store.keep, w=self._w, reading=reading, answers=answers, again=self._again)
+        write = partial(lookup_store.keep, run=self._run, reading=reading, answers=answers, again=self._again)
         changed, gone = await self._db.run(write)
         self._changed.update(changed)
         self._gone.update(gone)
@@ -260,7 +260,7 @@ class OnDemand:
         self._news = self._news or news
 
 
-def _answered(lookup: Lookup, bearers: Sequence[Resource], *, odd: bool, whole: bool) -> Answered:
+def _answered(lookup: OpenLookup, bearers: Sequence[Resource], *, odd: bool, whole: bool) -> Answered:
     """``odd``: something came that was not searched for: where nothing else did, or too much, the server knows no such search."""
     outcome: LookupOutcome
     if odd and not (bearers and whole):

@@ -14,16 +14,16 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Self
 
-from fhir_writeback_dagster.commit.fhir_client import Ehr, open_ehr
-from fhir_writeback_dagster.commit.ledger.async_database import Database
-from fhir_writeback_dagster.commit.limits.rate_windows import Pace
+from fhir_writeback_dagster.commit.fhir_client import FhirClient, open_ehr
+from fhir_writeback_dagster.commit.ledger.async_database import AsyncDatabase
+from fhir_writeback_dagster.commit.limits.rate_windows import RateLimiter
 from fhir_writeback_dagster.commit.mirror import store
 from fhir_writeback_dagster.commit.mirror.model import MirroredType, MirrorReport, mirrored
 from fhir_writeback_dagster.commit.mirror.on_demand import OnDemand
 from fhir_writeback_dagster.commit.mirror.rows import stamp
 from fhir_writeback_dagster.commit.mirror.store import Sync
 from fhir_writeback_dagster.errors import TargetError
-from fhir_writeback_dagster.orchestration.run_context import Workplace
+from fhir_writeback_dagster.orchestration.run_context import RunContext
 from fhir_writeback_dagster.orchestration.target import mirror_on_demand
 from fhir_writeback_dagster.rules.fhir.resource_url import server_of
 
@@ -31,7 +31,7 @@ OVERLAP = timedelta(minutes=2)
 """How far before the watermark a poll begins: a server may stamp a resource before others can see it."""
 
 
-def refresh(w: Workplace, full: bool = False) -> MirrorReport:
+def refresh(run: RunContext, full: bool = False) -> MirrorReport:
     """Bring the tenant's mirror up to what its EHR says now; ``full`` reads everything again. One that is filled on demand and is
     young enough answers the lookups that are due, and nothing else.
 
@@ -40,22 +40,24 @@ def refresh(w: Workplace, full: bool = False) -> MirrorReport:
     """
 
     async def work() -> MirrorReport:
-        async with Database(w) as db, open_ehr(w, Pace(w, db)) as ehr:
-            return await refresh_with(w, db, ehr, full=full, all_of_it=False)
+        async with AsyncDatabase(run) as db, open_ehr(run, RateLimiter(run, db)) as ehr:
+            return await refresh_with(run, db, ehr, full=full, all_of_it=False)
 
     return asyncio.run(work())
 
 
-async def refresh_with(w: Workplace, db: Database, ehr: Ehr, *, full: bool = False, all_of_it: bool = True) -> MirrorReport:
+async def refresh_with(
+    run: RunContext, db: AsyncDatabase, ehr: FhirClient, *, full: bool = False, all_of_it: bool = True
+) -> MirrorReport:
     """:func:`refresh` over open connections; ``all_of_it``: everything that the mirror holds, however young."""
     before = ehr.requests
     statement = await ehr.capability()
-    await db.run(lambda connection: store.write_capability(connection, w, statement))
-    if mirror_on_demand(w):
-        report = await OnDemand(w, db, ehr).refresh(full=full, all_of_it=all_of_it)
+    await db.run(lambda connection: store.write_capability(connection, run, statement))
+    if mirror_on_demand(run):
+        report = await OnDemand(run, db, ehr).refresh(full=full, all_of_it=all_of_it)
         return replace(report, requests=ehr.requests - before)
-    syncs = await db.run(lambda connection: store.read_sync(connection, w))
-    reports = [await _Type(w, db, ehr, kind).refresh(syncs.get(kind), full=full) for kind in mirrored(w.tenant)]
+    syncs = await db.run(lambda connection: store.read_sync(connection, run))
+    reports = [await _Type(run, db, ehr, kind).refresh(syncs.get(kind), full=full) for kind in mirrored(run.tenant)]
     return MirrorReport(
         {r.kind: r.read for r in reports},
         {r.kind: r.changed for r in reports},
@@ -68,16 +70,16 @@ async def refresh_with(w: Workplace, db: Database, ehr: Ehr, *, full: bool = Fal
 class _Type:
     """The refresh of one resource type."""
 
-    def __init__(self, w: Workplace, db: Database, ehr: Ehr, kind: MirroredType) -> None:
-        self.w, self.db, self.ehr, self.kind = w, db, ehr, kind
+    def __init__(self, run: RunContext, db: AsyncDatabase, ehr: FhirClient, kind: MirroredType) -> None:
+        self.run, self.db, self.ehr, self.kind = run, db, ehr, kind
         self.read = self.changed = self.gone = 0
         self.complete = False
         self.watermark: datetime | None = None
 
     async def refresh(self, sync: Sync | None, *, full: bool) -> Self:
-        started = self.w.now()
+        started = self.run.now()
         # What is known in its version is passed over, so only reading all again makes it known under another server's URLs.
-        full = full or (sync is not None and sync.server != server_of(self.w.tenant.ehr.base_url))
+        full = full or (sync is not None and sync.server != server_of(self.run.tenant.ehr.base_url))
         if full or sync is None or sync.watermark is None:
             await self._list(again=full)
         else:
@@ -86,7 +88,7 @@ class _Type:
                 await self._list(again=False)
         await self.db.run(
             lambda connection: store.write_sync(
-                connection, self.w, self.kind, self.watermark, started, changed=bool(self.changed or self.gone)
+                connection, self.run, self.kind, self.watermark, started, changed=bool(self.changed or self.gone)
             )
         )
         return self
@@ -99,14 +101,14 @@ class _Type:
             seen.update(resource["id"] for resource in page)
             updated = [when for resource in page if (when := stamp(resource).last_updated)]
             self.watermark = max([*updated, *([self.watermark] if self.watermark else [])], default=None)
-            self.changed += await self.db.run(partial(store.write_page, w=self.w, kind=self.kind, page=page, again=again))
+            self.changed += await self.db.run(partial(store.write_page, run=self.run, kind=self.kind, page=page, again=again))
         return seen
 
     async def _list(self, *, again: bool) -> None:
         """Read everything, and forget what is not there any more. A listing that falls short of the server's own count, also
         after what came while it ran, is a broken one and removes nothing.
         """
-        began = self.w.now()
+        began = self.run.now()
         since = began - OVERLAP
         seen = await self._fetch([], again=again)
         total = await self.ehr.count(self.kind)
@@ -116,10 +118,10 @@ class _Type:
             raise TargetError(
                 "incomplete_listing",
                 f"the EHR counts {total} of {self.kind} and lists {len(seen)}",
-                where=self.w.tenant.ehr.base_url,
-                mend="nothing was removed from the mirror; the next refresh tries again",
+                where=self.run.tenant.ehr.base_url,
+                fix="nothing was removed from the mirror; the next refresh tries again",
             )
-        remove = partial(store.remove_absent, w=self.w, kind=self.kind, present=sorted(seen), began=began)
+        remove = partial(store.remove_absent, run=self.run, kind=self.kind, present=sorted(seen), began=began)
         self.gone += await self.db.run(remove)
         self.complete = True
 
@@ -127,4 +129,4 @@ class _Type:
         total = await self.ehr.count(self.kind)
         if total is None:
             return self.kind == "Consent"
-        return total != await self.db.run(lambda connection: store.count_rows(connection, self.w, self.kind))
+        return total != await self.db.run(lambda connection: store.count_rows(connection, self.run, self.kind))

@@ -17,7 +17,7 @@ from fhir_writeback_dagster import canonicaljson
 from fhir_writeback_dagster.commit.mirror import rows
 from fhir_writeback_dagster.commit.mirror.model import MirroredType
 from fhir_writeback_dagster.commit.mirror.rows import Resource, Stamp, identifiers, period, referenced, stamp
-from fhir_writeback_dagster.orchestration.run_context import Workplace
+from fhir_writeback_dagster.orchestration.run_context import RunContext
 from fhir_writeback_dagster.rules.fhir.resource_url import server_of
 from fhir_writeback_dagster.rules.people.demographics import identifier_key, mirror_keys
 from fhir_writeback_dagster.store.db import Row, copy_rows, record_event
@@ -43,16 +43,16 @@ class Sync:
     server: str | None
 
 
-def read_sync(connection: Connection[Any], w: Workplace) -> dict[str, Sync]:
+def read_sync(connection: Connection[Any], run: RunContext) -> dict[str, Sync]:
     found = connection.execute(
         "SELECT resource_type, watermark, refreshed_at, server FROM mirror.sync WHERE tenant = %s AND target = %s",
-        (w.id, w.tenant.ehr.target),
+        (run.id, run.tenant.ehr.target),
     )
     return {kind: Sync(*rest) for kind, *rest in found}
 
 
 def write_sync(
-    connection: Connection[Any], w: Workplace, kind: str, watermark: datetime | None, started: datetime, *, changed: bool
+    connection: Connection[Any], run: RunContext, kind: str, watermark: datetime | None, started: datetime, *, changed: bool
 ) -> None:
     """A refresh is complete. ``changed_at`` is taken after its pages were committed: who decided on the older mirror while
     it ran decided before that, and looks again. A `refreshed_at` in the future is of a clock that was set back since.
@@ -66,13 +66,13 @@ def write_sync(
         "ELSE greatest(s.refreshed_at, excluded.refreshed_at) END, "
         "changed_at = CASE WHEN %(changed)s THEN excluded.changed_at ELSE s.changed_at END",
         {
-            "tenant": w.id,
-            "target": w.tenant.ehr.target,
+            "tenant": run.id,
+            "target": run.tenant.ehr.target,
             "kind": kind,
-            "server": server_of(w.tenant.ehr.base_url),
+            "server": server_of(run.tenant.ehr.base_url),
             "watermark": watermark,
             "started": started,
-            "now": w.now(),
+            "now": run.now(),
             "changed": changed,
         },
     )
@@ -80,7 +80,7 @@ def write_sync(
 
 def write_page(
     connection: Connection[Any],
-    w: Workplace,
+    run: RunContext,
     kind: MirroredType,
     page: Sequence[Resource],
     *,
@@ -91,10 +91,10 @@ def write_page(
 
     :param read_at: when its reading began: what another run has read since then is newer, also where the EHR dates nothing.
     """
-    lock(connection, w)
+    lock(connection, run)
     newest = {resource["id"]: resource for resource in page}
     stamps = {id_: stamp(newest[id_]) for id_ in sorted(newest)}
-    skip = set() if again else _known(connection, w, kind, stamps, read_at)
+    skip = set() if again else _known(connection, run, kind, stamps, read_at)
     fresh = [newest[id_] for id_ in stamps if id_ not in skip]
     if not fresh:
         return 0
@@ -104,23 +104,25 @@ def write_page(
         connection,
         f"mirror.{table}",
         _COLUMNS[kind],
-        (row(w, one, stamps[one["id"]]) for one in fresh),
+        (row(run, one, stamps[one["id"]]) for one in fresh),
         replace_by=["tenant", "target", key],
     )
     if kind in ("Patient", "Encounter"):
-        _write_identifiers(connection, w, table, fresh)
-    record_event(connection, f"mirror.{table}_read", [w.tenant.ehr.target], [{"changed": len(fresh)}])
+        _write_identifiers(connection, run, table, fresh)
+    record_event(connection, f"mirror.{table}_read", [run.tenant.ehr.target], [{"changed": len(fresh)}])
     return len(fresh)
 
 
-def remove_absent(connection: Connection[Any], w: Workplace, kind: MirroredType, present: Sequence[str], began: datetime) -> int:
+def remove_absent(
+    connection: Connection[Any], run: RunContext, kind: MirroredType, present: Sequence[str], began: datetime
+) -> int:
     """Forget what a complete listing no longer holds; returns how many were.
 
     :param began: when the listing did: what another run has read since then came after it, a consent that denies for one.
     """
-    lock(connection, w)
+    lock(connection, run)
     table, key = TABLES[kind]
-    place = {"tenant": w.id, "target": w.tenant.ehr.target, "present": list(present), "began": began}
+    place = {"tenant": run.id, "target": run.tenant.ehr.target, "present": list(present), "began": began}
     names = {"table": sql.Identifier(table), "key": sql.Identifier(key), "identifiers": sql.Identifier(f"{table}_identifier")}
     gone = connection.execute(
         sql.SQL(
@@ -138,43 +140,43 @@ def remove_absent(connection: Connection[Any], w: Workplace, kind: MirroredType,
             place,
         )
     if gone:
-        record_event(connection, f"mirror.{table}_gone", [w.tenant.ehr.target], [{"gone": gone}])
+        record_event(connection, f"mirror.{table}_gone", [run.tenant.ehr.target], [{"gone": gone}])
     return gone
 
 
-def count_rows(connection: Connection[Any], w: Workplace, kind: MirroredType) -> int:
+def count_rows(connection: Connection[Any], run: RunContext, kind: MirroredType) -> int:
     row = connection.execute(
         sql.SQL("SELECT count(*) FROM mirror.{} WHERE tenant = %s AND target = %s").format(sql.Identifier(TABLES[kind][0])),
-        (w.id, w.tenant.ehr.target),
+        (run.id, run.tenant.ehr.target),
     ).fetchone()
     return int(row[0]) if row else 0
 
 
-def write_capability(connection: Connection[Any], w: Workplace, statement: Resource) -> None:
+def write_capability(connection: Connection[Any], run: RunContext, statement: Resource) -> None:
     digest = canonicaljson.sha256({key: value for key, value in statement.items() if key not in ("id", "meta", "date")})
-    target = w.tenant.ehr.target
+    target = run.tenant.ehr.target
     known = connection.execute(
-        "SELECT sha256 FROM mirror.capability WHERE tenant = %s AND target = %s", (w.id, target)
+        "SELECT sha256 FROM mirror.capability WHERE tenant = %s AND target = %s", (run.id, target)
     ).fetchone()
     connection.execute(
         "INSERT INTO mirror.capability (tenant, target, fetched_at, sha256, body) VALUES (%s, %s, %s, %s, %s) "
         "ON CONFLICT (tenant, target) DO UPDATE SET fetched_at = excluded.fetched_at, sha256 = excluded.sha256, "
         "body = excluded.body",
-        (w.id, target, w.now(), digest, Jsonb(statement, dumps=lambda value: canonicaljson.encode(value).decode())),
+        (run.id, target, run.now(), digest, Jsonb(statement, dumps=lambda value: canonicaljson.encode(value).decode())),
     )
     if known is None or bytes(known[0]) != digest:
         record_event(connection, "mirror.capability_changed", [target], [{"sha256": digest.hex()}])
 
 
-def lock(connection: Connection[Any], w: Workplace) -> None:
+def lock(connection: Connection[Any], run: RunContext) -> None:
     """Until the transaction ends nobody else writes this tenant's mirror."""
-    digest = hashlib.sha256(f"mirror|{w.id}|{w.tenant.ehr.target}".encode()).digest()
+    digest = hashlib.sha256(f"mirror|{run.id}|{run.tenant.ehr.target}".encode()).digest()
     number = int.from_bytes(digest[:8], "big", signed=True)
     connection.execute("SELECT pg_advisory_xact_lock(%s)", (number,))
 
 
 def _known(
-    connection: Connection[Any], w: Workplace, kind: MirroredType, stamps: dict[str, Stamp], read_at: datetime | None
+    connection: Connection[Any], run: RunContext, kind: MirroredType, stamps: dict[str, Stamp], read_at: datetime | None
 ) -> set[str]:
     """Ids whose version the mirror has already, or a newer one of."""
     table, key = TABLES[kind]
@@ -189,56 +191,56 @@ def _known(
             list(stamps),
             [s.version_id for s in stamps.values()],
             [s.last_updated for s in stamps.values()],
-            w.id,
-            w.tenant.ehr.target,
+            run.id,
+            run.tenant.ehr.target,
             read_at,
         ),
     )
     return {id_ for (id_,) in found}
 
 
-def _write_identifiers(connection: Connection[Any], w: Workplace, table: str, fresh: Sequence[Resource]) -> None:
+def _write_identifiers(connection: Connection[Any], run: RunContext, table: str, fresh: Sequence[Resource]) -> None:
     """What a resource no longer bears must no longer lead to it: a merge moves a number to the survivor."""
-    target, key, ids = w.tenant.ehr.target, f"{table}_id", [one["id"] for one in fresh]
+    target, key, ids = run.tenant.ehr.target, f"{table}_id", [one["id"] for one in fresh]
     connection.execute(
         sql.SQL("DELETE FROM mirror.{} WHERE tenant = %s AND target = %s AND {} = ANY(%s)").format(
             sql.Identifier(f"{table}_identifier"), sql.Identifier(key)
         ),
-        (w.id, target, ids),
+        (run.id, target, ids),
     )
     digests = {
-        (w.id, target, w.identity.digest(*identifier_key(system, value)), one["id"])
+        (run.id, target, run.identity.digest(*identifier_key(system, value)), one["id"])
         for one in fresh
-        for system, value in identifiers(one, w.tenant.ehr.base_url)
+        for system, value in identifiers(one, run.tenant.ehr.base_url)
     }
     if table == "patient":  # also while nobody matches on demographics: an index that lacks some would find the wrong one
-        digests |= {(w.id, target, w.identity.digest(*key), one["id"]) for one in fresh for key in mirror_keys(one)}
+        digests |= {(run.id, target, run.identity.digest(*key), one["id"]) for one in fresh for key in mirror_keys(one)}
     copy_rows(connection, f"mirror.{table}_identifier", ["tenant", "target", "identifier", key], sorted(digests))
 
 
-def _patient(w: Workplace, resource: Resource, s: Stamp) -> Row:
-    target = w.tenant.ehr.target
+def _patient(run: RunContext, resource: Resource, s: Stamp) -> Row:
+    target = run.tenant.ehr.target
     return (
-        w.id,
+        run.id,
         target,
         s.id,
         s.version_id,
         rows.is_active(resource),
         rows.is_deceased(resource),
-        rows.replaced_by(resource, w.tenant.ehr.base_url),
-        w.sealer.seal_json("mirror.patient", f"{target}|{s.id}", resource),
+        rows.replaced_by(resource, run.tenant.ehr.base_url),
+        run.sealer.seal_json("mirror.patient", f"{target}|{s.id}", resource),
         s.last_updated,
-        w.now(),
+        run.now(),
     )
 
 
-def _encounter(w: Workplace, resource: Resource, s: Stamp) -> Row:
-    starts, ends = period(resource, w.tenant.time_zone)
-    patient = referenced(resource.get("subject"), "Patient", w.tenant.ehr.base_url)
+def _encounter(run: RunContext, resource: Resource, s: Stamp) -> Row:
+    starts, ends = period(resource, run.tenant.time_zone)
+    patient = referenced(resource.get("subject"), "Patient", run.tenant.ehr.base_url)
     status = resource.get("status")
     return (
-        w.id,
-        w.tenant.ehr.target,
+        run.id,
+        run.tenant.ehr.target,
         s.id,
         s.version_id,
         patient,
@@ -246,26 +248,26 @@ def _encounter(w: Workplace, resource: Resource, s: Stamp) -> Row:
         starts,
         ends,
         s.last_updated,
-        w.now(),
+        run.now(),
     )
 
 
-def _consent(w: Workplace, resource: Resource, s: Stamp) -> Row:
-    target, status = w.tenant.ehr.target, resource.get("status")
+def _consent(run: RunContext, resource: Resource, s: Stamp) -> Row:
+    target, status = run.tenant.ehr.target, resource.get("status")
     return (
-        w.id,
+        run.id,
         target,
         s.id,
         s.version_id or "",
-        referenced(resource.get("patient"), "Patient", w.tenant.ehr.base_url),
+        referenced(resource.get("patient"), "Patient", run.tenant.ehr.base_url),
         status if isinstance(status, str) else "unknown",
-        w.sealer.seal_json("mirror.consent", f"{target}|{s.id}", resource),
+        run.sealer.seal_json("mirror.consent", f"{target}|{s.id}", resource),
         s.last_updated,
-        w.now(),
+        run.now(),
     )
 
 
-_ROWS: dict[MirroredType, Callable[[Workplace, Resource, Stamp], Row]] = {
+_ROWS: dict[MirroredType, Callable[[RunContext, Resource, Stamp], Row]] = {
     "Patient": _patient,
     "Encounter": _encounter,
     "Consent": _consent,

@@ -12,12 +12,12 @@ from psycopg.types.json import Jsonb
 
 from fhir_writeback_dagster.commit.auth.discovery import ENDPOINT_CHANGED, smart_configuration
 from fhir_writeback_dagster.commit.auth.scopes import written_types
-from fhir_writeback_dagster.commit.fhir_client import Ehr, open_ehr
+from fhir_writeback_dagster.commit.fhir_client import FhirClient, open_ehr
 from fhir_writeback_dagster.commit.limits import holds
 from fhir_writeback_dagster.commit.mirror import store
 from fhir_writeback_dagster.commit.probe.snapshot import Difference, Snapshot, differences, take
 from fhir_writeback_dagster.errors import TargetError
-from fhir_writeback_dagster.orchestration.run_context import Workplace
+from fhir_writeback_dagster.orchestration.run_context import RunContext
 from fhir_writeback_dagster.rules.target.capabilities import Target
 from fhir_writeback_dagster.rules.target.matrix import load_vendor
 from fhir_writeback_dagster.store.db import record_event
@@ -41,38 +41,38 @@ class DriftReport:
         return {"differences": len(self.differences), "breaking": broken or "none"}
 
 
-def check(w: Workplace) -> DriftReport:
+def check(run: RunContext) -> DriftReport:
     """Compare the target with what was approved; hold its writes where the change is a breaking one.
 
     :raises TargetError: it does not answer.
     """
-    with w.store.tenant(w.id) as connection:
-        before = approved(connection, w)
+    with run.store.tenant(run.id) as connection:
+        before = approved(connection, run)
     if before is None:
         return DriftReport(approved=False)
 
     async def look() -> tuple[dict[str, Any] | None, Snapshot]:
-        async with open_ehr(w) as ehr:
+        async with open_ehr(run) as ehr:
             return await seen(ehr, before)
 
     statement, now = asyncio.run(look())
-    report = DriftReport(approved=True, differences=tuple(since(before, now, w)))
-    with w.store.tenant(w.id) as connection:
+    report = DriftReport(approved=True, differences=tuple(since(before, now, run)))
+    with run.store.tenant(run.id) as connection:
         if statement is not None:
-            store.write_capability(connection, w, statement)
+            store.write_capability(connection, run, statement)
         connection.execute(
             "UPDATE ledger.snapshot SET compared_at = now(), drifted = %s WHERE tenant = %s AND target = %s",
-            (report.breaking, w.id, w.tenant.ehr.target),
+            (report.breaking, run.id, run.tenant.ehr.target),
         )
         if report.differences:
             told = {"breaking": report.breaking, "where": [one.where for one in report.differences]}
-            record_event(connection, "target.drifted", [w.tenant.ehr.target], [told])
+            record_event(connection, "target.drifted", [run.tenant.ehr.target], [told])
         if report.breaking:
-            holds.hold(connection, w, "drift", None)
+            holds.hold(connection, run, "drift", None)
     return report
 
 
-async def read_snapshot(ehr: Ehr) -> tuple[dict[str, Any], Snapshot]:
+async def read_snapshot(ehr: FhirClient) -> tuple[dict[str, Any], Snapshot]:
     """The CapabilityStatement as it is, and the snapshot of what the target says of itself.
 
     :raises TargetError: it does not answer, or is not R4.
@@ -81,7 +81,7 @@ async def read_snapshot(ehr: Ehr) -> tuple[dict[str, Any], Snapshot]:
     return statement, take(statement, await smart_configuration(ehr.http))
 
 
-async def seen(ehr: Ehr, before: Snapshot | None) -> tuple[dict[str, Any] | None, Snapshot]:
+async def seen(ehr: FhirClient, before: Snapshot | None) -> tuple[dict[str, Any] | None, Snapshot]:
     """:func:`read_snapshot`; of a target that names another token endpoint than was approved so much as is seen without a token,
     because none is asked for there.
     """
@@ -93,35 +93,37 @@ async def seen(ehr: Ehr, before: Snapshot | None) -> tuple[dict[str, Any] | None
         return None, {**before, "smart": take({}, await smart_configuration(ehr.http))["smart"]}
 
 
-def approve(connection: Connection[Any], w: Workplace, snapshot: Snapshot, findings: Sequence[dict[str, Any]], by: str) -> None:
+def approve(
+    connection: Connection[Any], run: RunContext, snapshot: Snapshot, findings: Sequence[dict[str, Any]], by: str
+) -> None:
     """This is what the target is from now on compared with."""
     connection.execute(
         "INSERT INTO ledger.snapshot (tenant, target, body, findings, approved_by) VALUES (%s, %s, %s, %s, %s) "
         "ON CONFLICT (tenant, target) DO UPDATE SET body = excluded.body, findings = excluded.findings, "
         "approved_by = excluded.approved_by, approved_at = now(), compared_at = now(), drifted = false",
-        (w.id, w.tenant.ehr.target, Jsonb(snapshot), Jsonb(list(findings)), by),
+        (run.id, run.tenant.ehr.target, Jsonb(snapshot), Jsonb(list(findings)), by),
     )
-    record_event(connection, "target.approved", [w.tenant.ehr.target], [{"by": by, "cells": len(findings)}])
+    record_event(connection, "target.approved", [run.tenant.ehr.target], [{"by": by, "cells": len(findings)}])
 
 
-def approved(connection: Connection[Any], w: Workplace) -> Snapshot | None:
+def approved(connection: Connection[Any], run: RunContext) -> Snapshot | None:
     """What somebody approved last; None: nobody did."""
     row = connection.execute(
-        "SELECT body FROM ledger.snapshot WHERE tenant = %s AND target = %s", (w.id, w.tenant.ehr.target)
+        "SELECT body FROM ledger.snapshot WHERE tenant = %s AND target = %s", (run.id, run.tenant.ehr.target)
     ).fetchone()
     return row[0] if row else None
 
 
-def since(before: Snapshot, now: Snapshot, w: Workplace) -> list[Difference]:
+def since(before: Snapshot, now: Snapshot, run: RunContext) -> list[Difference]:
     """What is not as it was approved. Relied on is what was approved: by what stands there now, nobody would use what is lost."""
-    target = Target(load_vendor(w.tenant.ehr.vendor), _statement(before))
-    return differences(before, now, target, written_types(w.tenant, w.settings.mappings / "fhir"))
+    target = Target(load_vendor(run.tenant.ehr.vendor), _statement(before))
+    return differences(before, now, target, written_types(run.tenant, run.settings.mappings / "fhir"))
 
 
-def warnings(connection: Connection[Any], w: Workplace) -> list[str]:
+def warnings(connection: Connection[Any], run: RunContext) -> list[str]:
     """Whether the target was never approved, or is not what was."""
     row = connection.execute(
-        "SELECT drifted FROM ledger.snapshot WHERE tenant = %s AND target = %s", (w.id, w.tenant.ehr.target)
+        "SELECT drifted FROM ledger.snapshot WHERE tenant = %s AND target = %s", (run.id, run.tenant.ehr.target)
     ).fetchone()
     if row is None:
         return ["never probed: fhir-writeback target probe says whether it does what its matrix says"]

@@ -14,7 +14,7 @@ from typing import Any
 
 from fhir_writeback_dagster.commit.adapters.generic import JSON_PATCH, bears
 from fhir_writeback_dagster.commit.adapters.search import if_none_exist, token
-from fhir_writeback_dagster.commit.fhir_client import Ehr, Resource, Unreadable
+from fhir_writeback_dagster.commit.fhir_client import FhirClient, Resource, Unreadable
 from fhir_writeback_dagster.commit.http.transport import NoAnswer
 from fhir_writeback_dagster.commit.probe.traces import TYPE, Traces, created_id, guard_of
 from fhir_writeback_dagster.commit.protocol.answer import Answer, dicts
@@ -39,7 +39,7 @@ _PROMISES_NOTHING = frozenset({"none", "search"})
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class ProbeFinding:
     """One cell: what the matrix says, what the target did. ``expected`` None: the matrix does not know."""
 
     cell: str
@@ -69,10 +69,10 @@ class Finding:
 class Probe:
     """``await Probe(ehr, target, system).run(write=True)``; ``system`` is the tenant's identifier system."""
 
-    ehr: Ehr
+    ehr: FhirClient
     target: Target
     system: str
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[ProbeFinding] = field(default_factory=list)
     unanswered: list[str] = field(default_factory=list)
     """``<experiment>: <why>`` of those that came to no answer: the target refused or did not answer what they begin with."""
     traces: Traces = field(init=False)
@@ -282,7 +282,7 @@ class Probe:
         return None if value is None else bool({"*", TYPE} & set(value))
 
     def _say(self, cell: str, *, expected: Any, found: Any) -> None:
-        self.findings.append(Finding(cell, expected, found))
+        self.findings.append(ProbeFinding(cell, expected, found))
 
 
 class _Inconclusive(Exception):

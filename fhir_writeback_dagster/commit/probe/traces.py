@@ -12,7 +12,7 @@ from typing import Any
 from fhir_writeback_dagster import canonicaljson
 from fhir_writeback_dagster.commit.adapters.generic import LOCATION, bears
 from fhir_writeback_dagster.commit.adapters.search import token
-from fhir_writeback_dagster.commit.fhir_client import FHIR_JSON, Ehr, Resource
+from fhir_writeback_dagster.commit.fhir_client import FHIR_JSON, FhirClient, Resource
 from fhir_writeback_dagster.commit.http.transport import NoAnswer
 from fhir_writeback_dagster.commit.protocol.answer import Answer, dicts
 
@@ -26,7 +26,7 @@ PAGE = 50
 class Traces:
     """``system`` is the tenant's identifier system. ``left``: what could not be taken back again."""
 
-    ehr: Ehr
+    ehr: FhirClient
     system: str
     left: list[str] = field(default_factory=list)
     lag_s: float = 0.0

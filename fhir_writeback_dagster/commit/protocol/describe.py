@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fhir_writeback_dagster.commit.protocol import error_classes
-from fhir_writeback_dagster.commit.protocol.error_classes import Recovery, Row
+from fhir_writeback_dagster.commit.protocol.error_classes import ClassRule, Recovery
 from fhir_writeback_dagster.commit.protocol.transitions import Action, Event, diagram
 
 
@@ -29,11 +29,11 @@ def _answers() -> str:
         f"| no answer | a read | `{error_classes.NO_READ.code}` | {error_classes.NO_READ.recovery} |",
     ]
     recoveries = ["", "| recovery | as a step |", "|---|---|"]
-    recoveries += [f"| {recovery} | `{error_classes.Outcome('', recovery).event.name}` |" for recovery in Recovery]
+    recoveries += [f"| {recovery} | `{error_classes.ErrorClass('', recovery).event.name}` |" for recovery in Recovery]
     return "\n".join([*rows, *silence, *recoveries])
 
 
-def _answer(row: Row) -> str:
+def _answer(row: ClassRule) -> str:
     first, last = row.status
     status = str(first) if first == last else f"{first}–{last}"
     if row.codes:

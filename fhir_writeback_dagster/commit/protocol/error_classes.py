@@ -20,7 +20,7 @@ from typing import Literal
 from fhir_writeback_dagster.commit.protocol.answer import Answer
 from fhir_writeback_dagster.commit.protocol.transitions import Event
 
-Request = Literal["create", "conditional_create", "update", "read"]
+RequestKind = Literal["create", "conditional_create", "update", "read"]
 """`create` has no precondition that makes it safe to repeat, `conditional_create` has; `read` is any read or search."""
 
 
@@ -35,13 +35,13 @@ class Recovery(StrEnum):
     REFRESH_TOKEN = "one new token, same attempt"  # noqa: S105 - not a password
     RECONCILE = "look whether it was applied, before anything is sent"
     REREAD = "read what stands there: is it at fault, or our request?"
-    QUARANTINE = "keep it with its answer until somebody mends it"
+    QUARANTINE = "keep it with its answer until somebody fixes it"
     REVIEW = "a person decides"
     ESCALATE = "keep it, and tell the operators: configuration or rights are wrong"
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class ErrorClass:
     """A class of the taxonomy: its code (what people and metrics see) and its recovery."""
 
     code: str
@@ -74,47 +74,47 @@ _EVENTS = {
     Recovery.ESCALATE: Event.REFUSE,
 }
 
-WRITES: frozenset[Request] = frozenset({"create", "conditional_create", "update"})
-CREATES: frozenset[Request] = frozenset({"create", "conditional_create"})
-_CONDITIONAL: frozenset[Request] = frozenset({"conditional_create"})
-_UPDATE: frozenset[Request] = frozenset({"update"})
-_READ: frozenset[Request] = frozenset({"read"})
-ANY: frozenset[Request] = WRITES | _READ
+WRITES: frozenset[RequestKind] = frozenset({"create", "conditional_create", "update"})
+CREATES: frozenset[RequestKind] = frozenset({"create", "conditional_create"})
+_CONDITIONAL: frozenset[RequestKind] = frozenset({"conditional_create"})
+_UPDATE: frozenset[RequestKind] = frozenset({"update"})
+_READ: frozenset[RequestKind] = frozenset({"read"})
+ANY: frozenset[RequestKind] = WRITES | _READ
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ClassRule:
     """``status`` is inclusive; ``codes``: at least one must be among the OperationOutcome's (empty: any answer fits)."""
 
     status: tuple[int, int]
-    requests: frozenset[Request]
-    outcome: Outcome
+    requests: frozenset[RequestKind]
+    outcome: ErrorClass
     codes: frozenset[str] = frozenset()
     retry_after: bool | None = None
 
 
 def _row(
     status: int | tuple[int, int],
-    requests: frozenset[Request],
+    requests: frozenset[RequestKind],
     code: str,
     recovery: Recovery,
     *,
     codes: tuple[str, ...] = (),
     retry_after: bool | None = None,
-) -> Row:
+) -> ClassRule:
     span = status if isinstance(status, tuple) else (status, status)
-    return Row(span, requests, Outcome(code, recovery), frozenset(codes), retry_after)
+    return ClassRule(span, requests, ErrorClass(code, recovery), frozenset(codes), retry_after)
 
 
-NOT_SENT = Outcome("unreachable", Recovery.RETRY)
+NOT_SENT = ErrorClass("unreachable", Recovery.RETRY)
 """No connection was made: not a byte of the request left."""
-NO_ANSWER = Outcome("no_answer", Recovery.RECONCILE)
-NO_READ = Outcome("no_answer", Recovery.RETRY)
-_ODD = Outcome("odd_answer", Recovery.RECONCILE)
-_ODD_READ = Outcome("odd_answer", Recovery.RETRY)
+NO_ANSWER = ErrorClass("no_answer", Recovery.RECONCILE)
+NO_READ = ErrorClass("no_answer", Recovery.RETRY)
+_ODD = ErrorClass("odd_answer", Recovery.RECONCILE)
+_ODD_READ = ErrorClass("odd_answer", Recovery.RETRY)
 
 _R = Recovery
-TABLE: tuple[Row, ...] = (
+TABLE: tuple[ClassRule, ...] = (
     _row(200, _CONDITIONAL, "existed", _R.COMPARE),
     _row(202, WRITES, "accepted", _R.POLL),
     _row((200, 299), ANY, "done", _R.CONFIRM),
@@ -151,7 +151,7 @@ TABLE: tuple[Row, ...] = (
 )
 
 
-def classify(request: Request, answer: Answer) -> Outcome:
+def classify(request: RequestKind, answer: Answer) -> ErrorClass:
     """The class of ``answer``."""
     codes, has_retry_after = None, "retry-after" in answer.headers
     for row in TABLE:
@@ -167,7 +167,7 @@ def classify(request: Request, answer: Answer) -> Outcome:
     return _ODD_READ if request == "read" else _ODD
 
 
-def unanswered_outcome(request: Request, *, sent: bool) -> Outcome:
+def unanswered_outcome(request: RequestKind, *, sent: bool) -> ErrorClass:
     """The class of a request that got no answer; ``sent``: a byte of it may have left."""
     if not sent:
         return NOT_SENT

@@ -33,7 +33,7 @@ class Link:
 
 
 @dataclass(slots=True)
-class Item:
+class Intent:
     """A claimed intent; ``now`` moves on as the ledger writes it."""
 
     intent_id: UUID
@@ -99,7 +99,7 @@ class Standing:
 class Change:
     """One step of one intent with all that is written with it; made by :func:`change`."""
 
-    item: Item
+    item: Intent
     event: Event
     before: IntentState
     after: IntentState
@@ -113,7 +113,7 @@ class Change:
     evidence: dict[str, Any] = field(default_factory=dict)
 
 
-def change(item: Item, event: Event, **details: Any) -> Change | None:
+def change(item: Intent, event: Event, **details: Any) -> Change | None:
     """The step that ``event``, told by the holder of ``item``, makes; None where it means nothing.
 
     ``details`` are fields of :class:`Change`: codes and ids, never a value of a patient.

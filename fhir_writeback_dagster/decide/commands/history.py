@@ -11,8 +11,8 @@ from uuid import UUID
 from fhir_writeback_dagster import canonicaljson
 from fhir_writeback_dagster.decide.mapping.versions import Refs
 from fhir_writeback_dagster.errors import ServiceError
-from fhir_writeback_dagster.orchestration.run_context import Workplace
-from fhir_writeback_dagster.rules.policy.cedar import PolicyAsk
+from fhir_writeback_dagster.orchestration.run_context import RunContext
+from fhir_writeback_dagster.rules.policy.cedar import PolicyRequest
 
 _RECORDS = """
 SELECT c.record_id, c.patient_id, c.encounter_id, c.business_key, r.body
@@ -31,7 +31,7 @@ ORDER BY v.made_at DESC, v.verdict_id LIMIT %s
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class StatedRecord:
     """A canonical record in the form of :func:`canonical.to_json`, with the references that its candidate was rendered with."""
 
     record: dict[str, Any]
@@ -39,33 +39,33 @@ class Told:
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class PastVerdict:
     """A verdict with what the policies were asked for it."""
 
     candidate_id: UUID
     resource_type: str
     outcome: str
     reasons: list[dict[str, str]]
-    ask: PolicyAsk
+    ask: PolicyRequest
 
 
-def last_records(w: Workplace, kind: str, count: int) -> Iterator[Told]:
+def last_records(run: RunContext, kind: str, count: int) -> Iterator[StatedRecord]:
     """The newest ``count`` matched records of ``kind``; one whose month is shredded is left out."""
-    with w.store.tenant(w.id) as connection:
-        rows = connection.execute(_RECORDS, (w.id, w.id, w.tenant.ehr.target, kind, count)).fetchall()
+    with run.store.tenant(run.id) as connection:
+        rows = connection.execute(_RECORDS, (run.id, run.id, run.tenant.ehr.target, kind, count)).fetchall()
     for record_id, patient, encounter, key, body in rows:
         with contextlib.suppress(ServiceError):
-            record = canonicaljson.decode(w.sealer.open("canonical.record", record_id, body))
-            refs = Refs(f"Patient/{patient}", f"Encounter/{encounter}" if encounter else None, w.tenant.identifier_system, key)
-            yield Told(record, refs)
+            record = canonicaljson.decode(run.sealer.open("canonical.record", record_id, body))
+            refs = Refs(f"Patient/{patient}", f"Encounter/{encounter}" if encounter else None, run.tenant.identifier_system, key)
+            yield StatedRecord(record, refs)
 
 
-def last_verdicts(w: Workplace, count: int) -> Iterator[Judged]:
+def last_verdicts(run: RunContext, count: int) -> Iterator[PastVerdict]:
     """The newest ``count`` verdicts that stand; one whose month is shredded is left out."""
-    with w.store.tenant(w.id) as connection:
-        rows = connection.execute(_VERDICTS, (w.id, w.id, w.tenant.ehr.target, count)).fetchall()
+    with run.store.tenant(run.id) as connection:
+        rows = connection.execute(_VERDICTS, (run.id, run.id, run.tenant.ehr.target, count)).fetchall()
     for candidate_id, resource_type, outcome, reasons, context in rows:
         with contextlib.suppress(ServiceError):
-            asked = w.sealer.open_json("decision.candidate.context", candidate_id, context)
+            asked = run.sealer.open_json("decision.candidate.context", candidate_id, context)
             grounds = [reason for reason in reasons if reason.get("severity") != "warning"]  # these decide nothing
-            yield Judged(candidate_id, resource_type, outcome, grounds, PolicyAsk.from_json(asked["policy"]))
+            yield PastVerdict(candidate_id, resource_type, outcome, grounds, PolicyRequest.from_json(asked["policy"]))

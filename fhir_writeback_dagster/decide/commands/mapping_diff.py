@@ -12,11 +12,11 @@ from typing import Any
 import click
 
 from fhir_writeback_dagster.config import settings
-from fhir_writeback_dagster.decide.commands.history import Told, last_records
+from fhir_writeback_dagster.decide.commands.history import StatedRecord, last_records
 from fhir_writeback_dagster.decide.mapping.versions import Mapping, load_mapping
 from fhir_writeback_dagster.decide.validation.validate import validate
 from fhir_writeback_dagster.errors import CandidateProblem
-from fhir_writeback_dagster.orchestration.run_context import Desk
+from fhir_writeback_dagster.orchestration.run_context import OpenRuns
 
 
 @dataclass(slots=True)
@@ -47,7 +47,7 @@ class MappingDiff:
         }
 
 
-def mapping_diff(a: Mapping, b: Mapping, records: Iterable[Told]) -> MappingDiff:
+def mapping_diff(a: Mapping, b: Mapping, records: Iterable[StatedRecord]) -> MappingDiff:
     """Render each of ``records`` by both.
 
     A record whose identity differs would be another fact: the old resource would be retracted and a new one made.
@@ -73,7 +73,7 @@ def mapping_diff(a: Mapping, b: Mapping, records: Iterable[Told]) -> MappingDiff
     return found
 
 
-def _made(found: MappingDiff, side: str, mapping: Mapping, told: Told) -> tuple[tuple[str, ...], dict[str, Any]] | None:
+def _made(found: MappingDiff, side: str, mapping: Mapping, told: StatedRecord) -> tuple[tuple[str, ...], dict[str, Any]] | None:
     try:
         made = mapping.identity(told.record), mapping.render(told.record, told.refs)
     except CandidateProblem as problem:
@@ -119,17 +119,17 @@ class _Version(click.ParamType[tuple[str, int]]):
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a tenant.")
 @click.pass_obj
 def mapping_diff_command(
-    desk: Desk, *, a: tuple[str, int], b: tuple[str, int], count: int, tenant: str | None, as_json: bool
+    open_runs: OpenRuns, *, a: tuple[str, int], b: tuple[str, int], count: int, tenant: str | None, as_json: bool
 ) -> None:
     """How many of the last records version B would write otherwise than A, and where. No value is printed."""
     if a[0] != b[0]:
         raise click.UsageError("A and B are mappings of two kinds")
     folder: Path = settings.home() / "mappings" / "fhir"
     one, other = (load_mapping(folder, *version) for version in (a, b))
-    with desk("decide", tenant) as places:
-        for w in places:
-            found = mapping_diff(one, other, last_records(w, a[0], count))
-            click.echo(json.dumps({"tenant": w.id, **found.to_json()}) if as_json else _told(w.id, found))
+    with open_runs("decide", tenant) as places:
+        for run in places:
+            found = mapping_diff(one, other, last_records(run, a[0], count))
+            click.echo(json.dumps({"tenant": run.id, **found.to_json()}) if as_json else _told(run.id, found))
 
 
 def _told(tenant: str, found: MappingDiff) -> str:

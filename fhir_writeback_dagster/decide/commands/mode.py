@@ -10,7 +10,7 @@ import click
 
 from fhir_writeback_dagster.config.tenants import Mode
 from fhir_writeback_dagster.decide.ruling.mode_changes import replay, set_mode
-from fhir_writeback_dagster.orchestration.run_context import Desk
+from fhir_writeback_dagster.orchestration.run_context import OpenRuns
 from fhir_writeback_dagster.rules.fhir.r4 import definitions
 from fhir_writeback_dagster.rules.modes import writes
 
@@ -29,18 +29,18 @@ _by_option = click.option("--by", default=getpass.getuser, help="Who. Default: t
 @click.argument("tenant", required=False)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a tenant.")
 @click.pass_obj
-def show_command(desk: Desk, *, tenant: str | None, as_json: bool) -> None:
+def show_command(open_runs: OpenRuns, *, tenant: str | None, as_json: bool) -> None:
     """The modes of TENANT, or of all, and how many writes they hold back."""
-    with desk("decide", tenant) as places:
-        for w in places:
-            with w.store.tenant(w.id) as connection:
-                row = connection.execute(_HELD, (w.id, w.tenant.ehr.target, None, None)).fetchone()
-            held, modes = row[0] if row else 0, w.tenant.modes
+    with open_runs("decide", tenant) as places:
+        for run in places:
+            with run.store.tenant(run.id) as connection:
+                row = connection.execute(_HELD, (run.id, run.tenant.ehr.target, None, None)).fetchone()
+            held, modes = row[0] if row else 0, run.tenant.modes
             if as_json:
-                click.echo(json.dumps({"tenant": w.id, **modes.model_dump(mode="json"), "held_back": held}))
+                click.echo(json.dumps({"tenant": run.id, **modes.model_dump(mode="json"), "held_back": held}))
             else:
                 own = "".join(f", {kind} {mode}" for kind, mode in sorted(modes.by_type.items()))
-                click.echo(f"{w.id}: {modes.default}{own}; {held} held back")
+                click.echo(f"{run.id}: {modes.default}{own}; {held} held back")
 
 
 @click.command("set")
@@ -50,14 +50,14 @@ def show_command(desk: Desk, *, tenant: str | None, as_json: bool) -> None:
 @_reason_option
 @_by_option
 @click.pass_obj
-def set_command(desk: Desk, *, tenant: str, mode: Mode, resource_type: str | None, reason: str, by: str) -> None:
+def set_command(open_runs: OpenRuns, *, tenant: str, mode: Mode, resource_type: str | None, reason: str, by: str) -> None:
     """Set TENANT's MODE. What `off` or `shadow` held back is not sent by it: see `mode replay`."""
-    with desk("decide", tenant) as places:
-        for w in places:
-            set_mode(w, mode, resource_type, by, reason)
-            with w.store.tenant(w.id) as connection:
-                row = connection.execute(_HELD, (w.id, w.tenant.ehr.target, resource_type, resource_type)).fetchone()
-            click.echo(f"{w.id}: {resource_type or 'default'} is {mode}")
+    with open_runs("decide", tenant) as places:
+        for run in places:
+            set_mode(run, mode, resource_type, by, reason)
+            with run.store.tenant(run.id) as connection:
+                row = connection.execute(_HELD, (run.id, run.tenant.ehr.target, resource_type, resource_type)).fetchone()
+            click.echo(f"{run.id}: {resource_type or 'default'} is {mode}")
             if row and row[0] and writes(mode):
                 click.echo(f"{row[0]} writes that were held back stay so; `fhir-writeback mode replay` decides them again")
 
@@ -68,8 +68,8 @@ def set_command(desk: Desk, *, tenant: str, mode: Mode, resource_type: str | Non
 @_reason_option
 @_by_option
 @click.pass_obj
-def replay_command(desk: Desk, *, tenant: str, resource_type: str | None, reason: str, by: str) -> None:
+def replay_command(open_runs: OpenRuns, *, tenant: str, resource_type: str | None, reason: str, by: str) -> None:
     """Decide again what `off` or `shadow` held back, under today's mapping, consents and policies."""
-    with desk("decide", tenant) as places:
-        for w in places:
-            click.echo(f"{w.id}: {replay(w, resource_type, by, reason)} are decided again by the next run")
+    with open_runs("decide", tenant) as places:
+        for run in places:
+            click.echo(f"{run.id}: {replay(run, resource_type, by, reason)} are decided again by the next run")

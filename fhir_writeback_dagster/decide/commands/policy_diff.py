@@ -12,9 +12,9 @@ from uuid import UUID
 
 import click
 
-from fhir_writeback_dagster.config.tenants import Modes
-from fhir_writeback_dagster.decide.commands.history import Judged, last_verdicts
-from fhir_writeback_dagster.orchestration.run_context import Desk
+from fhir_writeback_dagster.config.tenants import ModeSettings
+from fhir_writeback_dagster.decide.commands.history import PastVerdict, last_verdicts
+from fhir_writeback_dagster.orchestration.run_context import OpenRuns
 from fhir_writeback_dagster.rules.modes import writes
 from fhir_writeback_dagster.rules.policy.cedar import PolicyDecision, PolicySet, load_policies
 
@@ -37,7 +37,7 @@ class Altered:
         }
 
 
-def policy_diff(verdicts: Sequence[Judged], policies: PolicySet, modes: Modes) -> list[Altered]:
+def policy_diff(verdicts: Sequence[PastVerdict], policies: PolicySet, modes: ModeSettings) -> list[Altered]:
     """Ask ``policies`` what was asked for each of ``verdicts``, at the time that it was asked for."""
     decisions = policies.decide([judged.ask for judged in verdicts])
     return [
@@ -47,7 +47,7 @@ def policy_diff(verdicts: Sequence[Judged], policies: PolicySet, modes: Modes) -
     ]
 
 
-def _after(judged: Judged, policy: PolicyDecision, modes: Modes) -> str:
+def _after(judged: PastVerdict, policy: PolicyDecision, modes: ModeSettings) -> str:
     """The verdict with another answer of the policies; consent, encounter and mode stay as they were."""
     codes = [reason["code"] for reason in judged.reasons]
     if policy.outcome == "denied" or _consent_denied(judged, codes):
@@ -58,7 +58,7 @@ def _after(judged: Judged, policy: PolicyDecision, modes: Modes) -> str:
     return "review" if policy.outcome == "review" or other_reviews else "automatic"
 
 
-def _consent_denied(judged: Judged, codes: Sequence[str]) -> bool:
+def _consent_denied(judged: PastVerdict, codes: Sequence[str]) -> bool:
     """A verdict's denials come first: `consent_none` before `policy_denied` was one, after it only a call for a person."""
     if judged.outcome != "denied":
         return False
@@ -75,23 +75,23 @@ def _consent_denied(judged: Judged, codes: Sequence[str]) -> bool:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a tenant.")
 @click.pass_obj
 def policy_diff_command(
-    desk: Desk, *, names: str | None, folder: Path | None, count: int, tenant: str | None, as_json: bool
+    open_runs: OpenRuns, *, names: str | None, folder: Path | None, count: int, tenant: str | None, as_json: bool
 ) -> None:
     """Which of the last verdicts the policies, as they stand now, would alter.
 
     Edit a policy, or copy the folder and name it, and see what it would have done before it decides about a write.
     """
-    with desk("decide", tenant) as places:
-        for w in places:
-            wanted = w.tenant.policies if names is None else tuple(filter(None, names.split(",")))
-            policies = load_policies(folder or w.settings.policies, wanted)
-            verdicts = list(last_verdicts(w, count))
-            altered = policy_diff(verdicts, policies, w.tenant.modes)
-            told = {"tenant": w.id, "policy": policies.version, "verdicts": len(verdicts), "altered": len(altered)}
+    with open_runs("decide", tenant) as places:
+        for run in places:
+            wanted = run.tenant.policies if names is None else tuple(filter(None, names.split(",")))
+            policies = load_policies(folder or run.settings.policies, wanted)
+            verdicts = list(last_verdicts(run, count))
+            altered = policy_diff(verdicts, policies, run.tenant.modes)
+            told = {"tenant": run.id, "policy": policies.version, "verdicts": len(verdicts), "altered": len(altered)}
             if as_json:
                 click.echo(json.dumps({**told, "changes": _ways(altered), "verdicts_altered": [a.to_json() for a in altered]}))
             else:
-                click.echo(_told(w.id, len(verdicts), altered))
+                click.echo(_told(run.id, len(verdicts), altered))
 
 
 def _ways(altered: Iterable[Altered]) -> dict[str, int]:

@@ -41,7 +41,7 @@ def validate_files(paths: Iterable[str]) -> Iterator[dict[str, Any]]:
                 yield from _results(stream)
         except OSError as error:
             reason = error.strerror or type(error).__name__
-            raise ConfigError("file_unreadable", reason, where=path, mend="name a file that can be read, or -") from None
+            raise ConfigError("file_unreadable", reason, where=path, fix="name a file that can be read, or -") from None
 
 
 def _results(stream: BinaryIO) -> Iterator[dict[str, Any]]:

@@ -12,10 +12,10 @@ from typing import Any
 from psycopg import Connection
 
 from fhir_writeback_dagster.decide.matching.mirror_queries import digests_of
-from fhir_writeback_dagster.decide.work_items import Item
-from fhir_writeback_dagster.orchestration.run_context import Workplace
+from fhir_writeback_dagster.decide.work_items import WorkItem
+from fhir_writeback_dagster.orchestration.run_context import RunContext
 
-Told = Mapping[tuple[str, bytes], str]
+StatedFacts = Mapping[tuple[str, bytes], str]
 """(source, source record) → the business key that it told last time."""
 
 _NOWHERE = frozenset({"waiting", "quarantined", "denied", "in_review"})
@@ -29,7 +29,7 @@ ORDER BY r.business_key, r.revision DESC
 """
 
 
-def bring_up(connection: Connection[Any], w: Workplace, items: Sequence[Item], told: Told) -> None:
+def bring_up(connection: Connection[Any], run: RunContext, items: Sequence[WorkItem], told: StatedFacts) -> None:
     """Turn what ended without a new telling of its fact into the task to retract the old one.
 
     Where no key could be made, the row is about the same fact only if it still bears the identifier that its patient was
@@ -37,19 +37,19 @@ def bring_up(connection: Connection[Any], w: Workplace, items: Sequence[Item], t
     """
     ended = [i for i in items if i.state in _NOWHERE and i.reason != "identity_changed" and (i.source, i.source_record) in told]
     unmatched = [i for i in ended if i.business_key is None]
-    by = _matched_by(connection, w, sorted({told[i.source, i.source_record] for i in unmatched}))
+    by = _matched_by(connection, run, sorted({told[i.source, i.source_record] for i in unmatched}))
     for item in ended:
         before = told[item.source, item.source_record]
-        if before in item.keys or (item.business_key is None and by.get(before) in _identifiers(w, item)):
+        if before in item.keys or (item.business_key is None and by.get(before) in _identifiers(run, item)):
             continue
         item.evidence |= {"retract": before, "instead": f"{item.state}.{item.reason}"}
         item.state, item.reason = "in_review", "identity_changed"
 
 
-def _matched_by(connection: Connection[Any], w: Workplace, keys: list[str]) -> dict[str, bytes]:
-    rows = connection.execute(_MATCHED_BY, (w.id, w.tenant.ehr.target, keys)).fetchall() if keys else []
+def _matched_by(connection: Connection[Any], run: RunContext, keys: list[str]) -> dict[str, bytes]:
+    rows = connection.execute(_MATCHED_BY, (run.id, run.tenant.ehr.target, keys)).fetchall() if keys else []
     return {key: bytes(digest) for key, digest in rows if digest is not None}
 
 
-def _identifiers(w: Workplace, item: Item) -> set[bytes | None]:
-    return {digest for identifier in item.record.patient.identifiers for digest in digests_of(w.identity, identifier)}
+def _identifiers(run: RunContext, item: WorkItem) -> set[bytes | None]:
+    return {digest for identifier in item.record.patient.identifiers for digest in digests_of(run.identity, identifier)}

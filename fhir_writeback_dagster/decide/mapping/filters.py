@@ -12,10 +12,10 @@ from fhir_writeback_dagster.rules.fhir.codes import concept_key
 from fhir_writeback_dagster.rules.fhir.r4 import UCUM
 from fhir_writeback_dagster.rules.fhir.time import instant
 
-Node = Mapping[str, Any]
+RecordNode = Mapping[str, Any]
 
 
-def concept(value: Node | None) -> dict[str, Any] | None:
+def concept(value: RecordNode | None) -> dict[str, Any] | None:
     """A canonical Concept as CodeableConcept; the order of its codings stays."""
     if value is None:
         return None
@@ -26,7 +26,7 @@ def concept(value: Node | None) -> dict[str, Any] | None:
     return made
 
 
-def quantity(value: Node | None) -> dict[str, Any] | None:
+def quantity(value: RecordNode | None) -> dict[str, Any] | None:
     """A canonical Quantity as FHIR Quantity; the value keeps its digits and its comparator, without which it is another value."""
     if value is None:
         return None
@@ -44,12 +44,12 @@ def id_part(value: str | None) -> str | None:
     return None if value is None else value.rpartition("/")[2]
 
 
-def code_key(value: Node | None) -> str | None:
+def code_key(value: RecordNode | None) -> str | None:
     """What a Concept is, for an identity: ``system|code`` of the coding that counts, or its folded text."""
     return None if value is None else concept_key(value.get("codings", ()), value.get("text"))
 
 
-def token(value: Node | None) -> str | None:
+def token(value: RecordNode | None) -> str | None:
     """``system|value`` of an Identifier."""
     return None if value is None else f"{value['system']}|{value['value']}"
 

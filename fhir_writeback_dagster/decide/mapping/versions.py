@@ -21,7 +21,7 @@ from fhir_writeback_dagster.errors import CandidateProblem, ConfigError
 from fhir_writeback_dagster.rules.fhir.r4 import definitions, types_of
 from fhir_writeback_dagster.rules.fhir.time import Precision, normalise
 
-Interaction = Literal["create", "update"]
+MappedInteraction = Literal["create", "update"]
 Risk = Literal["low", "medium", "high"]
 
 
@@ -67,7 +67,7 @@ class MappingFile(_Strict):
     version: int = Field(ge=1)
     about: str = Field(min_length=1, description="what it makes and after which profile")
     resource: str = Field(description="R4 resource type")
-    interaction: Interaction
+    interaction: MappedInteraction
     risk: Risk
     identity: dict[str, IdentityField | str] = Field(min_length=1)
     bindings: dict[str, tuple[str, ...]] = Field(
@@ -92,7 +92,7 @@ class Mapping:
     kind: str
     version: int
     resource_type: str
-    interaction: Interaction
+    interaction: MappedInteraction
     risk: Risk
     sha256: str
     must_keep: tuple[str, ...]
@@ -146,8 +146,8 @@ def load_mapping(folder: Path, kind: str, version: int) -> Mapping:
     path = folder / kind / f"{version}.yaml"
     if kind not in KINDS or not path.is_file():
         known = sorted(int(p.stem) for p in (folder / kind).glob("*.yaml") if p.stem.isdigit()) if kind in KINDS else []
-        mend = f"versions of {kind}: {', '.join(map(str, known)) or 'none'}" if kind in KINDS else f"kinds: {', '.join(KINDS)}"
-        raise ConfigError("unknown_mapping", f"there is no mapping {kind}/{version}", where=str(path), mend=mend)
+        fix = f"versions of {kind}: {', '.join(map(str, known)) or 'none'}" if kind in KINDS else f"kinds: {', '.join(KINDS)}"
+        raise ConfigError("unknown_mapping", f"there is no mapping {kind}/{version}", where=str(path), fix=fix)
     return _compiled(path, file_sha256(path))
 
 
@@ -189,4 +189,4 @@ def _identified(name: str, declared: IdentityField | str, names: Names) -> _Iden
 
 
 def _wrong(path: Path, loc: Loc, message: str) -> ConfigError:
-    return ConfigError("bad_mapping", message, where=f"{path}:{line_of(path, loc)}", mend="mend the named place")
+    return ConfigError("bad_mapping", message, where=f"{path}:{line_of(path, loc)}", fix="fix the named place")

@@ -21,13 +21,13 @@ Levels = Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
-class Name:
+class ComparedName:
     given: tuple[Form, ...] = ()
     family: tuple[Form, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Home:
+class ComparedAddress:
     line: frozenset[str] = frozenset()
     city: tuple[Form, ...] = ()
     postal_code: str = ""
@@ -35,19 +35,19 @@ class Home:
 
 
 @dataclass(frozen=True, slots=True)
-class Person:
+class ComparedPerson:
     """:class:`Demographics` made comparable; "" or () is not stated. ``birth_date`` is its digits."""
 
-    names: tuple[Name, ...] = ()
+    names: tuple[ComparedName, ...] = ()
     birth_date: str = ""
     sex: str = ""
-    homes: tuple[Home, ...] = ()
+    homes: tuple[ComparedAddress, ...] = ()
     phones: tuple[str, ...] = ()
 
 
-def person_of(who: Demographics) -> Person:
-    return Person(
-        tuple(Name(forms(given), forms(family)) for family in who.families or ("",) for given in who.givens or ("",)),
+def person_of(who: Demographics) -> ComparedPerson:
+    return ComparedPerson(
+        tuple(ComparedName(forms(given), forms(family)) for family in who.families or ("",) for given in who.givens or ("",)),
         "".join(c for c in who.birth_date if c.isdigit()),
         who.sex,
         tuple(map(_home, who.addresses)),
@@ -55,8 +55,8 @@ def person_of(who: Demographics) -> Person:
     )
 
 
-def _home(address: Address) -> Home:
-    return Home(
+def _home(address: Address) -> ComparedAddress:
+    return ComparedAddress(
         frozenset(word for form in forms(address.line) for word in form),
         forms(address.city),
         postal_digits(address.postal_code),
@@ -64,7 +64,7 @@ def _home(address: Address) -> Home:
     )
 
 
-def compare(one: Person, other: Person, weigh: Callable[[Levels], float]) -> Levels:
+def compare(one: ComparedPerson, other: ComparedPerson, weigh: Callable[[Levels], float]) -> Levels:
     """The level of each field that both state; of several names, addresses or phones the pair that weighs most."""
     names = [_names(a, b) for a in one.names for b in other.names]
     homes = [_homes(a, b) for a in one.homes for b in other.homes]
@@ -77,7 +77,7 @@ def compare(one: Person, other: Person, weigh: Callable[[Levels], float]) -> Lev
     return {name: level for name, level in levels.items() if level}
 
 
-def _homes(one: Home, other: Home) -> dict[str, str]:
+def _homes(one: ComparedAddress, other: ComparedAddress) -> dict[str, str]:
     return {
         "line": _line(one.line, other.line),
         "city": _name(one.city, other.city, with_nicknames=False),
@@ -86,7 +86,7 @@ def _homes(one: Home, other: Home) -> dict[str, str]:
     }
 
 
-def _names(one: Name, other: Name) -> dict[str, str]:
+def _names(one: ComparedName, other: ComparedName) -> dict[str, str]:
     given = _name(one.given, other.given, with_nicknames=True)
     family = _name(one.family, other.family, with_nicknames=False)
     if DIFFERS in (given, family) and SAME not in (given, family):
@@ -139,7 +139,7 @@ def _line(a: frozenset[str], b: frozenset[str]) -> str:
     if a == b:
         return SAME
     small, large = sorted((a, b), key=len)
-    hits = sum(1 for word in small if word in large or any(one_slip(word, w) for w in large if len(word) > 3))
+    hits = sum(1 for word in small if word in large or any(one_slip(word, run) for run in large if len(word) > 3))
     share = hits / len(small)
     return CLOSE if share >= 0.6 else PARTIAL if hits else DIFFERS
 

@@ -16,7 +16,7 @@ from psycopg import Connection
 
 from fhir_writeback_dagster.canonical import Identifier, PatientRef
 from fhir_writeback_dagster.decide.matching.model import Match, url_of
-from fhir_writeback_dagster.orchestration.run_context import Workplace
+from fhir_writeback_dagster.orchestration.run_context import RunContext
 from fhir_writeback_dagster.rules.fhir.resource_url import server_of
 from fhir_writeback_dagster.rules.people import demographics
 
@@ -28,7 +28,7 @@ _BY_NO_NUMBER = ("patient_unknown", "patient_of_other_server", "no_identifiers")
 
 
 @dataclass(frozen=True, slots=True)
-class Lookup:
+class LookupRequest:
     """One question. ``search`` is what is sealed: ``{"identifier": [system, value]}``, ``{"family", "birth_date"}``,
     ``{"patient": id}`` or ``{"encounters_of": id}``; ``key`` is its HMAC.
     """
@@ -47,16 +47,20 @@ class _Standing:
 
 
 def confirm(
-    connection: Connection[Any], w: Workplace, refs: Sequence[PatientRef], matches: Sequence[Match], give_up: Sequence[datetime]
+    connection: Connection[Any],
+    run: RunContext,
+    refs: Sequence[PatientRef],
+    matches: Sequence[Match],
+    give_up: Sequence[datetime],
 ) -> list[Match]:
     """``matches`` as far as the mirror can prove them by now, in their order; what it cannot waits, and is asked for.
 
     :param give_up: until when each row waits.
     """
-    numbers = {ref: _of_identifiers(w, ref) for ref in dict.fromkeys(refs)}
-    names = {ref: _of_demographics(w, ref) for ref in numbers} if w.tenant.matching.probabilistic != "off" else {}
-    known = _standing(connection, w, [one.key for some in (*numbers.values(), *names.values()) for one in some])
-    asked: list[tuple[Lookup, datetime, bool]] = []
+    numbers = {ref: _of_identifiers(run, ref) for ref in dict.fromkeys(refs)}
+    names = {ref: _of_demographics(run, ref) for ref in numbers} if run.tenant.matching.probabilistic != "off" else {}
+    known = _standing(connection, run, [one.key for some in (*numbers.values(), *names.values()) for one in some])
+    asked: list[tuple[LookupRequest, datetime, bool]] = []
     confirmed = []
     for ref, match, until in zip(refs, matches, give_up, strict=True):
         wanted = list(numbers[ref])
@@ -66,44 +70,44 @@ def confirm(
         proved = _proved(match, _outcomes(known, wanted), {known[one.key].outcome for one in numbers[ref] if one.key in known})
         confirmed.append(proved)
         waits = proved.outcome == "waiting"
-        asked += [(one, max(until, w.now() + KEPT_FOR) if waits else w.now() + KEPT_FOR, waits) for one in wanted]
-    _ask(connection, w, asked, known)
+        asked += [(one, max(until, run.now() + KEPT_FOR) if waits else run.now() + KEPT_FOR, waits) for one in wanted]
+    _ask(connection, run, asked, known)
     return confirmed
 
 
-def ask_for_patients(connection: Connection[Any], w: Workplace, waiting: Iterable[tuple[str, datetime]]) -> None:
+def ask_for_patients(connection: Connection[Any], run: RunContext, waiting: Iterable[tuple[str, datetime]]) -> None:
     """Ask for known patients again, whose encounters are waited for: (EHR patient id, until when)."""
     asked = [
-        (Lookup(w.identity.digest("lookup", "encounters", patient), {"encounters_of": patient}), until, True)
+        (LookupRequest(run.identity.digest("lookup", "encounters", patient), {"encounters_of": patient}), until, True)
         for patient, until in waiting
     ]
-    _ask(connection, w, asked, _standing(connection, w, [one.key for one, _, _ in asked]))
+    _ask(connection, run, asked, _standing(connection, run, [one.key for one, _, _ in asked]))
 
 
-def _of_identifiers(w: Workplace, ref: PatientRef) -> list[Lookup]:
-    return [_of_identifier(w, one) for one in ref.identifiers if one.value.strip()]
+def _of_identifiers(run: RunContext, ref: PatientRef) -> list[LookupRequest]:
+    return [_of_identifier(run, one) for one in ref.identifiers if one.value.strip()]
 
 
-def _of_identifier(w: Workplace, identifier: Identifier) -> Lookup:
+def _of_identifier(run: RunContext, identifier: Identifier) -> LookupRequest:
     """Whom this EHR's own URL names is read by the id."""
     url = url_of(identifier)
-    if url and url.resource_type == "Patient" and url.server == server_of(w.tenant.ehr.base_url):
-        return Lookup(w.identity.digest("lookup", "patient", url.id), {"patient": url.id})
+    if url and url.resource_type == "Patient" and url.server == server_of(run.tenant.ehr.base_url):
+        return LookupRequest(run.identity.digest("lookup", "patient", url.id), {"patient": url.id})
     pair = [identifier.system, identifier.value]
-    return Lookup(w.identity.digest("lookup", "identifier", *pair), {"identifier": pair})
+    return LookupRequest(run.identity.digest("lookup", "identifier", *pair), {"identifier": pair})
 
 
-def _of_demographics(w: Workplace, ref: PatientRef) -> list[Lookup]:
+def _of_demographics(run: RunContext, ref: PatientRef) -> list[LookupRequest]:
     """By family name and full birth date; less would find half the town."""
     who = demographics.of_row(ref)
     if len(who.birth_date) != 10 or not who.families:
         return []
     family = who.families[0]
-    key = w.identity.digest("lookup", "demographics", family, who.birth_date)
-    return [Lookup(key, {"family": family, "birth_date": who.birth_date})]
+    key = run.identity.digest("lookup", "demographics", family, who.birth_date)
+    return [LookupRequest(key, {"family": family, "birth_date": who.birth_date})]
 
 
-def _outcomes(known: Mapping[bytes, _Standing], lookups: Iterable[Lookup]) -> list[str | None]:
+def _outcomes(known: Mapping[bytes, _Standing], lookups: Iterable[LookupRequest]) -> list[str | None]:
     return [known[one.key].outcome if one.key in known else None for one in lookups]
 
 
@@ -126,28 +130,28 @@ def _proved(match: Match, outcomes: Sequence[str | None], of_numbers: set[str | 
     return match
 
 
-def _standing(connection: Connection[Any], w: Workplace, keys: Sequence[bytes]) -> dict[bytes, _Standing]:
+def _standing(connection: Connection[Any], run: RunContext, keys: Sequence[bytes]) -> dict[bytes, _Standing]:
     if not keys:
         return {}
     rows = connection.execute(
         "SELECT key, outcome, needed_until, CASE WHEN due_at IS NULL THEN answered_at END FROM mirror.lookup "
         "WHERE tenant = %s AND target = %s AND key = ANY (%s)",
-        (w.id, w.tenant.ehr.target, list(keys)),
+        (run.id, run.tenant.ehr.target, list(keys)),
     )
     return {bytes(key): _Standing(*rest) for key, *rest in rows}
 
 
 def _ask(
     connection: Connection[Any],
-    w: Workplace,
-    asked: Iterable[tuple[Lookup, datetime, bool]],
+    run: RunContext,
+    asked: Iterable[tuple[LookupRequest, datetime, bool]],
     known: Mapping[bytes, _Standing],
 ) -> None:
     """Write down what is not asked yet; who is needed for longer; and once more, after the mirror's interval, what a row waits
     for and is not due (lookup, needed until, does the row wait).
     """
-    again_before = w.now() - w.tenant.ehr.mirror_every
-    wanted: dict[bytes, tuple[Lookup, datetime, bool]] = {}
+    again_before = run.now() - run.tenant.ehr.mirror_every
+    wanted: dict[bytes, tuple[LookupRequest, datetime, bool]] = {}
     for lookup, until, waits in asked:
         standing = known.get(lookup.key)
         again = waits and standing is not None and standing.rests_since is not None and standing.rests_since <= again_before
@@ -157,7 +161,7 @@ def _ask(
     rows = [wanted[key] for key in sorted(wanted)]
     if not rows:
         return
-    target = w.tenant.ehr.target
+    target = run.tenant.ehr.target
     connection.execute(
         "INSERT INTO mirror.lookup AS l (tenant, target, key, search, asked_at, needed_until, due_at) "
         "SELECT %(tenant)s, %(target)s, x.key, x.search, %(now)s, x.until, %(now)s "
@@ -165,12 +169,12 @@ def _ask(
         "ON CONFLICT (tenant, target, key) DO UPDATE SET needed_until = greatest(l.needed_until, excluded.needed_until), "
         "due_at = CASE WHEN l.key = ANY (%(again)s::bytea[]) THEN coalesce(l.due_at, excluded.due_at) ELSE l.due_at END",
         {
-            "tenant": w.id,
+            "tenant": run.id,
             "target": target,
-            "now": w.now(),
+            "now": run.now(),
             "keys": [lookup.key for lookup, _, _ in rows],
             "searches": [
-                w.sealer.seal_json("mirror.lookup", f"{target}|{one.key.hex()}", dict(one.search)) for one, _, _ in rows
+                run.sealer.seal_json("mirror.lookup", f"{target}|{one.key.hex()}", dict(one.search)) for one, _, _ in rows
             ],
             "untils": [until for _, until, _ in rows],
             "again": [lookup.key for lookup, _, again in rows if again],

@@ -13,7 +13,7 @@ from psycopg import Connection
 
 from fhir_writeback_dagster.canonical import Identifier
 from fhir_writeback_dagster.decide.matching.model import ChartPatient, Key
-from fhir_writeback_dagster.orchestration.run_context import Workplace
+from fhir_writeback_dagster.orchestration.run_context import RunContext
 from fhir_writeback_dagster.orchestration.target import mirror_on_demand
 from fhir_writeback_dagster.rules.fhir.resource_url import server_of
 from fhir_writeback_dagster.rules.people import demographics
@@ -98,70 +98,70 @@ UNKNOWN_SIZE = 1_000_000
 class Mirror:
     """The chart of a tenant's target (:class:`~.matching_model.Chart`) as commit keeps it, read in sets."""
 
-    def __init__(self, connection: Connection[Any], w: Workplace) -> None:
-        self._connection, self._w = connection, w
-        self.server = server_of(w.tenant.ehr.base_url)
+    def __init__(self, connection: Connection[Any], run: RunContext) -> None:
+        self._connection, self._run = connection, run
+        self.server = server_of(run.tenant.ehr.base_url)
 
     def bearers(self, keys: Collection[Key]) -> dict[Key, dict[bytes, list[str]]]:
-        digests = {key: self._w.identity.all(*key) for key in keys}
-        hits = _read_hits(self._connection, self._w, [digest for tries in digests.values() for digest in tries])
+        digests = {key: self._run.identity.all(*key) for key in keys}
+        hits = _read_hits(self._connection, self._run, [digest for tries in digests.values() for digest in tries])
         return {key: {digest: hits[digest] for digest in tries if digest in hits} for key, tries in digests.items()}
 
     def patients(self, ids: Collection[str], compared: Collection[str]) -> dict[str, ChartPatient]:
-        return _read_patients(self._connection, self._w, ids, compared)
+        return _read_patients(self._connection, self._run, ids, compared)
 
     def size(self) -> int:
-        if mirror_on_demand(self._w):
+        if mirror_on_demand(self._run):
             return UNKNOWN_SIZE
-        row = self._connection.execute(_PATIENT_COUNT, _scope(self._w)).fetchone()
+        row = self._connection.execute(_PATIENT_COUNT, _scope(self._run)).fetchone()
         return int(row[0]) if row else 0
 
 
-def _read_hits(connection: Connection[Any], w: Workplace, digests: Collection[bytes]) -> dict[bytes, list[str]]:
+def _read_hits(connection: Connection[Any], run: RunContext, digests: Collection[bytes]) -> dict[bytes, list[str]]:
     hits: dict[bytes, list[str]] = {}
     if digests:
-        for digest, patient in connection.execute(_PATIENT_HITS, _scope(w) | {"digests": list(digests)}):
+        for digest, patient in connection.execute(_PATIENT_HITS, _scope(run) | {"digests": list(digests)}):
             hits.setdefault(bytes(digest), []).append(patient)
     return {digest: sorted(patients) for digest, patients in hits.items()}
 
 
 def _read_patients(
-    connection: Connection[Any], w: Workplace, ids: Collection[str], compared: Collection[str]
+    connection: Connection[Any], run: RunContext, ids: Collection[str], compared: Collection[str]
 ) -> dict[str, ChartPatient]:
     if not ids:
         return {}
-    rows = connection.execute(_PATIENTS, _scope(w) | {"patients": list(ids), "compared": list(compared)})
+    rows = connection.execute(_PATIENTS, _scope(run) | {"patients": list(ids), "compared": list(compared)})
     return {
-        patient_id: ChartPatient(active, deceased, replaced_by, _who(w, patient_id, body))
+        patient_id: ChartPatient(active, deceased, replaced_by, _who(run, patient_id, body))
         for patient_id, active, deceased, replaced_by, body in rows
     }
 
 
-def read_encounters(connection: Connection[Any], w: Workplace, digests: Iterable[bytes]) -> dict[bytes, list[EncounterHit]]:
+def read_encounters(connection: Connection[Any], run: RunContext, digests: Iterable[bytes]) -> dict[bytes, list[EncounterHit]]:
     hits: dict[bytes, list[EncounterHit]] = {}
     wanted = list(digests)
     if wanted:
-        for digest, *rest in connection.execute(_ENCOUNTERS, _scope(w) | {"digests": wanted}):
+        for digest, *rest in connection.execute(_ENCOUNTERS, _scope(run) | {"digests": wanted}):
             hits.setdefault(bytes(digest), []).append(EncounterHit(*rest))
     return hits
 
 
 def read_stays(
-    connection: Connection[Any], w: Workplace, patients: Collection[str], first: datetime, last: datetime
+    connection: Connection[Any], run: RunContext, patients: Collection[str], first: datetime, last: datetime
 ) -> dict[str, list[EncounterHit]]:
     """By patient the encounters that touch the time from ``first`` to ``last``."""
     stays: dict[str, list[EncounterHit]] = {}
-    wanted = _scope(w) | {"patients": list(patients), "first": first, "last": last}
+    wanted = _scope(run) | {"patients": list(patients), "first": first, "last": last}
     for patient, encounter, status, starts, ends in connection.execute(_STAYS, wanted):
         stays.setdefault(patient, []).append(EncounterHit(encounter, status, starts, ends, [patient]))
     return stays
 
 
-def _scope(w: Workplace) -> dict[str, Any]:
-    return {"tenant": w.id, "target": w.tenant.ehr.target}
+def _scope(run: RunContext) -> dict[str, Any]:
+    return {"tenant": run.id, "target": run.tenant.ehr.target}
 
 
-def _who(w: Workplace, patient_id: str, body: bytes | None) -> demographics.Demographics | None:
+def _who(run: RunContext, patient_id: str, body: bytes | None) -> demographics.Demographics | None:
     if body is None:
         return None
-    return demographics.of_patient(w.sealer.open_json("mirror.patient", f"{w.tenant.ehr.target}|{patient_id}", body))
+    return demographics.of_patient(run.sealer.open_json("mirror.patient", f"{run.tenant.ehr.target}|{patient_id}", body))

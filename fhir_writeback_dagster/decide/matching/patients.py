@@ -29,12 +29,12 @@ from fhir_writeback_dagster.decide.matching.model import (
 )
 from fhir_writeback_dagster.decide.matching.scoring import WEIGHTS, Model, Thresholds, doubt_of_shared
 from fhir_writeback_dagster.decide.matching.tuning.learn import load_weights
-from fhir_writeback_dagster.orchestration.run_context import Workplace
+from fhir_writeback_dagster.orchestration.run_context import RunContext
 from fhir_writeback_dagster.rules.fhir.resource_url import server_of
 from fhir_writeback_dagster.rules.people import demographics
 from fhir_writeback_dagster.rules.people.demographics import SHARED_SYSTEMS, Demographics, identifier_key
 
-__all__ = ["EncounterAsk", "EncounterMatch", "Match", "decide_match", "identify", "match_encounters", "match_patients"]
+__all__ = ["EncounterMatch", "EncounterRequest", "Match", "decide_match", "identify", "match_encounters", "match_patients"]
 
 _MODEL = Model(0)
 
@@ -48,12 +48,12 @@ class Hit:
     patient_id: str
 
 
-def match_patients(connection: Connection[Any], w: Workplace, refs: Sequence[PatientRef]) -> list[Match]:
+def match_patients(connection: Connection[Any], run: RunContext, refs: Sequence[PatientRef]) -> list[Match]:
     """One :class:`Match` for each of ``refs``, in their order; equal refs are decided once."""
-    chart, wanted = Mirror(connection, w), w.tenant.matching
+    chart, wanted = Mirror(connection, run), run.tenant.matching
     decided = identify(chart, refs)
     if wanted.probabilistic != "off":
-        weights = WEIGHTS if wanted.weights is None else load_weights(w.settings.home / wanted.weights)
+        weights = WEIGHTS if wanted.weights is None else load_weights(run.settings.home / wanted.weights)
         rules = Rules(Thresholds(wanted.auto, wanted.review), wanted.probabilistic == "auto", chart.server)
         decided |= match_demographics(chart, decided, weights, rules)
     return [decided[ref] for ref in refs]
@@ -146,7 +146,7 @@ def _doubt_of_shared(ref: PatientRef, hits: Sequence[Hit], patient: ChartPatient
 
 
 @dataclass(frozen=True, slots=True)
-class EncounterAsk:
+class EncounterRequest:
     """What a row says of its encounter; ``at`` is the first and last instant that its time can mean, None if it has none.
 
     ``overdue``: the row has waited for its number as long as the tenant waits.
@@ -158,11 +158,11 @@ class EncounterAsk:
     overdue: bool = False
 
 
-def match_encounters(connection: Connection[Any], w: Workplace, wanted: Sequence[EncounterAsk]) -> list[EncounterMatch]:
+def match_encounters(connection: Connection[Any], run: RunContext, wanted: Sequence[EncounterRequest]) -> list[EncounterMatch]:
     """For each row the encounter of *its* patient, in one query for the batch, or two where the time counts too."""
-    digests = {i: digests_of(w.identity, i) for ask in wanted for i in ask.identifiers}
-    hits = read_encounters(connection, w, [digest for tries in digests.values() for digest in tries])
-    server = server_of(w.tenant.ehr.base_url)
+    digests = {i: digests_of(run.identity, i) for ask in wanted for i in ask.identifiers}
+    hits = read_encounters(connection, run, [digest for tries in digests.values() for digest in tries])
+    server = server_of(run.tenant.ehr.base_url)
     found = [
         decide_encounter(ask, [hit for i in ask.identifiers for d in digests[i] for hit in hits.get(d, ())], server)
         for ask in wanted
@@ -174,12 +174,12 @@ def match_encounters(connection: Connection[Any], w: Workplace, wanted: Sequence
         if ask.at
         and (
             (found[n].outcome == "waiting" and ask.overdue)
-            or (found[n].outcome == "none" and w.tenant.matching.encounter_by_time)
+            or (found[n].outcome == "none" and run.tenant.matching.encounter_by_time)
         )
     }
     if timed:
         first, last = min(at[0] for at in timed.values()), max(at[1] for at in timed.values())
-        stays = read_stays(connection, w, {wanted[n].patient_id for n in timed}, first, last)
+        stays = read_stays(connection, run, {wanted[n].patient_id for n in timed}, first, last)
         for n in timed:
             stay = decide_stay(wanted[n], stays.get(wanted[n].patient_id, ()))
             if found[n].outcome == "none" or stay.outcome == "matched":
@@ -187,7 +187,7 @@ def match_encounters(connection: Connection[Any], w: Workplace, wanted: Sequence
     return found
 
 
-def decide_encounter(ask: EncounterAsk, hits: Sequence[EncounterHit], server: str | None = None) -> EncounterMatch:
+def decide_encounter(ask: EncounterRequest, hits: Sequence[EncounterHit], server: str | None = None) -> EncounterMatch:
     """By identifier, without a database. A number that others' encounters bear too is often unique only within a patient; the
     EHR's own URL names one encounter for good.
     """
@@ -203,7 +203,7 @@ def decide_encounter(ask: EncounterAsk, hits: Sequence[EncounterHit], server: st
     return _only(own)
 
 
-def decide_stay(ask: EncounterAsk, stays: Sequence[EncounterHit]) -> EncounterMatch:
+def decide_stay(ask: EncounterRequest, stays: Sequence[EncounterHit]) -> EncounterMatch:
     """By the row's time, without a database: the patient's only encounter that holds it."""
     if ask.at is None:
         return EncounterMatch("none")

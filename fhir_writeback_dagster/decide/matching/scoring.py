@@ -16,7 +16,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from fhir_writeback_dagster.decide.matching.comparison import CLOSE, DIFFERS, PARTIAL, SAME, SWAPPED, Levels, Person, compare
+from fhir_writeback_dagster.decide.matching.comparison import (
+    CLOSE,
+    DIFFERS,
+    PARTIAL,
+    SAME,
+    SWAPPED,
+    ComparedPerson,
+    Levels,
+    compare,
+)
 
 _SURE = (SAME, SWAPPED)
 _HOME = frozenset(("line", "city", "postal_code", "state", "phone"))
@@ -61,7 +70,7 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class MatchVerdict:
     """``candidates`` from ``review`` on, the most probable first; the first is the match if the outcome is ``auto``."""
 
     outcome: Literal["auto", "review", "none"]
@@ -77,11 +86,11 @@ class Model:
         self._most_of_home = -self._prior - math.log2(_HOUSEHOLD)
         self._bits = {name: {level: math.log2(m / u) for level, (m, u) in levels.items()} for name, levels in weights.items()}
 
-    def compare(self, row: Person, chart: Person) -> Levels:
+    def compare(self, row: ComparedPerson, chart: ComparedPerson) -> Levels:
         """:func:`matching_fields.compare` by these weights."""
         return compare(row, chart, self._sum)
 
-    def score(self, row: Person, chart: Person, patient_id: str) -> Candidate:
+    def score(self, row: ComparedPerson, chart: ComparedPerson, patient_id: str) -> Candidate:
         levels = self.compare(row, chart)
         return Candidate(patient_id, self._prior + self._sum(levels) - self._excess(levels), levels)
 
@@ -102,18 +111,18 @@ def probability_of(bits: float) -> float:
     return 1 / (1 + math.exp2(-max(min(bits, 500.0), -500.0)))
 
 
-def decide(candidates: Sequence[Candidate], thresholds: Thresholds, *, doubting: bool = True) -> Verdict:
+def decide(candidates: Sequence[Candidate], thresholds: Thresholds, *, doubting: bool = True) -> MatchVerdict:
     """Put the scored candidates of one row together; not ``doubting`` asks what the probability alone would do."""
     near = sorted((c for c in candidates if c.probability >= thresholds.review), key=lambda c: (-c.bits, c.patient_id))
     if not near:
-        return Verdict("none", reason="patient_unknown")
+        return MatchVerdict("none", reason="patient_unknown")
     best, others = near[0], near[1:]
     if best.probability < thresholds.auto:
-        return Verdict("review", tuple(near), "below_threshold")
+        return MatchVerdict("review", tuple(near), "below_threshold")
     if any(other.probability >= thresholds.auto or best.bits - other.bits < 10 for other in others):
-        return Verdict("review", tuple(near), "several_candidates")
+        return MatchVerdict("review", tuple(near), "several_candidates")
     doubt = doubt_of(best.levels) if doubting else None
-    return Verdict("review", tuple(near), doubt) if doubt else Verdict("auto", tuple(near))
+    return MatchVerdict("review", tuple(near), doubt) if doubt else MatchVerdict("auto", tuple(near))
 
 
 def doubt_of(levels: Levels) -> str | None:

@@ -21,7 +21,7 @@ from fhir_writeback_dagster.canonical import CanonicalRecord
 from fhir_writeback_dagster.config.yaml_file import file_sha256, load_yaml
 from fhir_writeback_dagster.decide.ruling.gates import span
 from fhir_writeback_dagster.errors import CandidateProblem, ConfigError, ServiceError
-from fhir_writeback_dagster.orchestration.run_context import Workplace
+from fhir_writeback_dagster.orchestration.run_context import RunContext
 from fhir_writeback_dagster.rules.consent.codes import ACT_CODE
 
 Coding = tuple[str, str]
@@ -88,7 +88,7 @@ def load_labels(folder: Path, version: int) -> LabelList:
     path = folder / f"{version}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in folder.glob("*.yaml"))) or "none"
-        raise ConfigError("unknown_labels", f"there is no list of labels {version}", where=str(path), mend=f"versions: {known}")
+        raise ConfigError("unknown_labels", f"there is no list of labels {version}", where=str(path), fix=f"versions: {known}")
     return _loaded(path, file_sha256(path))
 
 
@@ -96,7 +96,7 @@ def load_labels(folder: Path, version: int) -> LabelList:
 def _loaded(path: Path, sha256: str) -> LabelList:
     file = load_yaml(path, LabelFile)
     if str(file.version) != path.stem:
-        raise ConfigError("bad_labels", "`version` differs from the file's name", where=f"{path}:1", mend="make them equal")
+        raise ConfigError("bad_labels", "`version` differs from the file's name", where=f"{path}:1", fix="make them equal")
     exact: dict[Coding, set[str]] = {}
     beginning: dict[str, list[tuple[str, str]]] = {}
     for label, systems in file.codes.items():
@@ -137,16 +137,16 @@ def labelled(payload: dict[str, Any], labels: Sequence[Coding]) -> dict[str, Any
     return {**payload, "meta": {**payload.get("meta", {}), "security": security}}
 
 
-def births_of(connection: Connection[Any], w: Workplace, patients: Sequence[str]) -> dict[str, str]:
+def births_of(connection: Connection[Any], run: RunContext, patients: Sequence[str]) -> dict[str, str]:
     """Birth dates of ``patients`` as the mirror has them; who has none, or cannot be opened any more, is left out."""
     found = {}
-    target = w.tenant.ehr.target
+    target = run.tenant.ehr.target
     for patient, body in connection.execute(
         "SELECT patient_id, body FROM mirror.patient WHERE tenant = %s AND target = %s AND patient_id = ANY(%s)",
-        (w.id, target, list(patients)),
+        (run.id, target, list(patients)),
     ):
         with contextlib.suppress(ServiceError):
-            born = w.sealer.open_json("mirror.patient", f"{target}|{patient}", body).get("birthDate")
+            born = run.sealer.open_json("mirror.patient", f"{target}|{patient}", body).get("birthDate")
             if isinstance(born, str):
                 found[patient] = born
     return found

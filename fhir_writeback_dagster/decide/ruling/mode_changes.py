@@ -15,79 +15,79 @@ import yaml
 from psycopg import Connection
 from psycopg.types.json import Jsonb
 
-from fhir_writeback_dagster.config.tenants import Mode, Modes, load_tenant
+from fhir_writeback_dagster.config.tenants import Mode, ModeSettings, load_tenant
 from fhir_writeback_dagster.errors import ConfigError
-from fhir_writeback_dagster.orchestration.run_context import Workplace
+from fhir_writeback_dagster.orchestration.run_context import RunContext
 from fhir_writeback_dagster.rules.modes import writes
 from fhir_writeback_dagster.store.db import record_event
 
 
-def set_mode(w: Workplace, mode: Mode, resource_type: str | None, by: str, reason: str) -> Modes:
+def set_mode(run: RunContext, mode: Mode, resource_type: str | None, by: str, reason: str) -> ModeSettings:
     """Write the tenant's file with ``mode`` for one resource type, or for all that have none of their own.
 
     :raises ConfigError: the file cannot be written; nothing changed.
     """
-    before = w.tenant.modes
+    before = run.tenant.modes
     change = {"default": mode} if resource_type is None else {"by_type": {**before.by_type, resource_type: mode}}
     after = before.model_copy(update=change)
-    path = w.settings.tenants / f"{w.id}.yaml"
-    with w.store.tenant(w.id) as connection:
-        _tell(connection, w, before, after, {"by": by, "reason": reason})
+    path = run.settings.tenants / f"{run.id}.yaml"
+    with run.store.tenant(run.id) as connection:
+        _tell(connection, run, before, after, {"by": by, "reason": reason})
         _replace(path, with_modes(path.read_text(encoding="utf-8"), after))
     return after
 
 
-def note(connection: Connection[Any], w: Workplace) -> None:
+def note(connection: Connection[Any], run: RunContext) -> None:
     """Audit modes that were changed in the file by hand since they were last told of.
 
     The file is read under the row's lock: a command that changes both has done either nothing or both by then.
     """
-    row = connection.execute("SELECT modes FROM decision.mode WHERE tenant = %s FOR UPDATE", (w.id,)).fetchone()
-    before = Modes.model_validate(row[0]) if row else Modes()
-    now = load_tenant(w.settings.tenants, w.id).modes
+    row = connection.execute("SELECT modes FROM decision.mode WHERE tenant = %s FOR UPDATE", (run.id,)).fetchone()
+    before = ModeSettings.model_validate(row[0]) if row else ModeSettings()
+    now = load_tenant(run.settings.tenants, run.id).modes
     if row is None or before != now:
-        _tell(connection, w, before, now, {"by": "tenant_file"})
+        _tell(connection, run, before, now, {"by": "tenant_file"})
 
 
-def _tell(connection: Connection[Any], w: Workplace, before: Modes, after: Modes, why: dict[str, str]) -> None:
+def _tell(connection: Connection[Any], run: RunContext, before: ModeSettings, after: ModeSettings, why: dict[str, str]) -> None:
     told = after.model_dump(mode="json")
     connection.execute(
         "INSERT INTO decision.mode (tenant, modes, changed_at) VALUES (%s, %s, %s) "
         "ON CONFLICT (tenant) DO UPDATE SET modes = excluded.modes, changed_at = excluded.changed_at",
-        (w.id, Jsonb(told), w.now()),
+        (run.id, Jsonb(told), run.now()),
     )
-    record_event(connection, "mode.changed", [w.id], [{"from": before.model_dump(mode="json"), "to": told, **why}])
+    record_event(connection, "mode.changed", [run.id], [{"from": before.model_dump(mode="json"), "to": told, **why}])
 
 
-def replay(w: Workplace, resource_type: str | None, by: str, reason: str) -> int:
+def replay(run: RunContext, resource_type: str | None, by: str, reason: str) -> int:
     """Let decide look again at what ``off`` or ``shadow`` held back, where the mode writes by now; returns how many.
 
     :raises ConfigError: no such type's mode writes.
     """
-    with w.store.tenant(w.id) as connection:
+    with run.store.tenant(run.id) as connection:
         held = connection.execute(
             "SELECT candidate_id, record_id, resource_type FROM decision.candidate WHERE tenant = %s AND target = %s "
             "AND state = 'not_written' AND (%s::text IS NULL OR resource_type = %s)",
-            (w.id, w.tenant.ehr.target, resource_type, resource_type),
+            (run.id, run.tenant.ehr.target, resource_type, resource_type),
         ).fetchall()
-        again = [(candidate, record) for candidate, record, kind in held if writes(w.tenant.modes.of(kind))]
+        again = [(candidate, record) for candidate, record, kind in held if writes(run.tenant.modes.of(kind))]
         if held and not again:
             raise ConfigError(
                 "mode_writes_nothing",
                 f"{len(held)} are held back, all by a mode that still writes nothing",
-                where=f"tenants/{w.id}.yaml: modes",
-                mend="set a mode that writes first",
+                where=f"tenants/{run.id}.yaml: modes",
+                fix="set a mode that writes first",
             )
         connection.execute(
             "INSERT INTO canonical.outbox (tenant, record_id) SELECT %s, r FROM unnest(%s::uuid[]) AS r ON CONFLICT DO NOTHING",
-            (w.id, [record for _, record in again]),
+            (run.id, [record for _, record in again]),
         )
         details = [{"by": by, "reason": reason}] * len(again)
         record_event(connection, "candidate.replayed", [str(candidate) for candidate, _ in again], details)
     return len(again)
 
 
-def with_modes(text: str, modes: Modes) -> str:
+def with_modes(text: str, modes: ModeSettings) -> str:
     """A tenant's file with other modes; everything else, comments too, stays as it is written."""
     shown = modes.model_dump(mode="json", exclude_defaults=True) | {"default": modes.default}
     written = yaml.safe_dump(shown, default_flow_style=True, sort_keys=True, width=10_000).strip()
@@ -120,5 +120,5 @@ def _replace(path: Path, text: str) -> None:
             "file_unwritable",
             f"the tenant's file cannot be changed ({type(error).__name__})",
             where=str(path),
-            mend="change `modes` where the file comes from; the next run of decide audits it",
+            fix="change `modes` where the file comes from; the next run of decide audits it",
         ) from None

@@ -11,20 +11,20 @@ from psycopg import Connection
 from fhir_writeback_dagster.canonical import CanonicalRecord, Coding, Concept
 from fhir_writeback_dagster.config.tenants import Tenant
 from fhir_writeback_dagster.decide.ruling.gates import event_day
-from fhir_writeback_dagster.decide.work_items import Item
-from fhir_writeback_dagster.orchestration.run_context import Workplace
-from fhir_writeback_dagster.rules.consent.evaluate import ConsentAsk, ConsentDecision, evaluate
-from fhir_writeback_dagster.rules.policy.cedar import PolicyAsk
+from fhir_writeback_dagster.decide.work_items import WorkItem
+from fhir_writeback_dagster.orchestration.run_context import RunContext
+from fhir_writeback_dagster.rules.consent.evaluate import ConsentDecision, ConsentRequest, evaluate
+from fhir_writeback_dagster.rules.policy.cedar import PolicyRequest
 
 #: FHIR's own vocabularies of status, category and the like: policies have words of their own for these, and a list of the codes
 #: that a source may write need not hold them.
 _OF_FHIR = ("http://terminology.hl7.org/CodeSystem/", "http://hl7.org/fhir/us/core/CodeSystem/")
 
 
-def policy_ask(tenant: str, item: Item, now: datetime, *, known: bool) -> PolicyAsk:
+def policy_ask(tenant: str, item: WorkItem, now: datetime, *, known: bool) -> PolicyRequest:
     """``known``: the fact has been told before, so that this would change what stands there."""
     assert item.mapping is not None
-    return PolicyAsk(
+    return PolicyRequest(
         tenant=tenant,
         source=item.source,
         actor_type=item.record.actor.type,
@@ -41,9 +41,9 @@ def policy_ask(tenant: str, item: Item, now: datetime, *, known: bool) -> Policy
     )
 
 
-def consent_ask(tenant: Tenant, item: Item, now: datetime) -> ConsentAsk:
+def consent_ask(tenant: Tenant, item: WorkItem, now: datetime) -> ConsentRequest:
     assert item.mapping is not None
-    return ConsentAsk(
+    return ConsentRequest(
         purpose=tenant.consent.purpose,
         actor=tenant.consent.actor,
         resource_type=item.mapping.resource_type,
@@ -61,20 +61,20 @@ def codings_of(record: CanonicalRecord) -> tuple[Coding, ...]:
     return concept.codings if isinstance(concept, Concept) else ()
 
 
-def answer_of(tenant: Tenant, consents: Sequence[dict[str, Any]], ask: ConsentAsk) -> ConsentDecision:
+def answer_of(tenant: Tenant, consents: Sequence[dict[str, Any]], ask: ConsentRequest) -> ConsentDecision:
     """What the patient's ``consents`` say, where the tenant keeps consent by patient."""
     if tenant.consent.source == "organisation":
         return ConsentDecision("none", reason="organisation")
     return evaluate(consents, ask)
 
 
-def consents_of(connection: Connection[Any], w: Workplace, patients: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+def consents_of(connection: Connection[Any], run: RunContext, patients: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
     """The mirror's Consents of each of ``patients``."""
     found: dict[str, list[dict[str, Any]]] = {}
-    target = w.tenant.ehr.target
+    target = run.tenant.ehr.target
     for consent_id, patient, body in connection.execute(
         "SELECT consent_id, patient_id, body FROM mirror.consent WHERE tenant = %s AND target = %s AND patient_id = ANY(%s)",
-        (w.id, target, list(patients)),
+        (run.id, target, list(patients)),
     ):
-        found.setdefault(patient, []).append(w.sealer.open_json("mirror.consent", f"{target}|{consent_id}", body))
+        found.setdefault(patient, []).append(run.sealer.open_json("mirror.consent", f"{target}|{consent_id}", body))
     return found

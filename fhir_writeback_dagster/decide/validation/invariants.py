@@ -13,8 +13,8 @@ from typing import Any
 from fhir_writeback_dagster.rules.fhir.r4 import UCUM, definitions
 from fhir_writeback_dagster.rules.fhir.time import reversed_period
 
-Node = dict[str, Any]
-Rule = Callable[[Node], bool]
+FhirNode = dict[str, Any]
+InvariantRule = Callable[[FhirNode], bool]
 
 _CONDITION_CLINICAL = "http://terminology.hl7.org/CodeSystem/condition-clinical"
 _CONDITION_VERIFICATION = "http://terminology.hl7.org/CodeSystem/condition-ver-status"
@@ -33,57 +33,57 @@ _EXTENSION_VALUES = _choice("Extension", "value[x]")
 _ABATEMENTS = _choice("Condition", "abatement[x]")
 
 
-def _has(node: Node, name: str) -> bool:
+def _has(node: FhirNode, name: str) -> bool:
     """``name.exists()``: there by its value or, for a primitive, by its extensions alone."""
     return name in node or f"_{name}" in node
 
 
-def _needs(name: str, other: str) -> Rule:
+def _needs(name: str, other: str) -> InvariantRule:
     """``name.empty() or other.exists()``"""
     extended = f"_{name}"
     return lambda node: (name not in node and extended not in node) or _has(node, other)
 
 
-def _one_of(*names: str) -> Rule:
+def _one_of(*names: str) -> InvariantRule:
     return lambda node: any(_has(node, name) for name in names)
 
 
-def _not_both(one: str, other: str) -> Rule:
+def _not_both(one: str, other: str) -> InvariantRule:
     return lambda node: not (_has(node, one) and _has(node, other))
 
 
-def _xor(one: str, other: str) -> Rule:
+def _xor(one: str, other: str) -> InvariantRule:
     return lambda node: _has(node, one) != _has(node, other)
 
 
-def _not_negative(name: str) -> Rule:
+def _not_negative(name: str) -> InvariantRule:
     return lambda node: bool(name not in node or node[name] >= 0)
 
 
-def has_coding(concept: Node | None, system: str, codes: set[str]) -> bool:
+def has_coding(concept: FhirNode | None, system: str, codes: set[str]) -> bool:
     return any(c.get("code") in codes and c.get("system") == system for c in (concept or {}).get("coding", ()))
 
 
-def _in_error(node: Node, system: str) -> bool:
+def _in_error(node: FhirNode, system: str) -> bool:
     return has_coding(node.get("verificationStatus"), system, {"entered-in-error"})
 
 
-def _con_3(node: Node) -> bool:
+def _con_3(node: FhirNode) -> bool:
     if "clinicalStatus" in node or _in_error(node, _CONDITION_VERIFICATION):
         return True
     # The published expression compares a CodeableConcept with a string and so never fails; the text means this.
     return not any(c.get("code") == "problem-list-item" for k in node.get("category", ()) for c in k.get("coding", ()))
 
 
-def _con_4(node: Node) -> bool:
+def _con_4(node: FhirNode) -> bool:
     return _ABATEMENTS.isdisjoint(node) or has_coding(node.get("clinicalStatus"), _CONDITION_CLINICAL, _OVER)
 
 
-def _obs_6(node: Node) -> bool:
+def _obs_6(node: FhirNode) -> bool:
     return "dataAbsentReason" not in node or VALUES.isdisjoint(node)
 
 
-def _obs_7(node: Node) -> bool:
+def _obs_7(node: FhirNode) -> bool:
     """A value beside a component of the same code would say the same thing twice."""
     if "component" not in node or VALUES.isdisjoint(node):
         return True
@@ -91,48 +91,48 @@ def _obs_7(node: Node) -> bool:
     return not any(coding in own for part in node["component"] for coding in part["code"].get("coding", ()))
 
 
-def _per_1(node: Node) -> bool:
+def _per_1(node: FhirNode) -> bool:
     start, end = node.get("start"), node.get("end")
     return start is None or end is None or not reversed_period(start, end)
 
 
-def _rng_2(node: Node) -> bool:
+def _rng_2(node: FhirNode) -> bool:
     low, high = node.get("low"), node.get("high")
     if low is None or high is None or (low.get("system"), low.get("code")) != (high.get("system"), high.get("code")):
         return True  # quantities of different units do not compare
     return bool("value" not in low or "value" not in high or low["value"] <= high["value"])
 
 
-def _rat_1(node: Node) -> bool:
+def _rat_1(node: FhirNode) -> bool:
     return ("numerator" in node) == ("denominator" in node) and ("numerator" in node or "extension" in node)
 
 
-def _ucum_or_no_system(node: Node) -> bool:
+def _ucum_or_no_system(node: FhirNode) -> bool:
     return bool(node.get("system", UCUM) == UCUM)
 
 
-def _unit_if_value(node: Node) -> bool:
+def _unit_if_value(node: FhirNode) -> bool:
     return _has(node, "code") or not _has(node, "value")
 
 
-def _age_1(node: Node) -> bool:
+def _age_1(node: FhirNode) -> bool:
     return _unit_if_value(node) and _ucum_or_no_system(node) and ("value" not in node or node["value"] > 0)
 
 
-def _cnt_3(node: Node) -> bool:
+def _cnt_3(node: FhirNode) -> bool:
     whole = "value" not in node or "." not in str(node["value"])
     return _unit_if_value(node) and _ucum_or_no_system(node) and node.get("code", "1") == "1" and whole
 
 
-def _drt_1(node: Node) -> bool:
+def _drt_1(node: FhirNode) -> bool:
     return not _has(node, "code") or (node.get("system") == UCUM and _has(node, "value"))
 
 
-def _tim_9(node: Node) -> bool:
+def _tim_9(node: FhirNode) -> bool:
     return not _has(node, "offset") or ("when" in node and not {"C", "CM", "CD", "CV"} & set(node["when"]))
 
 
-def _trd_3(node: Node) -> bool:
+def _trd_3(node: FhirNode) -> bool:
     kind = node.get("type", "")
     return (
         (kind != "named-event" or _has(node, "name"))
@@ -141,12 +141,12 @@ def _trd_3(node: Node) -> bool:
     )
 
 
-def _trd_1(node: Node) -> bool:
+def _trd_1(node: FhirNode) -> bool:
     return not ("data" in node and any(key.startswith(("timing", "_timing")) for key in node))
 
 
-def _contained(node: Node) -> list[Node]:
-    parts: list[Node] = node.get("contained", [])
+def _contained(node: FhirNode) -> list[FhirNode]:
+    parts: list[FhirNode] = node.get("contained", [])
     return parts
 
 
@@ -158,7 +158,7 @@ def _texts(value: object) -> set[str]:
     return set().union(*map(_texts, parts))
 
 
-def _dom_3(node: Node) -> bool:
+def _dom_3(node: FhirNode) -> bool:
     if "contained" not in node:
         return True
     named = _texts(node)
@@ -174,18 +174,18 @@ _TAG = re.compile(r"</?([A-Za-z][\w:-]*)[^>]*>")
 _ACTIVE = re.compile(r"<[^>]*\s(?:on\w+\s*=|(?:href|src)\s*=\s*[\"']?\s*javascript:)", re.IGNORECASE)
 
 
-def _txt_1(node: Node) -> bool:
+def _txt_1(node: FhirNode) -> bool:
     """Formatting only: known elements, and nothing that a browser would run."""
     div: str = node.get("div", "")
     return _XHTML.issuperset(_TAG.findall(div)) and _ACTIVE.search(div) is None
 
 
-def _txt_2(node: Node) -> bool:
+def _txt_2(node: FhirNode) -> bool:
     div: str = node.get("div", "")
     return "<img" in div or bool(_TAG.sub("", div).strip())
 
 
-RULES: dict[str, Rule] = {
+RULES: dict[str, InvariantRule] = {
     "age-1": _age_1,
     "ait-1": lambda n: "clinicalStatus" in n or _in_error(n, _ALLERGY_VERIFICATION),
     "ait-2": lambda n: "clinicalStatus" not in n or not _in_error(n, _ALLERGY_VERIFICATION),

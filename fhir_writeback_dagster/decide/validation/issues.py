@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Layer = Literal["syntactic", "semantic"]
-Severity = Literal["error", "warning"]
+ValidationStage = Literal["syntactic", "semantic"]
+IssueSeverity = Literal["error", "warning"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,10 +16,10 @@ class Issue:
     Only ``error`` makes a payload invalid.
     """
 
-    layer: Layer
+    layer: ValidationStage
     code: str
     path: str
-    severity: Severity = "error"
+    severity: IssueSeverity = "error"
 
     def to_json(self) -> dict[str, str]:
         """As a verdict keeps it beside its reasons."""

@@ -9,8 +9,16 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from fhir_writeback_dagster.decide.validation.invariants import COMPONENT_VALUES, ELSEWHERE, RULES, VALUES, Node, Rule, has_coding
-from fhir_writeback_dagster.decide.validation.issues import Issue, Severity, path_text
+from fhir_writeback_dagster.decide.validation.invariants import (
+    COMPONENT_VALUES,
+    ELSEWHERE,
+    RULES,
+    VALUES,
+    FhirNode,
+    InvariantRule,
+    has_coding,
+)
+from fhir_writeback_dagster.decide.validation.issues import Issue, IssueSeverity, path_text
 from fhir_writeback_dagster.decide.validation.references import reference_problem
 from fhir_writeback_dagster.rules.fhir.r4 import LOINC, UCUM, Element, definitions
 from fhir_writeback_dagster.rules.fhir.ucum import is_ucum
@@ -20,7 +28,7 @@ _INTEGERS = frozenset({"integer", "positiveInt", "unsignedInt"})
 _QUANTITIES = frozenset({"Age", "Count", "Distance", "Duration", "Quantity", "SimpleQuantity"})
 
 Path = tuple[str | int, ...]
-_Ruled = tuple[str, Rule, Severity]
+_Ruled = tuple[str, InvariantRule, IssueSeverity]
 
 
 @dataclass(slots=True, eq=False)
@@ -33,7 +41,7 @@ class _Plan:
     children: dict[str, _Plan] = field(default_factory=dict)
     targets: frozenset[str] | None = None
     """Of a Reference: the allowed types; empty allows any."""
-    ucum: Severity | None = None
+    ucum: IssueSeverity | None = None
     """Of a quantity: how bad a code is that claims UCUM and is none."""
     whole: bool = False
     """A number that is written without a point."""
@@ -59,7 +67,7 @@ def _child(element: Element, kind: str, plans: dict[str, _Plan]) -> _Plan | None
 
 
 @cache
-def _plans(unit: Severity) -> dict[str, _Plan]:
+def _plans(unit: IssueSeverity) -> dict[str, _Plan]:
     """The plan of every structure, linked; ``unit`` is how bad a wrong UCUM code is."""
     structures = definitions().structures
     plans = {}
@@ -95,9 +103,9 @@ class _Walk:
 
     def __init__(self, contained: dict[str, str]) -> None:
         self.contained = contained
-        self.found: list[tuple[str, Path, Severity]] = []
+        self.found: list[tuple[str, Path, IssueSeverity]] = []
 
-    def visit(self, node: Node, plan: _Plan, path: Path) -> None:
+    def visit(self, node: FhirNode, plan: _Plan, path: Path) -> None:
         rules = plan.rules + plan.container_rules if "contained" in node else plan.rules
         for key, holds, severity in rules:
             if not holds(node):
@@ -120,7 +128,7 @@ class _Walk:
             elif child.whole and type(value) is not int:
                 self.found.append(("type", (*path, name), "error"))
 
-    def _each(self, node: Node, name: str, values: list[Any], plan: _Plan, path: Path) -> None:
+    def _each(self, node: FhirNode, name: str, values: list[Any], plan: _Plan, path: Path) -> None:
         if name[0] == "_" and not _paired(node.get(name[1:]), values):
             self.found.append(("null", (*path, name), "error"))
         for index, value in enumerate(values):
@@ -135,7 +143,7 @@ def _paired(values: list[Any] | None, extensions: list[Any]) -> bool:
     return len(values) == len(extensions) and all(pair != (None, None) for pair in zip(values, extensions, strict=True))
 
 
-def _unit_issue(node: Node, path: Path) -> tuple[str, Path, Severity] | None:
+def _unit_issue(node: FhirNode, path: Path) -> tuple[str, Path, IssueSeverity] | None:
     quantity = node.get("valueQuantity")
     if quantity is None:
         return None
@@ -146,14 +154,14 @@ def _unit_issue(node: Node, path: Path) -> tuple[str, Path, Severity] | None:
     return None
 
 
-def _vital_signs(node: Node, path: Path) -> list[tuple[str, Path, Severity]]:
+def _vital_signs(node: FhirNode, path: Path) -> list[tuple[str, Path, IssueSeverity]]:
     """Invariants and units of the R4 vital-signs profiles, for every Observation of that category.
 
     What the profiles merely require (an effective time) is not asked of one that does not claim them: HL7's own f202 has none.
     """
     if not any(has_coding(category, _CATEGORY, {"vital-signs"}) for category in node.get("category", ())):
         return []
-    found: list[tuple[str, Path, Severity]] = []
+    found: list[tuple[str, Path, IssueSeverity]] = []
     if len(node.get("effectiveDateTime", "0000-00-00")) < 10:
         found.append(("vs-1", (*path, "effectiveDateTime"), "error"))
     valued = "dataAbsentReason" in node or not VALUES.isdisjoint(node)
@@ -168,13 +176,13 @@ def _vital_signs(node: Node, path: Path) -> list[tuple[str, Path, Severity]]:
     return found + [issue for part, place in parts if (issue := _unit_issue(part, place)) is not None]
 
 
-def semantic_issues(resource: Node) -> list[Issue]:
+def semantic_issues(resource: FhirNode) -> list[Issue]:
     """What a resource that the schema has accepted breaks beyond it.
 
     Null places in arrays of primitives and integers with a point count as syntactic: the schema cannot say them.
     """
     kind = resource["resourceType"]
-    parts: list[Node] = resource.get("contained", [])
+    parts: list[FhirNode] = resource.get("contained", [])
     walk = _Walk({part["id"]: part["resourceType"] for part in parts if "id" in part})
     plan = _plan_of(kind)
     if plan is not None:

@@ -63,13 +63,13 @@ def load_concept_map(folder: Path, name: str) -> ConceptMap:
         resource = _Resource.model_validate(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         known = ", ".join(sorted(p.stem for p in folder.glob("*.json"))) or "none"
-        raise ConfigError("unknown_concept_map", "there is no such ConceptMap", where=str(path), mend=f"known: {known}") from None
+        raise ConfigError("unknown_concept_map", "there is no such ConceptMap", where=str(path), fix=f"known: {known}") from None
     except json.JSONDecodeError as error:
-        raise ConfigError("bad_json", error.msg, where=f"{path}:{error.lineno}", mend="mend the JSON") from None
+        raise ConfigError("bad_json", error.msg, where=f"{path}:{error.lineno}", fix="fix the JSON") from None
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         raise ConfigError(
-            "bad_concept_map", f"{'.'.join(map(str, first['loc']))}: {first['msg']}", where=str(path), mend="mend the map"
+            "bad_concept_map", f"{'.'.join(map(str, first['loc']))}: {first['msg']}", where=str(path), fix="fix the map"
         ) from None
     return ConceptMap(name, _codings(resource, path))
 
@@ -85,7 +85,7 @@ def _codings(resource: _Resource, path: Path) -> dict[str, tuple[Coding, ...]]:
                     "ambiguous_concept_map",
                     f"the code {element.code} has {len(safe)} equivalent targets in one system",
                     where=str(path),
-                    mend="keep one",
+                    fix="keep one",
                 )
             if safe:
                 coding = Coding(system=group.target, code=safe[0].code or "", display=safe[0].display)

@@ -68,7 +68,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 from fhir_writeback_dagster.canonical import KINDS
 from fhir_writeback_dagster.config.tenants import TimeZone
 from fhir_writeback_dagster.ingest.contracts.fields import Conditions, DateFrom, IdentifierFrom, fields_model
-from fhir_writeback_dagster.ingest.contracts.row_rules import ActorFrom, AnyRule, Column, PatientFrom, Rule, column_role
+from fhir_writeback_dagster.ingest.contracts.row_rules import ActorFrom, AnyRule, Column, PatientFrom, RowRule, column_role
 
 
 class _Strict(BaseModel):
@@ -129,7 +129,7 @@ class Table(_Strict):
     @model_validator(mode="after")
     def _check(self) -> Self:
         self._check_columns()
-        rules = [rule for rule in self.rows if isinstance(rule, Rule)]
+        rules = [rule for rule in self.rows if isinstance(rule, RowRule)]
         if rules and self.patient is None:
             raise ValueError("`patient` is missing: a record belongs to one")
         if any(rule.group is None for rule in rules) and not self.identity:
@@ -169,7 +169,7 @@ class Table(_Strict):
         return [name for name, column in self.columns.items() if column.required]
 
 
-def columns_read_by(table: Table, rule: Rule) -> dict[str, list[Conditions]]:
+def columns_read_by(table: Table, rule: RowRule) -> dict[str, list[Conditions]]:
     """Columns that have a say in a record of ``rule``, each with the conditions under which it has; ``{}`` always holds."""
     always = [*_columns_of_all(table), *table.identity, *table.discriminator, *rule.when]
     if table.as_of:
@@ -185,11 +185,11 @@ def columns_read_by(table: Table, rule: Rule) -> dict[str, list[Conditions]]:
 def _columns_charted(table: Table) -> Iterator[str]:
     yield from _columns_of_all(table)
     for rule in table.rows:
-        if isinstance(rule, Rule):
+        if isinstance(rule, RowRule):
             yield from _columns_of(rule)
 
 
-def _columns_of(rule: Rule) -> Iterator[str]:
+def _columns_of(rule: RowRule) -> Iterator[str]:
     for alternatives in rule.fields.specs().values():
         for spec in alternatives:
             yield from spec.columns()
@@ -211,7 +211,7 @@ def _columns_read(table: Table) -> Iterator[str]:
         yield from table.as_of.columns()
     for rule in table.rows:
         yield from rule.when
-        if isinstance(rule, Rule):
+        if isinstance(rule, RowRule):
             if rule.group:
                 yield from rule.group.by
             for alternatives in rule.fields.specs().values():

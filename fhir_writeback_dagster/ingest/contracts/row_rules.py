@@ -37,8 +37,8 @@ def _known_kind(kind: str) -> str:
     return kind
 
 
-Role = Literal["chart", "operational", "source_only"]
-Kind = Annotated[str, AfterValidator(_known_kind)]
+ColumnRole = Literal["chart", "operational", "source_only"]
+RecordKind = Annotated[str, AfterValidator(_known_kind)]
 Reason = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 
 
@@ -49,7 +49,7 @@ class _Strict(BaseModel):
 class Column(_Strict):
     """Written ``chart``, ``operational`` or ``source_only``, with ``optional`` before it where the file may lack it."""
 
-    role: Role
+    role: ColumnRole
     required: bool = True
 
 
@@ -112,11 +112,11 @@ class NotWritten(_Strict):
     not_written: Reason
 
 
-class Rule(_Strict):
+class RowRule(_Strict):
     """Rows that become records of one kind."""
 
     when: Conditions = Field(default_factory=dict)
-    kind: Kind
+    kind: RecordKind
     fields: Fields
     group: Group | None = None
 
@@ -144,7 +144,7 @@ def _row_rule(value: object) -> str:
     return "not_written" if isinstance(value, NotWritten) or (isinstance(value, dict) and "not_written" in value) else "rule"
 
 
-AnyRule = Annotated[Annotated[Rule, Tag("rule")] | Annotated[NotWritten, Tag("not_written")], Discriminator(_row_rule)]
+AnyRule = Annotated[Annotated[RowRule, Tag("rule")] | Annotated[NotWritten, Tag("not_written")], Discriminator(_row_rule)]
 
 
 def holds(when: Conditions) -> pl.Expr:

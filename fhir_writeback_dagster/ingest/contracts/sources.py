@@ -13,9 +13,9 @@ from fhir_writeback_dagster.errors import ConfigError
 from fhir_writeback_dagster.ingest.contracts.concept_maps import ConceptMap, load_concept_map
 from fhir_writeback_dagster.ingest.contracts.contract import Contract, Table
 from fhir_writeback_dagster.ingest.contracts.fields import ConceptFrom, IdentifierFrom
-from fhir_writeback_dagster.ingest.contracts.row_rules import Rule
+from fhir_writeback_dagster.ingest.contracts.row_rules import RowRule
 from fhir_writeback_dagster.ingest.readers.fhir import PATIENT_URL
-from fhir_writeback_dagster.orchestration.run_context import Workplace
+from fhir_writeback_dagster.orchestration.run_context import RunContext
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +36,14 @@ def load_source(mappings: Path, source: str, version: int) -> Source:
     path = folder / source / f"{version}.yaml"
     if not TENANT_ID.fullmatch(source) or not (folder / source).is_dir():
         known = ", ".join(sorted(p.name for p in folder.glob("*") if p.is_dir())) or "none"
-        raise ConfigError("unknown_source", "there is no contract for this source", where=str(folder), mend=f"known: {known}")
+        raise ConfigError("unknown_source", "there is no contract for this source", where=str(folder), fix=f"known: {known}")
     if not path.is_file():
         versions = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml"))) or "none"
-        raise ConfigError("unknown_source_version", "no such version", where=str(path), mend=f"there are: {versions}")
+        raise ConfigError("unknown_source_version", "no such version", where=str(path), fix=f"there are: {versions}")
     contract = load_yaml(path, Contract)
     if (contract.source, contract.version) != (source, version):
         raise ConfigError(
-            "source_mismatch", "`source` and `version` differ from the file's place", where=f"{path}:1", mend="make them equal"
+            "source_mismatch", "`source` and `version` differ from the file's place", where=f"{path}:1", fix="make them equal"
         )
     maps = {name: load_concept_map(mappings / "concepts", name) for name in sorted(_maps(contract))}
     digest = hashlib.sha256(file_sha256(path).encode())
@@ -52,24 +52,24 @@ def load_source(mappings: Path, source: str, version: int) -> Source:
     return Source(contract, maps, digest.digest())
 
 
-def source_of(w: Workplace, source: str, version: int | None = None) -> Source:
+def source_of(run: RunContext, source: str, version: int | None = None) -> Source:
     """A source that the tenant uses, in the version that it runs or a given one, with a system for each identifier name.
 
     :raises ConfigError: the tenant does not name it, the contract is wrong, an identifier's name has no system, or relative
         references are the EHR's and the contract reads no reference.
     """
-    where = f"tenants/{w.id}.yaml"
-    use = w.tenant.sources.get(source)
+    where = f"tenants/{run.id}.yaml"
+    use = run.tenant.sources.get(source)
     if use is None:
-        raise ConfigError("unknown_source", f"{source} is no source of this tenant", where=where, mend="add it to `sources`")
-    loaded = load_source(w.settings.mappings, source, use.version if version is None else version)
+        raise ConfigError("unknown_source", f"{source} is no source of this tenant", where=where, fix="add it to `sources`")
+    loaded = load_source(run.settings.mappings, source, use.version if version is None else version)
     names = {one.name for table in loaded.contract.tables.values() for one in _identifiers(table) if one.name}
     if missing := sorted(names - use.patient_systems.keys()):
         raise ConfigError(
             "unknown_identifier_name",
             f"no identifier system for {', '.join(missing)}",
             where=f"{where}: sources.{source}",
-            mend=f"add patient_systems.{missing[0]}",
+            fix=f"add patient_systems.{missing[0]}",
         )
     # An extract that landed by an older version is still read by that: only the version that the tenant runs must fit.
     runs = version in (None, use.version)
@@ -78,7 +78,7 @@ def source_of(w: Workplace, source: str, version: int | None = None) -> Source:
             "references_not_read",
             "no table of the contract reads whom a reference names",
             where=f"{where}: sources.{source}.relative_references",
-            mend="take a version whose `patient` has the column @patient, or leave the key out",
+            fix="take a version whose `patient` has the column @patient, or leave the key out",
         )
     return loaded
 
@@ -92,7 +92,7 @@ def _identifiers(table: Table) -> Iterator[IdentifierFrom]:
         yield from table.patient.identifiers
     yield from table.encounter
     for rule in table.rows:
-        if isinstance(rule, Rule):
+        if isinstance(rule, RowRule):
             for alternatives in rule.fields.specs().values():
                 yield from (spec for spec in alternatives if isinstance(spec, IdentifierFrom))
 
@@ -102,7 +102,7 @@ def _maps(contract: Contract) -> set[str]:
         part.concept_map
         for table in contract.tables.values()
         for rule in table.rows
-        if isinstance(rule, Rule)
+        if isinstance(rule, RowRule)
         for alternatives in rule.fields.specs().values()
         for spec in alternatives
         for part in spec.parts()

@@ -18,7 +18,7 @@ from fhir_writeback_dagster.ids import new_id
 from fhir_writeback_dagster.ingest.contracts.sources import Source, source_of
 from fhir_writeback_dagster.ingest.landing.zones import Delivery, Zone, owners
 from fhir_writeback_dagster.ingest.readers.read import MAX_FILE
-from fhir_writeback_dagster.orchestration.run_context import Workplace, open_workplace
+from fhir_writeback_dagster.orchestration.run_context import RunContext, open_run
 from fhir_writeback_dagster.store.db import copy_rows, record_event
 
 #: How long a size must stay where the tenant chose `complete_by: stable_size`.
@@ -56,7 +56,7 @@ class LandReport:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class ZoneListing:
     """A source that can be used, and the files in its zone that no earlier look has dealt with."""
 
     source: str
@@ -68,20 +68,20 @@ class Look:
     unsettled: int
 
 
-def land(w: Workplace) -> LandReport:
+def land(run: RunContext) -> LandReport:
     """Look into every zone of the tenant and land what is new; one source's trouble leaves the others alone."""
     problems: list[str] = []
     tally: Counter[str] = Counter()
     refused: Counter[str] = Counter()
     versions: dict[str, int] = {}
     digests: list[str] = []
-    for look in look_around(w, problems):
+    for look in look_around(run, problems):
         versions[look.source] = look.version
         tally["files"] += look.files
         tally["unsettled"] += look.unsettled
-        found = list(_read(w, look, problems))
-        with w.store.tenant(w.id) as connection:
-            landed = _store(connection, w, look, found)
+        found = list(_read(run, look, problems))
+        with run.store.tenant(run.id) as connection:
+            landed = _store(connection, run, look, found)
         refused.update(file.refusal for file in landed if file.refusal)
         tally["landed"] += sum(file.refusal is None for file in landed)
         tally["known"] += len(found) - len(landed)
@@ -103,50 +103,50 @@ def waiting(settings: Settings, tenant: str) -> int:
 
     A source that cannot be used counts nothing, or it would ask for runs for ever; a run's report and ``doctor`` name it.
     """
-    with open_workplace(settings, tenant, "sensor") as w:
-        usable = list(look_around(w, []))
-        with w.store.tenant(w.id) as connection:
+    with open_run(settings, tenant, "sensor") as run:
+        usable = list(look_around(run, []))
+        with run.store.tenant(run.id) as connection:
             row = connection.execute(
                 "SELECT count(*) FROM landing.extract WHERE tenant = %s AND state = 'landed' AND source = ANY(%s)",
-                (w.id, [look.source for look in usable]),
+                (run.id, [look.source for look in usable]),
             ).fetchone()
         return sum(len(look.new) for look in usable) + (row[0] if row else 0)
 
 
-def look_around(w: Workplace, problems: list[str]) -> Iterator[Look]:
+def look_around(run: RunContext, problems: list[str]) -> Iterator[ZoneListing]:
     """Each source that can be used; complaints about the others are added to ``problems``."""
     zones: dict[str, Zone] = {}
-    everybodys = owners(w.settings.home, w.settings.tenants)
-    for source, use in w.tenant.sources.items():
+    everybodys = owners(run.settings.home, run.settings.tenants)
+    for source, use in run.tenant.sources.items():
         try:
-            zones[source] = _own(w, Zone(w.settings.home, use), everybodys)
-            loaded = source_of(w, source)
+            zones[source] = _own(run, Zone(run.settings.home, use), everybodys)
+            loaded = source_of(run, source)
             deliveries = [d for d in zones[source].deliveries() if not loaded.contract.ignores(d.name)]
         except ConfigError as error:
-            where = error.where or f"tenants/{w.id}.yaml: sources.{source}"
-            problems.append(str(ConfigError(error.code, error.message, where=where, mend=error.mend)))
+            where = error.where or f"tenants/{run.id}.yaml: sources.{source}"
+            problems.append(str(ConfigError(error.code, error.message, where=where, fix=error.fix)))
             continue
-        stamps = [_stamp(w, source, loaded, delivery) for delivery in deliveries]
-        new, unsettled = _unseen(w, zones[source], list(zip(deliveries, stamps, strict=True)))
-        yield Look(source, use.version, loaded, zones[source], tuple(new), len(deliveries), unsettled)
-    problems += _strangers(w, list(zones.values()))
+        stamps = [_stamp(run, source, loaded, delivery) for delivery in deliveries]
+        new, unsettled = _unseen(run, zones[source], list(zip(deliveries, stamps, strict=True)))
+        yield ZoneListing(source, use.version, loaded, zones[source], tuple(new), len(deliveries), unsettled)
+    problems += _strangers(run, list(zones.values()))
 
 
-def _own(w: Workplace, zone: Zone, everybodys: Mapping[str, set[str]]) -> Zone:
+def _own(run: RunContext, zone: Zone, everybodys: Mapping[str, set[str]]) -> Zone:
     """:raises ConfigError: it is another tenant's as well."""
-    if others := everybodys.get(zone.place, set()) - {w.id}:
+    if others := everybodys.get(zone.place, set()) - {run.id}:
         raise ConfigError(
             "shared_zone",
             f"it is the landing zone of {', '.join(sorted(others))} too: whose patients its rows tell of cannot be known",
-            mend="give each tenant a zone of its own",
+            fix="give each tenant a zone of its own",
         )
     return zone
 
 
-def _strangers(w: Workplace, zones: Sequence[Zone]) -> Iterator[str]:
+def _strangers(run: RunContext, zones: Sequence[Zone]) -> Iterator[str]:
     """A folder of no source beside the zones, where all of these lie in a folder named for the tenant."""
     known = {Path(zone.root.path) for zone in zones if zone.root.protocol in {"", "file"}}
-    for parent in sorted({folder.parent for folder in known if folder.parent.name == w.id}):
+    for parent in sorted({folder.parent for folder in known if folder.parent.name == run.id}):
         strange = [p for zone in zones for p in zone.neighbours() if p.parent == parent and p not in known]
         if strange:
             yield str(
@@ -154,29 +154,29 @@ def _strangers(w: Workplace, zones: Sequence[Zone]) -> Iterator[str]:
                     "unknown_source",
                     f"{len(set(strange))} folders here belong to no source of this tenant; what lies there is not read",
                     where=str(parent),
-                    mend=f"add the source to tenants/{w.id}.yaml, or move the folder away",
+                    fix=f"add the source to tenants/{run.id}.yaml, or move the folder away",
                 )
             )
 
 
-def _stamp(w: Workplace, source: str, loaded: Source, delivery: Delivery) -> bytes:
+def _stamp(run: RunContext, source: str, loaded: Source, delivery: Delivery) -> bytes:
     # With the contract: a new version looks at every file again, and a refused one gets its second chance.
-    return w.identity.digest("landing", source, loaded.sha256.hex(), delivery.stamp)
+    return run.identity.digest("landing", source, loaded.sha256.hex(), delivery.stamp)
 
 
-def _unseen(w: Workplace, zone: Zone, stamped: Sequence[tuple[Delivery, bytes]]) -> tuple[list[tuple[Delivery, bytes]], int]:
+def _unseen(run: RunContext, zone: Zone, stamped: Sequence[tuple[Delivery, bytes]]) -> tuple[list[tuple[Delivery, bytes]], int]:
     """Files to read now, and how many must first keep their size for a while."""
-    with w.store.tenant(w.id) as connection:
+    with run.store.tenant(run.id) as connection:
         rows = connection.execute(
             "SELECT stamp, extract_id, since FROM landing.seen WHERE tenant = %s AND stamp = ANY(%s)",
-            (w.id, [stamp for _, stamp in stamped]),
+            (run.id, [stamp for _, stamp in stamped]),
         ).fetchall()
         seen = {bytes(stamp): (extract, since) for stamp, extract, since in rows}
         if zone.complete_by != "stable_size":
             return [(delivery, stamp) for delivery, stamp in stamped if stamp not in seen], 0
         fresh = [stamp for _, stamp in stamped if stamp not in seen]
-        copy_rows(connection, "landing.seen", ("tenant", "stamp", "since"), [(w.id, stamp, w.now()) for stamp in fresh])
-    settled = {stamp for stamp, (extract, since) in seen.items() if extract is None and w.now() - since >= STABLE_FOR}
+        copy_rows(connection, "landing.seen", ("tenant", "stamp", "since"), [(run.id, stamp, run.now()) for stamp in fresh])
+    settled = {stamp for stamp, (extract, since) in seen.items() if extract is None and run.now() - since >= STABLE_FOR}
     unsettled = len(fresh) + sum(extract is None for extract, _ in seen.values()) - len(settled)
     return [(delivery, stamp) for delivery, stamp in stamped if stamp in settled], unsettled
 
@@ -191,19 +191,19 @@ class _File:
     refusal: str | None
 
 
-def _read(w: Workplace, look: Look, problems: list[str]) -> Iterator[_File]:
+def _read(run: RunContext, look: ZoneListing, problems: list[str]) -> Iterator[_File]:
     for delivery, stamp in look.new:
         try:
             digest = look.zone.sha256(delivery)
             refusal = _refusal(look, delivery, digest)
         except OSError as error:
-            place = f"tenants/{w.id}.yaml: sources.{look.source}"
+            place = f"tenants/{run.id}.yaml: sources.{look.source}"
             problems.append(f"{place}: a file cannot be read ({type(error).__name__}) [file_unreadable] — let this layer read it")
             continue
         yield _File(delivery, stamp, digest, refusal)
 
 
-def _refusal(look: Look, delivery: Delivery, digest: bytes) -> str | None:
+def _refusal(look: ZoneListing, delivery: Delivery, digest: bytes) -> str | None:
     """Why the file cannot land, as a code; docs/adding-a-source.md has what to do about each."""
     if delivery.manifest:
         promised = look.zone.promised(delivery)
@@ -214,7 +214,7 @@ def _refusal(look: Look, delivery: Delivery, digest: bytes) -> str | None:
     return None if look.loaded.contract.table_of(delivery.name) else "no_table"
 
 
-def _store(connection: Connection[Any], w: Workplace, look: Look, found: Sequence[_File]) -> list[_File]:
+def _store(connection: Connection[Any], run: RunContext, look: ZoneListing, found: Sequence[_File]) -> list[_File]:
     """Insert what is new, remember all; returns the files that were new."""
     contract = look.loaded.sha256
     known = {
@@ -222,7 +222,7 @@ def _store(connection: Connection[Any], w: Workplace, look: Look, found: Sequenc
         for digest, extract, again in connection.execute(
             "SELECT sha256, extract_id, refusal = ANY(%s) FROM landing.extract "
             "WHERE tenant = %s AND source = %s AND contract_sha256 = %s AND sha256 = ANY(%s)",
-            (list(AGAIN), w.id, look.source, contract, [file.sha256 for file in found]),
+            (list(AGAIN), run.id, look.source, contract, [file.sha256 for file in found]),
         )
     }
     fresh: dict[bytes, tuple[UUID, _File]] = {}
@@ -235,41 +235,41 @@ def _store(connection: Connection[Any], w: Workplace, look: Look, found: Sequenc
     new = fresh | again
     # In the order of delivery, also within one look: a later file may correct an earlier one.
     rows = {
-        extract: _row(w, look, extract, file, w.now() + n * timedelta.resolution)
+        extract: _row(run, look, extract, file, run.now() + n * timedelta.resolution)
         for n, (extract, file) in enumerate(new.values())
     }
     inserted = [rows[extract] for extract, _ in fresh.values()]
     if inserted:
         copy_rows(connection, "landing.extract", tuple(inserted[0]), (tuple(row.values()) for row in inserted))
     if again:
-        _land_again(connection, w, [rows[extract] for extract, _ in again.values()])
+        _land_again(connection, run, [rows[extract] for extract, _ in again.values()])
     extracts = {digest: extract for digest, (extract, _) in (known | new).items()}
-    _remember(connection, w, [(file.stamp, extracts[file.sha256]) for file in found])
+    _remember(connection, run, [(file.stamp, extracts[file.sha256]) for file in found])
     for event, wanted in (("extract.landed", False), ("extract.refused", True)):
         told = [(extract, file) for extract, file in new.values() if (file.refusal is not None) == wanted]
         record_event(connection, event, [str(e) for e, _ in told], [_details(look, file) for _, file in told])
     return [file for _, file in new.values()]
 
 
-def _row(w: Workplace, look: Look, extract: UUID, file: _File, now: datetime) -> dict[str, Any]:
+def _row(run: RunContext, look: ZoneListing, extract: UUID, file: _File, now: datetime) -> dict[str, Any]:
     return {
-        "tenant": w.id,
+        "tenant": run.id,
         "extract_id": extract,
         "source": look.source,
         "source_version": look.version,
         "contract_sha256": look.loaded.sha256,
         "sha256": file.sha256,
         "bytes": file.delivery.size,
-        "name_sealed": w.sealer.seal_json("landing.extract", extract, file.delivery.name),
+        "name_sealed": run.sealer.seal_json("landing.extract", extract, file.delivery.name),
         "state": "refused" if file.refusal else "landed",
         "refusal": file.refusal,
         "received_at": now,
         "finished_at": now if file.refusal else None,
-        "run_id": w.run_id,
+        "run_id": run.run_id,
     }
 
 
-def _land_again(connection: Connection[Any], w: Workplace, rows: Sequence[dict[str, Any]]) -> None:
+def _land_again(connection: Connection[Any], run: RunContext, rows: Sequence[dict[str, Any]]) -> None:
     changed = [
         [row[name] for row in rows] for name in ("extract_id", "name_sealed", "state", "refusal", "received_at", "finished_at")
     ]
@@ -278,22 +278,22 @@ def _land_again(connection: Connection[Any], w: Workplace, rows: Sequence[dict[s
         "finished_at = n.finished, run_id = %s "
         "FROM unnest(%s::uuid[], %s::bytea[], %s::text[], %s::text[], %s::timestamptz[], %s::timestamptz[]) "
         "AS n (extract_id, name, state, refusal, received, finished) WHERE x.tenant = %s AND x.extract_id = n.extract_id",
-        (w.run_id, *changed, w.id),
+        (run.run_id, *changed, run.id),
     )
 
 
-def _remember(connection: Connection[Any], w: Workplace, met: Sequence[tuple[bytes, UUID]]) -> None:
+def _remember(connection: Connection[Any], run: RunContext, met: Sequence[tuple[bytes, UUID]]) -> None:
     if met:
         stamps, extracts = zip(*met, strict=True)
         connection.execute(
             "INSERT INTO landing.seen (tenant, stamp, extract_id) "
             "SELECT %s, m.stamp, m.extract_id FROM unnest(%s::bytea[], %s::uuid[]) AS m (stamp, extract_id) "
             "ON CONFLICT (tenant, stamp) DO UPDATE SET extract_id = excluded.extract_id",
-            (w.id, list(stamps), list(extracts)),
+            (run.id, list(stamps), list(extracts)),
         )
 
 
-def _details(look: Look, file: _File) -> dict[str, Any]:
+def _details(look: ZoneListing, file: _File) -> dict[str, Any]:
     said: dict[str, Any] = {
         "source": look.source,
         "version": look.version,

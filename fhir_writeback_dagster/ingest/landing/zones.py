@@ -49,13 +49,13 @@ class Zone:
 
     def __init__(self, home: Path, use: SourceUse) -> None:
         if ".." in PurePosixPath(use.landing.replace("\\", "/")).parts:
-            raise ConfigError("landing_escapes", "`landing` has a `..`", mend="name the folder without it")
+            raise ConfigError("landing_escapes", "`landing` has a `..`", fix="name the folder without it")
         if "://" in use.landing:
             self.root = UPath(use.landing)
         else:
             folder = (home / use.landing).resolve()
             if not Path(use.landing).is_absolute() and not folder.is_relative_to(home.resolve()):
-                raise ConfigError("landing_escapes", "`landing` leads out of the home folder", mend="name one below it")
+                raise ConfigError("landing_escapes", "`landing` leads out of the home folder", fix="name one below it")
             self.root = UPath(folder)
         self.complete_by = use.complete_by
 
@@ -122,7 +122,7 @@ class Zone:
             raise ConfigError(
                 "zone_unreadable",
                 f"the landing zone cannot be listed ({type(error).__name__})",
-                mend="create the folder or bucket, let this layer read it, and install its fsspec driver",
+                fix="create the folder or bucket, let this layer read it, and install its fsspec driver",
             ) from None
         for info in infos:
             if info.get("type") == "file":

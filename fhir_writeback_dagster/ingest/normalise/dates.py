@@ -14,14 +14,14 @@ from zoneinfo import ZoneInfo
 import polars as pl
 
 Order = Literal["dmy", "mdy", "ymd"]
-Problem = Literal["bad_date", "ambiguous_date", "dst_gap", "dst_overlap"]
+DateProblem = Literal["bad_date", "ambiguous_date", "dst_gap", "dst_overlap"]
 
 
 class Parsed(NamedTuple):
     """A FHIR dateTime, or the reason why there is none."""
 
     value: str | None
-    problem: Problem | None
+    problem: DateProblem | None
 
 
 _NAMES = ("january", "february", "march", "april", "may", "june", "july", "august", "september", "october", "november")

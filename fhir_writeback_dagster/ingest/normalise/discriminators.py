@@ -16,7 +16,7 @@ from uuid import UUID
 from psycopg import Connection
 
 from fhir_writeback_dagster.ingest.normalise.records import Record
-from fhir_writeback_dagster.orchestration.run_context import Workplace
+from fhir_writeback_dagster.orchestration.run_context import RunContext
 from fhir_writeback_dagster.store.db import copy_rows
 
 Parts = tuple[bytes | None, ...]
@@ -59,27 +59,27 @@ def number(known: Mapping[int, Parts], told: Sequence[Parts]) -> Numbered:
 
 
 def settle(
-    connection: Connection[Any], w: Workplace, source: str, records: Mapping[UUID, Record]
+    connection: Connection[Any], run: RunContext, source: str, records: Mapping[UUID, Record]
 ) -> tuple[dict[UUID, Record], dict[UUID, str]]:
     """``records`` with the numbers that stand for good, and those of them that cannot be told apart, with the reason."""
-    parts = {record_id: _parts(w, record) for record_id, record in records.items() if record.family}
+    parts = {record_id: _parts(run, record) for record_id, record in records.items() if record.family}
     families: dict[bytes, list[UUID]] = defaultdict(list)
     for record_id in parts:
         record = records[record_id]
-        families[_digest(w, "family", source, record.record.kind, *record.family)].append(record_id)
+        families[_digest(run, "family", source, record.record.kind, *record.family)].append(record_id)
     if not families:
         return dict(records), {}
-    connection.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", (f"siblings|{w.id}|{source}",))
+    connection.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", (f"siblings|{run.id}|{source}",))
     known: dict[bytes, dict[int, Parts]] = defaultdict(dict)
     for family, n, said in connection.execute(
         "SELECT family, number, parts FROM canonical.sibling WHERE tenant = %s AND source = %s AND family = ANY (%s)",
-        (w.id, source, list(families)),
+        (run.id, source, list(families)),
     ):
         known[bytes(family)][n] = tuple(None if part is None else bytes(part) for part in said)
     settled, failed, rows = dict(records), dict[UUID, str](), []
     for family, members in families.items():
         numbered = number(known[family], list(dict.fromkeys(parts[member] for member in members)))
-        rows += [(w.id, source, family, n, list(said)) for n, said in numbered.learnt.items()]
+        rows += [(run.id, source, family, n, list(said)) for n, said in numbered.learnt.items()]
         for member in members:
             n = numbered.numbers[parts[member]]
             if n is None:
@@ -91,17 +91,17 @@ def settle(
     return settled, failed
 
 
-def _digest(w: Workplace, *parts: str) -> bytes:
+def _digest(run: RunContext, *parts: str) -> bytes:
     """Under the oldest generation of the identity key, which is never dropped: what is remembered is compared for good."""
-    return w.identity.all(*parts)[-1]
+    return run.identity.all(*parts)[-1]
 
 
 def _agree(one: Parts, other: Parts) -> bool:
     return all(a is None or b is None or a == b for a, b in zip(one, other, strict=True))
 
 
-def _parts(w: Workplace, record: Record) -> Parts:
-    return tuple(None if text is None else _digest(w, "discriminator", text) for text in record.told_apart_by)
+def _parts(run: RunContext, record: Record) -> Parts:
+    return tuple(None if text is None else _digest(run, "discriminator", text) for text in record.discriminator_values)
 
 
 def _marked(record: Record, n: int) -> Record:

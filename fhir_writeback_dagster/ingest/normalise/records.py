@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from fhir_writeback_dagster.canonical import Actor, CanonicalRecord, Coding, Component, Concept
 from fhir_writeback_dagster.ingest.contracts.contract import Table
 from fhir_writeback_dagster.ingest.contracts.fields import record_model
-from fhir_writeback_dagster.ingest.contracts.row_rules import ActorFrom, Group, NotWritten, Rule, holds
+from fhir_writeback_dagster.ingest.contracts.row_rules import ActorFrom, Group, NotWritten, RowRule, holds
 from fhir_writeback_dagster.ingest.normalise.columns import Maker, each
 from fhir_writeback_dagster.ingest.normalise.conversions import Content, Problem
 from fhir_writeback_dagster.ingest.normalise.dates import instant
@@ -38,7 +38,7 @@ class Record:
     rows: list[int]
     family: tuple[str, ...] = ()
     """The identity without what tells apart the rows that agree in it; empty where the contract names no discriminator."""
-    told_apart_by: tuple[str | None, ...] = ()
+    discriminator_values: tuple[str | None, ...] = ()
 
 
 class NotARecord(NamedTuple):
@@ -71,7 +71,7 @@ def normalise(frame: pl.DataFrame, name: str, table: Table, actor: ActorFrom, ma
         takes = free & frame.select(holds(rule.when).alias("takes")).to_series() if rule.when else free
         free &= ~takes
         part = frame.filter(takes)
-        if table.format == "fhir" and isinstance(rule, Rule):
+        if table.format == "fhir" and isinstance(rule, RowRule):
             lost = unread(delivered, table, rule)
             for row in set(part[_ROW]) & lost.keys():
                 made.others[row] = NotARecord("quarantined", "unknown_element", lost[row])
@@ -105,7 +105,7 @@ class _Rule:
 
     name: str
     table: Table
-    rule: Rule
+    rule: RowRule
     frame: pl.DataFrame
     made: Normalised
     labels: Sequence[Any] = ()
@@ -281,7 +281,7 @@ def _first_problem(values: Sequence[Any]) -> Problem | None:
     return None
 
 
-def _column_of(rule: Rule, name: str) -> str:
+def _column_of(rule: RowRule, name: str) -> str:
     """The column that a field is made from; the field's own name where it is none."""
     alternatives = getattr(rule.fields, name, ())
     return next((column for spec in alternatives for column in spec.columns()), name)

@@ -16,7 +16,7 @@ import click
 from fhir_writeback_dagster.config import settings
 from fhir_writeback_dagster.errors import ConfigError
 from fhir_writeback_dagster.ingest.quality.expectations import Suite, load_suites
-from fhir_writeback_dagster.orchestration.run_context import Desk
+from fhir_writeback_dagster.orchestration.run_context import OpenRuns
 
 _FAILED = "SELECT reason, count(*) FROM canonical.row WHERE tenant = %s AND reason LIKE 'gx\\_%%' GROUP BY reason"
 _STYLE = "body{font:15px sans-serif;margin:2em}table{border-collapse:collapse}td,th{border:1px solid #ccc;padding:.3em .6em}"
@@ -44,19 +44,19 @@ def page(suites: Mapping[str, Suite], failed: Mapping[str, int] | None) -> str:
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--tenant", help="Count the rows of this tenant that each check kept aside.")
 @click.pass_obj
-def docs_command(desk: Desk, *, file: Path, tenant: str | None) -> None:
+def docs_command(open_runs: OpenRuns, *, file: Path, tenant: str | None) -> None:
     """Write an HTML page of all expectations to FILE. No value of a patient is in it."""
     suites = load_suites(settings.home() / "expectations")
     failed: dict[str, int] | None = None
     if tenant is not None:
-        with desk("ingest", tenant) as places:
-            for w in places:
-                with w.store.tenant(w.id) as connection:
-                    counts = connection.execute(_FAILED, (w.id,)).fetchall()
+        with open_runs("ingest", tenant) as places:
+            for run in places:
+                with run.store.tenant(run.id) as connection:
+                    counts = connection.execute(_FAILED, (run.id,)).fetchall()
                 failed = {reason.removeprefix("gx_"): number for reason, number in counts}
     try:
         file.write_text(page(suites, failed), encoding="utf-8")
     except OSError as error:
-        mend = "name a file in a folder of yours"
-        raise ConfigError("not_writable", type(error).__name__, where=str(file), mend=mend) from None
+        fix = "name a file in a folder of yours"
+        raise ConfigError("not_writable", type(error).__name__, where=str(file), fix=fix) from None
     click.echo(f"{sum(len(suite.expectations) for suite in suites.values())} expectations of {len(suites)} kinds: {file}")

@@ -69,7 +69,7 @@ class CheckResult:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class SuiteVerdict:
     """Of one batch. ``failed``: record id → the name of the first check it failed; ``blocked``: the batch rule that blocks it."""
 
     results: tuple[CheckResult, ...]
@@ -128,16 +128,16 @@ def _load(path: Path, _changed: int) -> Suite:
     try:
         suite = _SuiteFile.model_validate(json.loads(data))
     except json.JSONDecodeError as error:
-        raise ConfigError("bad_json", error.msg, where=f"{path}:{error.lineno}", mend="mend the JSON") from None
+        raise ConfigError("bad_json", error.msg, where=f"{path}:{error.lineno}", fix="fix the JSON") from None
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         place = ".".join(map(str, first["loc"]))
-        raise ConfigError("bad_suite", f"{place}: {first['msg']}", where=str(path), mend="mend the named key") from None
+        raise ConfigError("bad_suite", f"{place}: {first['msg']}", where=str(path), fix="fix the named key") from None
     if path.stem not in KINDS or suite.name != path.stem:
-        raise ConfigError("bad_suite", "name and file are not one canonical kind", where=str(path), mend="rename both")
+        raise ConfigError("bad_suite", "name and file are not one canonical kind", where=str(path), fix="rename both")
     checks = [one.check for one in suite.expectations]
     if twice := next((check for check in checks if checks.count(check) > 1), None):
-        raise ConfigError("bad_suite", f"meta.check {twice} is there twice", where=str(path), mend="name each check once")
+        raise ConfigError("bad_suite", f"meta.check {twice} is there twice", where=str(path), fix="name each check once")
     return Suite(path.stem, hashlib.sha256(data).digest(), suite.expectations)
 
 
@@ -158,7 +158,7 @@ def none_evaluated(folder: Path) -> dict[str, CheckResult]:
     return {c.name: CheckResult(c.name, c.kind, True, c.severity, 0, 0) for c in check_names(folder)}
 
 
-def run_suites(suites: Mapping[str, Suite], rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> Verdict:
+def run_suites(suites: Mapping[str, Suite], rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> SuiteVerdict:
     """Check one batch.
 
     :param rows: kind → flat rows as :mod:`~fhir_writeback_dagster.ingest.quality.flatten` makes them, each with
@@ -167,7 +167,7 @@ def run_suites(suites: Mapping[str, Suite], rows: Mapping[str, Sequence[Mapping[
     """
     batches = [(suites[kind], list(found)) for kind, found in rows.items() if found and kind in suites]
     if not batches:
-        return Verdict((), {}, None)
+        return SuiteVerdict((), {}, None)
     os.environ["GX_ANALYTICS_ENABLED"] = "false"  # read when GX is imported
     results: list[CheckResult] = []
     failed: dict[str, str] = {}
@@ -184,7 +184,7 @@ def run_suites(suites: Mapping[str, Suite], rows: Mapping[str, Sequence[Mapping[
                         failed.setdefault(record_id, name)
                 if ids is None and one.severity == "critical":
                     blocked = blocked or name
-    return Verdict(tuple(results), failed, blocked)
+    return SuiteVerdict(tuple(results), failed, blocked)
 
 
 def _run(suite: Suite, rows: list[Mapping[str, Any]]) -> list[tuple[_Expectation, int, list[str] | None]]:
@@ -246,7 +246,7 @@ def _in_order(suite: Suite, expectations: Sequence[_Expectation], outcome: Any) 
                 "bad_expectation",
                 f"the check {one.check} cannot be evaluated",
                 where=f"expectations/{suite.kind}.json",
-                mend="compare its type, column and condition with the columns of ingest/flatten.py",
+                fix="compare its type, column and condition with the columns of ingest/flatten.py",
             )
     return [by_check[one.check] for one in expectations]
 

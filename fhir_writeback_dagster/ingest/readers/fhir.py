@@ -25,7 +25,7 @@ import polars as pl
 from fhir_writeback_dagster.canonical import Coding
 from fhir_writeback_dagster.errors import ExtractRefused
 from fhir_writeback_dagster.ingest.contracts.contract import Table, columns_read_by
-from fhir_writeback_dagster.ingest.contracts.row_rules import Rule, holds
+from fhir_writeback_dagster.ingest.contracts.row_rules import RowRule, holds
 from fhir_writeback_dagster.ingest.normalise.conversions import Problem
 from fhir_writeback_dagster.rules.fhir import resource_url
 from fhir_writeback_dagster.rules.fhir.r4 import definitions, types_of
@@ -60,7 +60,7 @@ def read_resources(text: str, relative_to: str | None = None) -> pl.DataFrame:
     rows = [_row(entry, named, relative_to) for entry in entries]
     names = list(dict.fromkeys(["resourceType", *(name for row in rows for name in row)]))
     if len(names) > MAX_COLUMNS:
-        raise ExtractRefused("too_wide", f"more than {MAX_COLUMNS} different elements", mend="deliver in parts")
+        raise ExtractRefused("too_wide", f"more than {MAX_COLUMNS} different elements", fix="deliver in parts")
     return pl.DataFrame({name: pl.Series([row.get(name) for row in rows], dtype=pl.String) for name in names})
 
 
@@ -85,7 +85,7 @@ def _documents(text: str) -> Iterator[_Entry]:
                     "bad_json",
                     "not JSON" if one is None else "not a resource",
                     line=line,
-                    mend="a Bundle, an array, a resource, or one of these a line",
+                    fix="a Bundle, an array, a resource, or one of these a line",
                 )
             number = next(numbers)
             bundled = _entries(one, line) if one["resourceType"] == "Bundle" else [(one, None)]
@@ -110,10 +110,10 @@ def _entries(bundle: Resource, line: int) -> Iterator[tuple[Resource, str | None
                 "bad_bundle",
                 "an entry is no resource to take",
                 line=line,
-                mend="entries with a resource; what is to be done with it is decided here",
+                fix="entries with a resource; what is to be done with it is decided here",
             )
         if not isinstance(resource.get("resourceType"), str):
-            raise ExtractRefused("bad_json", "an entry is not a resource", line=line, mend="name its resourceType")
+            raise ExtractRefused("bad_json", "an entry is not a resource", line=line, fix="name its resourceType")
         full = entry.get("fullUrl")
         yield _with_labels_of(bundle, resource), full if isinstance(full, str) else None
 
@@ -203,7 +203,7 @@ def labels_of(frame: pl.DataFrame) -> list[tuple[Coding, ...] | Problem]:
     return [Problem("unknown_element", "meta") if labels is None else tuple(labels) for labels in found]
 
 
-def unread(frame: pl.DataFrame, table: Table, rule: Rule) -> dict[int, str | None]:
+def unread(frame: pl.DataFrame, table: Table, rule: RowRule) -> dict[int, str | None]:
     """Rows (positions) that say something which ``rule`` would lose, with the element; None where R4 does not know it.
 
     A name that R4 does not know could be a value, and is not told.

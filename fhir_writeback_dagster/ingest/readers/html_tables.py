@@ -67,7 +67,7 @@ def read_tables(text: str, table: Table, *, whole: bool) -> pl.DataFrame:
     try:
         root = html.document_fromstring(text.encode(), parser=parser)
     except etree.LxmlError:
-        raise ExtractRefused("bad_html", "there is no page in it", mend="deliver the page as the portal sent it") from None
+        raise ExtractRefused("bad_html", "there is no page in it", fix="deliver the page as the portal sent it") from None
     wanted = [name for name in table.required if name not in table.page and not name.startswith("@")]
     rows: list[dict[str, str | None]] = []
     missing: list[str] | None = None
@@ -85,7 +85,7 @@ def read_tables(text: str, table: Table, *, whole: bool) -> pl.DataFrame:
         raise ExtractRefused(
             "missing_column",
             f"no table of the page has {', '.join(missing or wanted)}",
-            mend="deliver the page with it, or make a version of the contract for its new header",
+            fix="deliver the page with it, or make a version of the contract for its new header",
         )
     page = _page(root, table)
     names = dict.fromkeys(name for row in rows for name in row if not name.startswith("@") or name in table.columns)
@@ -101,7 +101,7 @@ def _check_whole(text: str, *, whole: bool) -> None:
             "truncated",
             f"the page ends within its {'table' if cut else 'text'}",
             line=text.count("\n") + 1,
-            mend="deliver the whole page again",
+            fix="deliver the whole page again",
         )
 
 
@@ -113,7 +113,7 @@ def _page(root: Any, table: Table) -> dict[str, str | None]:
             raise ExtractRefused(
                 "page_value",
                 f"{name} stands on the page {'more than once, differently' if found else 'nowhere'}",
-                mend="deliver the page with it, or mend its XPath in a version of the contract",
+                fix="deliver the page with it, or fix its XPath in a version of the contract",
             )
         values[name] = next(iter(found), None)
     return values
@@ -141,7 +141,7 @@ def _read(element: Any) -> tuple[list[str], list[_Line]]:
             "duplicate_header",
             f"column {at + 1} of a table has the name of an earlier one",
             line=head[0].number,
-            mend="a header above both would tell them apart",
+            fix="a header above both would tell them apart",
         )
     again = [line.texts for line in head]
     return names, [line for line in body if not (line.is_header and line.texts in again)]
@@ -177,7 +177,7 @@ def _lines(rows: Sequence[Any]) -> Iterator[_Line]:
         _carry(held, slots)
         total += len(slots)
         if len(slots) > MAX_COLUMNS or total > MAX_CELLS:
-            raise ExtractRefused("too_wide", "its spans make more cells than a page has", line=row.sourceline, mend="mend them")
+            raise ExtractRefused("too_wide", "its spans make more cells than a page has", line=row.sourceline, fix="fix them")
         yield _Line(row.sourceline, tuple(slots))
 
 
@@ -209,7 +209,7 @@ def _rows(header: Sequence[str], lines: Sequence[_Line]) -> Iterator[dict[str, s
                 "ragged_row",
                 f"{len(line.cells)} cells where the header has {len(header)}" if not line.is_header else "another header",
                 line=line.number,
-                mend="a table of its own for rows of another kind",
+                fix="a table of its own for rows of another kind",
             )
         yield {**dict(zip(header, line.texts, strict=True)), "@section": section}
 

@@ -37,13 +37,13 @@ def read(data: bytes, table: Table, *, whole: bool, relative_to: str | None = No
     :raises ExtractRefused: see the module; ``line`` counts from 1 with the header (rows of Parquet: without), ``byte`` from 0.
     """
     if not data.strip(b" \t\r\n"):
-        raise ExtractRefused("empty_file", "the file is empty", byte=0, mend=_AGAIN)
+        raise ExtractRefused("empty_file", "the file is empty", byte=0, fix=_AGAIN)
     if table.format == "parquet":
         frame = _parquet(data)
     else:
         text = _decode(data, table.encoding)
         if not text.strip():  # nothing but a byte order mark
-            raise ExtractRefused("empty_file", "the file is empty", byte=len(data), mend=_AGAIN)
+            raise ExtractRefused("empty_file", "the file is empty", byte=len(data), fix=_AGAIN)
         match table.format:
             case "jsonl":
                 frame = _jsonl(text)
@@ -61,7 +61,7 @@ def read(data: bytes, table: Table, *, whole: bool, relative_to: str | None = No
             "missing_column",
             f"no column {', '.join(missing)}",
             line=1,
-            mend="deliver it, or make a version of the contract without it",
+            fix="deliver it, or make a version of the contract without it",
         )
     absent = [name for name in table.columns if name not in frame.columns]
     return frame.with_columns(pl.lit(None, pl.String).alias(name) for name in absent)
@@ -72,7 +72,7 @@ def _decode(data: bytes, encoding: str) -> str:
         code, what = (
             ("wrong_encoding", "looks like UTF-16") if data[:2] in {b"\xff\xfe", b"\xfe\xff"} else ("binary", "is binary")
         )
-        raise ExtractRefused(code, f"the file {what}", byte=at, mend=f"deliver text in {encoding}")
+        raise ExtractRefused(code, f"the file {what}", byte=at, fix=f"deliver text in {encoding}")
     try:
         return data.decode("utf-8-sig" if encoding == "utf-8" else encoding)
     except UnicodeDecodeError as error:
@@ -82,7 +82,7 @@ def _decode(data: bytes, encoding: str) -> str:
             f"not {encoding}",
             line=line,
             byte=error.start,
-            mend=f"deliver it in {encoding}, or declare the table's encoding",
+            fix=f"deliver it in {encoding}, or declare the table's encoding",
         ) from None
 
 
@@ -110,7 +110,7 @@ def _csv(text: str, table: Table, *, whole: bool) -> pl.DataFrame:
             "truncated" if cut else "bad_csv",
             "a quote is never closed" if cut else "a quote stands where none may",
             line=start,
-            mend=_AGAIN if cut else "quote the field as RFC 4180 says",
+            fix=_AGAIN if cut else "quote the field as RFC 4180 says",
         ) from None
     finally:
         csv.field_size_limit(limit)
@@ -119,18 +119,18 @@ def _csv(text: str, table: Table, *, whole: bool) -> pl.DataFrame:
             "truncated",
             "the last line has no line end, so its last value may be cut",
             line=start - 1,
-            mend=f"{_AGAIN}, with a manifest, or declare `final_newline: optional`",
+            fix=f"{_AGAIN}, with a manifest, or declare `final_newline: optional`",
         )
     return pl.DataFrame(rows, schema=dict.fromkeys(header, pl.String), orient="row")
 
 
 def _check_header(header: list[str]) -> None:
     if not all(name.strip() for name in header):
-        raise ExtractRefused("bad_header", "a column has no name", line=1, mend="name every column")
+        raise ExtractRefused("bad_header", "a column has no name", line=1, fix="name every column")
     if len(set(header)) != len(header):
         first = next(n for n, name in enumerate(header) if name in header[:n])
         raise ExtractRefused(
-            "duplicate_header", f"column {first + 1} has the name of an earlier one", line=1, mend="name each column once"
+            "duplicate_header", f"column {first + 1} has the name of an earlier one", line=1, fix="name each column once"
         )
 
 
@@ -140,13 +140,13 @@ def _ragged(found: int, width: int, line: int, *, last: bool) -> ExtractRefused:
         "truncated" if cut else "ragged_row",
         f"{found} fields where the header has {width}",
         line=line,
-        mend=_AGAIN if cut else "quote fields that hold the delimiter",
+        fix=_AGAIN if cut else "quote fields that hold the delimiter",
     )
 
 
 def _too_large(line: int) -> ExtractRefused:
     return ExtractRefused(
-        "field_too_large", f"a field is longer than {MAX_FIELD >> 20} MiB", line=line, mend="deliver such documents by reference"
+        "field_too_large", f"a field is longer than {MAX_FIELD >> 20} MiB", line=line, fix="deliver such documents by reference"
     )
 
 
@@ -169,10 +169,10 @@ def _jsonl(text: str) -> pl.DataFrame:
                 "truncated" if cut else "bad_json",
                 "the last line breaks off" if cut else "a line is not JSON",
                 line=number,
-                mend=_AGAIN,
+                fix=_AGAIN,
             ) from None
         if not isinstance(value, dict):
-            raise ExtractRefused("bad_json", "a line is not an object", line=number, mend="one object a line")
+            raise ExtractRefused("bad_json", "a line is not an object", line=number, fix="one object a line")
         row: dict[str, str | None] = {}
         _flatten(value, "", row)
         names.update(dict.fromkeys(row))
@@ -200,16 +200,16 @@ def _parquet(data: bytes) -> pl.DataFrame:
             "truncated" if cut else "not_parquet",
             "the file's end is missing" if cut else "not a Parquet file",
             byte=len(data) if cut else 0,
-            mend=_AGAIN,
+            fix=_AGAIN,
         )
     try:
         frame = pl.read_parquet(io.BytesIO(data), use_pyarrow=False)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
-        raise ExtractRefused("bad_parquet", f"cannot be read ({type(error).__name__})", mend=_AGAIN) from None
+        raise ExtractRefused("bad_parquet", f"cannot be read ({type(error).__name__})", fix=_AGAIN) from None
     for number, dtype in enumerate(frame.dtypes, 1):
         if dtype.is_nested() or dtype == pl.Binary:
             raise ExtractRefused(
-                "nested_column", f"column {number} is {dtype.base_type()}", mend="deliver columns of plain values"
+                "nested_column", f"column {number} is {dtype.base_type()}", fix="deliver columns of plain values"
             )
     # By series and not by pl.col, to which a column's name can be a pattern.
     return pl.DataFrame([_as_text(column) for column in frame.get_columns()])

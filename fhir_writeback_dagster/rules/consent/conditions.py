@@ -26,16 +26,16 @@ from fhir_writeback_dagster.rules.consent.codes import (
 from fhir_writeback_dagster.rules.consent.shape import Coding, codings, span_of
 
 if TYPE_CHECKING:
-    from fhir_writeback_dagster.rules.consent.evaluate import ConsentAsk
+    from fhir_writeback_dagster.rules.consent.evaluate import ConsentRequest
 
-Answer = bool | None
+Applies = bool | None
 Effect = Literal["permit", "deny"]
 
 #: Referenced types that may stand for many: our organisation can be one of them.
 _COLLECTIVES = frozenset({"Group", "CareTeam", "PractitionerRole", "HealthcareService", "OrganizationAffiliation"})
 
 
-def applies(provision: Mapping[str, Any], effect: Effect, ask: ConsentAsk) -> Answer:
+def applies(provision: Mapping[str, Any], effect: Effect, ask: ConsentRequest) -> Applies:
     """All conditions of the provision together: one no is a no, else one unclear is unclear."""
     answers = [
         condition(provision, effect, ask)
@@ -50,16 +50,16 @@ def in_force(provision: Mapping[str, Any], at: datetime) -> bool:
     return (start is None or start <= at) and (end is None or at <= end)
 
 
-def _any(answers: Iterable[Answer]) -> Answer:
+def _any(answers: Iterable[Applies]) -> Applies:
     found = list(answers)
     return True if True in found else None if None in found else False
 
 
-def _period(provision: Mapping[str, Any], _effect: Effect, ask: ConsentAsk) -> Answer:
+def _period(provision: Mapping[str, Any], _effect: Effect, ask: ConsentRequest) -> Applies:
     return in_force(provision, ask.at)
 
 
-def _data_period(provision: Mapping[str, Any], _effect: Effect, ask: ConsentAsk) -> Answer:
+def _data_period(provision: Mapping[str, Any], _effect: Effect, ask: ConsentRequest) -> Applies:
     if "dataPeriod" not in provision:
         return True
     if ask.event is None:
@@ -71,11 +71,11 @@ def _data_period(provision: Mapping[str, Any], _effect: Effect, ask: ConsentAsk)
     return True if (start is None or first >= start) and (end is None or last <= end) else None
 
 
-def _actor(provision: Mapping[str, Any], _effect: Effect, ask: ConsentAsk) -> Answer:
+def _actor(provision: Mapping[str, Any], _effect: Effect, ask: ConsentRequest) -> Applies:
     return _any(_is_us(actor, ask) for actor in provision["actor"]) if "actor" in provision else True
 
 
-def _is_us(actor: Mapping[str, Any], ask: ConsentAsk) -> Answer:
+def _is_us(actor: Mapping[str, Any], ask: ConsentRequest) -> Applies:
     reference = actor.get("reference")
     name = reference.get("reference") if isinstance(reference, dict) else None
     if not isinstance(name, str) or ask.actor is None:
@@ -88,7 +88,7 @@ def _is_us(actor: Mapping[str, Any], ask: ConsentAsk) -> Answer:
     return None if same_id or kind in _COLLECTIVES or not kind else False
 
 
-def _action(provision: Mapping[str, Any], effect: Effect, _ask: ConsentAsk) -> Answer:
+def _action(provision: Mapping[str, Any], effect: Effect, _ask: ConsentRequest) -> Applies:
     if "action" not in provision:
         return True
     ours = BANNING_ACTIONS if effect == "deny" else WRITE_ACTIONS
@@ -96,14 +96,14 @@ def _action(provision: Mapping[str, Any], effect: Effect, _ask: ConsentAsk) -> A
     return _any((code in ours) if system == CONSENT_ACTION and code in ACTIONS else None for system, code in named)
 
 
-def _purpose(provision: Mapping[str, Any], _effect: Effect, ask: ConsentAsk) -> Answer:
+def _purpose(provision: Mapping[str, Any], _effect: Effect, ask: ConsentRequest) -> Applies:
     if "purpose" not in provision:
         return True
     ours = purposes_of(ask.purpose)
     return _any((code in ours) if system == ACT_REASON and code else None for system, code in _coded(provision["purpose"]))
 
 
-def _class(provision: Mapping[str, Any], _effect: Effect, ask: ConsentAsk) -> Answer:
+def _class(provision: Mapping[str, Any], _effect: Effect, ask: ConsentRequest) -> Applies:
     if "class" not in provision:
         return True
     return _any(
@@ -111,7 +111,7 @@ def _class(provision: Mapping[str, Any], _effect: Effect, ask: ConsentAsk) -> An
     )
 
 
-def _code(provision: Mapping[str, Any], _effect: Effect, ask: ConsentAsk) -> Answer:
+def _code(provision: Mapping[str, Any], _effect: Effect, ask: ConsentRequest) -> Applies:
     """R4: if this code is found in an instance, then the rule applies; one that is told in words cannot be looked into."""
     if "code" not in provision:
         return True
@@ -120,7 +120,7 @@ def _code(provision: Mapping[str, Any], _effect: Effect, ask: ConsentAsk) -> Ans
     return _any((coding in ask.codings or absent) if all(coding) else None for coding in named)
 
 
-def _label(provision: Mapping[str, Any], effect: Effect, ask: ConsentAsk) -> Answer:
+def _label(provision: Mapping[str, Any], effect: Effect, ask: ConsentRequest) -> Applies:
     """Confidentiality is a level, other labels are names.
 
     A permit up to a level covers what is less confidential (R4, Consent.provision.securityLabel); a ban on a level covers what
@@ -128,7 +128,7 @@ def _label(provision: Mapping[str, Any], effect: Effect, ask: ConsentAsk) -> Ans
     """
     if "securityLabel" not in provision:
         return True
-    answers: list[Answer] = []
+    answers: list[Applies] = []
     levels: list[int] = []
     for system, code in _coded(provision["securityLabel"]):
         if system == CONFIDENTIALITY and code in CONFIDENTIALITY_RANK:
@@ -137,11 +137,11 @@ def _label(provision: Mapping[str, Any], effect: Effect, ask: ConsentAsk) -> Ans
             answers.append(_bears(system, code, effect, ask) if system and code and system != CONFIDENTIALITY else None)
     if effect == "deny":
         return _any([*answers, *(_rank(ask) >= level for level in levels)])
-    allowed: Answer = not levels or _rank(ask) <= max(levels)
+    allowed: Applies = not levels or _rank(ask) <= max(levels)
     return False if allowed is False else _any(answers) if answers else allowed
 
 
-def _bears(system: str, code: str, effect: Effect, ask: ConsentAsk) -> Answer:
+def _bears(system: str, code: str, effect: Effect, ask: ConsentRequest) -> Applies:
     borne = [value for own, value in ask.labels if own == system]
     if system != ACT_CODE:
         return code in borne
@@ -150,7 +150,7 @@ def _bears(system: str, code: str, effect: Effect, ask: ConsentAsk) -> Answer:
     return any(code in labels_of(value) or (value in RESTRICTED and code in covering(value)) for value in borne)
 
 
-def _rank(ask: ConsentAsk) -> int:
+def _rank(ask: ConsentRequest) -> int:
     ranks = [
         CONFIDENTIALITY_RANK.get(code, max(CONFIDENTIALITY_RANK.values()))
         for system, code in ask.labels
@@ -159,12 +159,12 @@ def _rank(ask: ConsentAsk) -> int:
     return max(ranks, default=DEFAULT_RANK)
 
 
-def _data(provision: Mapping[str, Any], _effect: Effect, ask: ConsentAsk) -> Answer:
+def _data(provision: Mapping[str, Any], _effect: Effect, ask: ConsentRequest) -> Applies:
     """Particular data: another type's instance is not what we write; what else a reference reaches we cannot see."""
     return _any(_is_it(data, ask) for data in provision["data"]) if "data" in provision else True
 
 
-def _is_it(data: Mapping[str, Any], ask: ConsentAsk) -> Answer:
+def _is_it(data: Mapping[str, Any], ask: ConsentRequest) -> Applies:
     reference = data.get("reference")
     name = reference.get("reference") if isinstance(reference, dict) else None
     if data.get("meaning") != "instance" or not isinstance(name, str) or "/" not in name:

@@ -34,7 +34,7 @@ Effect = Literal["permit", "deny"]
 
 
 @dataclass(frozen=True, slots=True)
-class ConsentAsk:
+class ConsentRequest:
     """What is to be written and why.
 
     ``purpose`` is a code of v3-ActReason, ``actor`` our organisation's reference as consents name it (None: not configured),
@@ -65,7 +65,7 @@ class ConsentAsk:
         }
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> ConsentAsk:
+    def from_json(cls, data: Mapping[str, Any]) -> ConsentRequest:
         event = data.get("event")
         return cls(
             purpose=data["purpose"],
@@ -103,7 +103,7 @@ class _Ruling:
     labels: frozenset[str] = frozenset()
 
 
-def evaluate(consents: Sequence[Mapping[str, Any]], ask: ConsentAsk) -> ConsentDecision:
+def evaluate(consents: Sequence[Mapping[str, Any]], ask: ConsentRequest) -> ConsentDecision:
     """Put all consents of one patient together: a denial wins, then a permit; restricted data need a permit that names them."""
     denied: list[tuple[str, Mapping[str, Any], _Ruling]] = []
     permitted: list[tuple[str, Mapping[str, Any], _Ruling]] = []
@@ -132,7 +132,7 @@ def _decision(consent_id: str, consent: Mapping[str, Any], ruling: _Ruling) -> C
     return ConsentDecision(ruling.effect, consent_id, version, ruling.path, ruling.reason)
 
 
-def _rule(consent: Mapping[str, Any], ask: ConsentAsk) -> _Ruling | None:
+def _rule(consent: Mapping[str, Any], ask: ConsentRequest) -> _Ruling | None:
     """What one consent says; None where it says nothing about this write."""
     if consent.get("resourceType") == "Consent" and consent.get("status") in IDLE_STATUSES:
         return None
@@ -174,11 +174,11 @@ def _root_effect(consent: Mapping[str, Any]) -> Effect | None:
     return (consent.get("provision") or {}).get("type") or _base(consent.get("policyRule"))
 
 
-def _concerns(scope: str, ask: ConsentAsk) -> bool:
+def _concerns(scope: str, ask: ConsentRequest) -> bool:
     return SCOPES[scope] or (scope == "research" and "HRESCH" in purposes_of(ask.purpose))
 
 
-def _base_and_root(consent: Mapping[str, Any], ask: ConsentAsk) -> _Ruling | None:
+def _base_and_root(consent: Mapping[str, Any], ask: ConsentRequest) -> _Ruling | None:
     base = _base(consent.get("policyRule"))
     root = consent.get("provision")
     if root is None:
@@ -201,7 +201,7 @@ def _base_and_root(consent: Mapping[str, Any], ask: ConsentAsk) -> _Ruling | Non
 
 
 def _provision(
-    provision: Mapping[str, Any], path: str, effect: Effect, ask: ConsentAsk, labels: frozenset[str]
+    provision: Mapping[str, Any], path: str, effect: Effect, ask: ConsentRequest, labels: frozenset[str]
 ) -> _Ruling | None:
     """What a provision and its exceptions come to; None if it does not apply, or is unclear and would permit."""
     holds = applies(provision, effect, ask)

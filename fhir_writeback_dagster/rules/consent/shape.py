@@ -43,52 +43,52 @@ _DEEPEST = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class ConsentProblem:
     """Where a consent cannot be read, and the code of why."""
 
     path: str
     code: str
 
 
-def problem_of(consent: Mapping[str, Any]) -> Problem | None:
+def problem_of(consent: Mapping[str, Any]) -> ConsentProblem | None:
     """The first thing that makes an active consent unreadable; None if it can be evaluated."""
     return next(_problems(consent), None)
 
 
-def _problems(consent: Mapping[str, Any]) -> Iterator[Problem]:
+def _problems(consent: Mapping[str, Any]) -> Iterator[ConsentProblem]:
     if _has_modifier(consent):
-        yield Problem(_modifier_path(consent) or "", "modifier_extension")
+        yield ConsentProblem(_modifier_path(consent) or "", "modifier_extension")
     if "implicitRules" in consent:
-        yield Problem("implicitRules", "implicit_rules")
+        yield ConsentProblem("implicitRules", "implicit_rules")
     if consent.get("resourceType") != "Consent":
-        yield Problem("resourceType", "unknown_construct")
+        yield ConsentProblem("resourceType", "unknown_construct")
     if consent.get("status") != "active":  # the evaluator has put aside every other status that R4 knows
-        yield Problem("status", "unknown_construct")
+        yield ConsentProblem("status", "unknown_construct")
     yield from _unknown(consent, _elements("Consent"), "")
     for name in ("scope", "policyRule", "provision"):
         if not isinstance(consent.get(name, {}), dict) or (name == "scope" and name not in consent):
-            yield Problem(name, "malformed")
+            yield ConsentProblem(name, "malformed")
     if not _dicts(consent.get("category", [{}])):
-        yield Problem("category", "malformed")
+        yield ConsentProblem("category", "malformed")
     if "provision" in consent:
         yield from _provision(consent["provision"], "provision", 0)
     yield from _within(consent, "Consent", "", 0)
 
 
-def _provision(provision: Mapping[str, Any], path: str, depth: int) -> Iterator[Problem]:
+def _provision(provision: Mapping[str, Any], path: str, depth: int) -> Iterator[ConsentProblem]:
     if depth > _DEEPEST:
-        yield Problem(path, "too_deep")
+        yield ConsentProblem(path, "too_deep")
         return
     yield from _unknown(provision, _elements("Consent.provision"), f"{path}.")
     kind = provision.get("type")
     if kind not in ("permit", "deny") and (depth > 0 or "type" in provision):
-        yield Problem(f"{path}.type", "no_type" if kind is None else "unknown_construct")
+        yield ConsentProblem(f"{path}.type", "no_type" if kind is None else "unknown_construct")
     for name in ("period", "dataPeriod"):
         if name in provision and span_of(provision[name]) is None:
-            yield Problem(f"{path}.{name}", "malformed")
+            yield ConsentProblem(f"{path}.{name}", "malformed")
     for name in _LISTS:
         if name in provision and not _dicts(provision[name]):
-            yield Problem(f"{path}.{name}", "malformed")
+            yield ConsentProblem(f"{path}.{name}", "malformed")
             return
     for number, nested in enumerate(provision.get("provision", ())):
         yield from _provision(nested, f"{path}.provision[{number}]", depth + 1)
@@ -107,10 +107,10 @@ def _elements(structure: str) -> Mapping[str, str]:
     }
 
 
-def _within(element: Mapping[str, Any], structure: str, prefix: str, depth: int) -> Iterator[Problem]:
+def _within(element: Mapping[str, Any], structure: str, prefix: str, depth: int) -> Iterator[ConsentProblem]:
     """What is wrong below ``element`` at any depth: another property or another shape than R4 has there."""
     if depth > 2 * _DEEPEST:
-        yield Problem(prefix.rstrip("."), "too_deep")
+        yield ConsentProblem(prefix.rstrip("."), "too_deep")
         return
     elements = _elements(structure)
     for name, value in element.items():
@@ -120,25 +120,25 @@ def _within(element: Mapping[str, Any], structure: str, prefix: str, depth: int)
         parts = [(f"{prefix}{name}", value)]
         if kind[-1] == "*":
             if not isinstance(value, list) or not value:
-                yield Problem(f"{prefix}{name}", "malformed")
+                yield ConsentProblem(f"{prefix}{name}", "malformed")
                 continue
             kind, parts = kind[:-1], [(f"{prefix}{name}[{number}]", part) for number, part in enumerate(value)]
         for path, part in parts:
             if kind[0].islower():
                 if isinstance(part, dict | list):
-                    yield Problem(path, "malformed")
+                    yield ConsentProblem(path, "malformed")
             elif not isinstance(part, dict):
-                yield Problem(path, "malformed")
+                yield ConsentProblem(path, "malformed")
             else:
                 yield from _unknown(part, _elements(kind), f"{path}.")
                 yield from _within(part, kind, f"{path}.", depth + 1)
 
 
-def _unknown(element: Mapping[str, Any], known: Mapping[str, str], prefix: str) -> Iterator[Problem]:
+def _unknown(element: Mapping[str, Any], known: Mapping[str, str], prefix: str) -> Iterator[ConsentProblem]:
     for key in sorted(map(str, element)):
         # `_type` alone is a primitive without a value: its extension says why, and that is not for us to read.
         if key not in known and not (key.startswith("_") and key[1:] in known and key[1:] in element):
-            yield Problem(f"{prefix}{key}" if key.isidentifier() else prefix.rstrip("."), "unknown_construct")
+            yield ConsentProblem(f"{prefix}{key}" if key.isidentifier() else prefix.rstrip("."), "unknown_construct")
 
 
 def _dicts(value: object) -> bool:

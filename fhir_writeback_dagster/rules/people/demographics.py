@@ -15,7 +15,7 @@ from fhir_writeback_dagster.rules.fhir.resource_url import comparable
 from fhir_writeback_dagster.rules.people.names import forms, same_family, same_given
 from fhir_writeback_dagster.rules.people.phonetic import sound
 
-Verdict = Literal["agrees", "differs", "unknown"]
+Agreement = Literal["agrees", "differs", "unknown"]
 
 FIELDS: tuple[str, ...] = ("birth_date", "family", "given", "sex")
 
@@ -91,7 +91,7 @@ def of_patient(resource: Mapping[str, Any]) -> Demographics:
     )
 
 
-def compare(one: Demographics, other: Demographics) -> dict[str, Verdict]:
+def compare(one: Demographics, other: Demographics) -> dict[str, Agreement]:
     """A verdict for each of :data:`FIELDS`; a date of less precision agrees with one that it begins."""
     return {
         "birth_date": _verdict(one.birth_date, other.birth_date, _same_date(one.birth_date, other.birth_date)),
@@ -101,11 +101,11 @@ def compare(one: Demographics, other: Demographics) -> dict[str, Verdict]:
     }
 
 
-def differs(verdicts: Mapping[str, Verdict]) -> bool:
+def differs(verdicts: Mapping[str, Agreement]) -> bool:
     return "differs" in verdicts.values()
 
 
-def agrees(verdicts: Mapping[str, Verdict]) -> bool:
+def agrees(verdicts: Mapping[str, Agreement]) -> bool:
     """Nothing differs and something that tells people apart (birth date or family name) agrees."""
     return not differs(verdicts) and "agrees" in (verdicts["birth_date"], verdicts["family"])
 
@@ -172,7 +172,7 @@ def _forms(texts: tuple[str, ...]) -> set[tuple[str, ...]]:
     return {form for text in texts for form in forms(text)}
 
 
-def _verdict(one: object, other: object, same: bool) -> Verdict:
+def _verdict(one: object, other: object, same: bool) -> Agreement:
     if not one or not other:
         return "unknown"
     return "agrees" if same else "differs"

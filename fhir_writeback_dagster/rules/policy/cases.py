@@ -18,7 +18,7 @@ from fhir_writeback_dagster.config import settings
 from fhir_writeback_dagster.config.tenants import load_tenant
 from fhir_writeback_dagster.config.yaml_file import load_yaml
 from fhir_writeback_dagster.errors import ConfigError
-from fhir_writeback_dagster.rules.policy.cedar import PolicyAsk, PolicyDecision, PolicySet, load_policies
+from fhir_writeback_dagster.rules.policy.cedar import PolicyDecision, PolicyRequest, PolicySet, load_policies
 
 _RESOURCE_TYPES = {
     "vital_sign": "Observation",
@@ -40,7 +40,7 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Ask(_Strict):
+class CaseRequest(_Strict):
     """A write; what is left out comes from the file's defaults, and then from here."""
 
     source: str = "source"
@@ -58,7 +58,7 @@ class Ask(_Strict):
 
 class Case(_Strict):
     name: str
-    ask: Ask = Ask()
+    ask: CaseRequest = CaseRequest()
     expect: Literal["denied", "review", "automatic"]
     by: tuple[str, ...] = Field((), description="ids of policies that must be among those that decided")
 
@@ -68,7 +68,7 @@ class Cases(_Strict):
 
     tenant: str | None = None
     policies: tuple[str, ...] | None = None
-    defaults: Ask = Ask()
+    defaults: CaseRequest = CaseRequest()
     cases: tuple[Case, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -112,15 +112,15 @@ def _policies(home: Path, cases: Cases, path: Path) -> PolicySet:
             "unknown_policy_id",
             f"`by` names {', '.join(unknown)}, which none of the policies is called",
             where=str(path),
-            mend="use the @id of a policy",
+            fix="use the @id of a policy",
         )
     return policies
 
 
-def _ask(cases: Cases, case: Case) -> PolicyAsk:
+def _ask(cases: Cases, case: Case) -> PolicyRequest:
     ask = cases.defaults.model_copy(update={name: getattr(case.ask, name) for name in case.ask.model_fields_set})
     actor_type, actor_id = ask.actor.split("/", 1)
-    return PolicyAsk(
+    return PolicyRequest(
         tenant=cases.tenant or "tenant",
         source=ask.source,
         actor_type=actor_type,
@@ -158,7 +158,7 @@ def policy_test_command(*, files: tuple[Path, ...], as_json: bool) -> None:
 def _all_cases(folder: Path) -> list[Path]:
     files = sorted(folder.glob("*.yaml"))
     if not files:
-        raise ConfigError("no_cases", "there are no cases", where=str(folder), mend="write some: see docs/policy.md")
+        raise ConfigError("no_cases", "there are no cases", where=str(folder), fix="write some: see docs/policy.md")
     return files
 
 

@@ -27,7 +27,7 @@ _ACTIONS = ("propose", "autoCommit")
 
 
 @dataclass(frozen=True, slots=True)
-class PolicyAsk:
+class PolicyRequest:
     """One write, as the policies see it; what the fields mean stands in ``policies/schema.cedarschema``.
 
     ``codes`` and ``labels`` are ``system|code``, ``now`` is an instant with offset. Cedar sees ``confidence`` cut (not rounded)
@@ -66,7 +66,7 @@ class PolicyAsk:
         }
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> PolicyAsk:
+    def from_json(cls, data: Mapping[str, Any]) -> PolicyRequest:
         confidence = data["confidence"]
         return cls(
             **{
@@ -102,7 +102,7 @@ class PolicySet:
         self._policies, self._schema = policies, schema
         self._entities = cedarpy.Entities.from_json_str("[]")
 
-    def decide(self, asks: Sequence[PolicyAsk]) -> list[PolicyDecision]:
+    def decide(self, asks: Sequence[PolicyRequest]) -> list[PolicyDecision]:
         """One decision for each of ``asks``, in their order; equal asks (the many rows of a batch) are asked once."""
         distinct = list(dict.fromkeys(asks))
         requests = [request for ask in distinct for request in _requests(ask)]
@@ -133,7 +133,7 @@ def load_policies(folder: Path, names: Sequence[str]) -> PolicySet:
     return PolicySet(version.hexdigest(), ids, policies, schema)
 
 
-def _requests(ask: PolicyAsk) -> list[dict[str, Any]]:
+def _requests(ask: PolicyRequest) -> list[dict[str, Any]]:
     context: dict[str, Any] = {
         "tenant": ask.tenant,
         "source": ask.source,

@@ -55,11 +55,11 @@ class _Statement:
 def policy_path(folder: Path, name: str) -> Path:
     """:raises ConfigError: the name is none (it never leaves the folder), or there is no such file."""
     if not _NAME.fullmatch(name):
-        raise ConfigError("bad_policy_name", "not a name of a policy file", where=str(folder), mend="letters, digits, - _ /")
+        raise ConfigError("bad_policy_name", "not a name of a policy file", where=str(folder), fix="letters, digits, - _ /")
     path = folder / f"{name}.cedar"
     if not path.is_file():
         known = ", ".join(sorted(p.relative_to(folder).with_suffix("").as_posix() for p in folder.rglob("*.cedar")))
-        raise ConfigError("unknown_policy", f"no policies {name}", where=str(path), mend=f"known: {known or 'none'}")
+        raise ConfigError("unknown_policy", f"no policies {name}", where=str(path), fix=f"known: {known or 'none'}")
     return path
 
 
@@ -71,7 +71,7 @@ def compile_schema(path: Path) -> Any:
     try:
         return cedarpy.Schema.from_str(_read(path))
     except ValueError as error:
-        raise ConfigError("bad_policy_schema", str(error), where=str(path), mend="mend the Cedar schema") from None
+        raise ConfigError("bad_policy_schema", str(error), where=str(path), fix="fix the Cedar schema") from None
 
 
 def compile_policies(paths: Sequence[Path], schema: Any) -> tuple[Any, list[str]]:
@@ -84,11 +84,11 @@ def compile_policies(paths: Sequence[Path], schema: Any) -> tuple[Any, list[str]
         policy = _parse(statement)
         name = policy.get("annotations", {}).get("id") or ""
         if not name:
-            raise ConfigError("policy_without_id", "a policy has no @id", where=statement.where(), mend=_MEND)
+            raise ConfigError("policy_without_id", "a policy has no @id", where=statement.where(), fix=_MEND)
         if name in named:
             other = named[name][0].where()
             raise ConfigError(
-                "policy_id_twice", f"the id {name} stands also at {other}", where=statement.where(), mend="rename one of them"
+                "policy_id_twice", f"the id {name} stands also at {other}", where=statement.where(), fix="rename one of them"
             )
         _validate(statement, schema)
         named[name] = (statement, policy)
@@ -100,9 +100,9 @@ def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise ConfigError("file_missing", "there is no such file", where=str(path), mend="create it or fix the name") from None
+        raise ConfigError("file_missing", "there is no such file", where=str(path), fix="create it or fix the name") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError("file_unreadable", type(error).__name__, where=str(path), mend="make it readable UTF-8") from None
+        raise ConfigError("file_unreadable", type(error).__name__, where=str(path), fix="make it readable UTF-8") from None
 
 
 def _statements(path: Path) -> Iterator[_Statement]:
@@ -131,7 +131,7 @@ def _parse(statement: _Statement) -> dict[str, Any]:
             "policy_template",
             "a template with ?principal or ?resource never applies",
             where=statement.where(max(statement.text.find("?"), 0)),
-            mend="name the principal and the resource",
+            fix="name the principal and the resource",
         )
     (policy,) = document["staticPolicies"].values()
     return dict(policy)
@@ -149,11 +149,11 @@ def _bad_policy(statement: _Statement, problem: str) -> ConfigError:
     text = statement.text
     offset = len(text.rstrip()) if problem.startswith("unexpected end") else _wrong_token(text)
     if offset is None:  # well-formed, but not a policy
-        return ConfigError("bad_policy", problem, where=statement.where_of(problem), mend=_MEND)
+        return ConfigError("bad_policy", problem, where=statement.where_of(problem), fix=_MEND)
     expected = [told for tried, told in _EXPECTABLE.items() if _may_follow(text[:offset], tried)]
     if expected:
         problem += f", expected {' or '.join(expected)}"
-    return ConfigError("bad_policy", problem, where=statement.where(offset), mend=_MEND)
+    return ConfigError("bad_policy", problem, where=statement.where(offset), fix=_MEND)
 
 
 def _wrong_token(text: str) -> int | None:
@@ -185,5 +185,5 @@ def _validate(statement: _Statement, schema: Any) -> None:
         "policy_not_in_schema",
         "; ".join(complaints[:3]) or "the schema refuses it",
         where=statement.where_of(complaints[0] if complaints else ""),
-        mend="what policies can speak of stands in schema.cedarschema",
+        fix="what policies can speak of stands in schema.cedarschema",
     )

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from fhir_writeback_dagster.config.tenants import Ehr, Limits
+from fhir_writeback_dagster.config.tenants import EhrSettings, LimitSettings
 from fhir_writeback_dagster.rules.target.matrix import load_vendor
 
 
-def limits_of(ehr: Ehr) -> Limits:
+def limits_of(ehr: EhrSettings) -> LimitSettings:
     """``ehr.limits``, with the vendor's windows where the tenant names no limit itself (``per_minute: null`` names one: none).
 
     :raises ConfigError: the tenant names a vendor that has no matrix.
@@ -18,7 +18,7 @@ def limits_of(ehr: Ehr) -> Limits:
     return ehr.limits.model_copy(update={k: v for k, v in defaults.items() if k not in ehr.limits.model_fields_set})
 
 
-def quiet_of(ehr: Ehr) -> timedelta:
+def quiet_of(ehr: EhrSettings) -> timedelta:
     """``ehr.quiet``, or as long as a write can be missing from the vendor's searches, whichever is longer: a look that comes
     before would prove an absence that is none.
 

@@ -35,7 +35,7 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Source(_Strict):
+class Citation(_Strict):
     known: Known
     what: str
     url: str | None = None
@@ -124,16 +124,16 @@ class Reads(_Strict):
     validate_operation: Cell[bool] = Field(Cell[bool](), description="$validate exists")
 
 
-class Window(_Strict):
+class VendorWindow(_Strict):
     """At most ``requests`` in each second, or minute, of the clock: what `commit.pace` can keep to."""
 
     requests: int = Field(ge=1)
     per: Literal["second", "minute"]
 
 
-class Limits(_Strict):
-    windows: Cell[tuple[Window, ...]] = Field(
-        Cell[tuple[Window, ...]](), description="what a tenant's `ehr.limits` are where it names none"
+class VendorLimits(_Strict):
+    windows: Cell[tuple[VendorWindow, ...]] = Field(
+        Cell[tuple[VendorWindow, ...]](), description="what a tenant's `ehr.limits` are where it names none"
     )
     retry_after: Cell[bool] = Field(Cell[bool](), description="a 429 says how long to wait")
     body_bytes: Cell[int] = Field(Cell[int](), description="a larger body is not sent")
@@ -186,13 +186,13 @@ class Vendor(_Strict):
     vendor: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
     title: str
     module: str = Field("generic", pattern=r"^[a-z][a-z0-9_]*$")
-    sources: dict[str, Source]
+    sources: dict[str, Citation]
     create: Create = Create()
     update: Update = Update()
     bundles: Bundles = Bundles()
     answers: Answers = Answers()
     reads: Reads = Reads()
-    limits: Limits = Limits()
+    limits: VendorLimits = VendorLimits()
     access: Access = Access()
     provenance: Cell[tuple[Literal["transaction", "header", "post", "contained"], ...]] = Cell[
         tuple[Literal["transaction", "header", "post", "contained"], ...]
@@ -247,10 +247,8 @@ def load_vendor(name: str, folder: Path | None = None) -> Vendor:
     path = (folder or VENDORS) / f"{name}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
-        raise ConfigError(
-            "unknown_vendor", f"no vendor {name}", where="ehr.vendor", mend=f"one of {known}; docs/adding-an-ehr.md"
-        )
+        raise ConfigError("unknown_vendor", f"no vendor {name}", where="ehr.vendor", fix=f"one of {known}; docs/adding-an-ehr.md")
     found = _read(path)
     if found.vendor != name:
-        raise ConfigError("vendor_mismatch", "`vendor` differs from the file's name", where=f"{path}:1", mend="make them equal")
+        raise ConfigError("vendor_mismatch", "`vendor` differs from the file's name", where=f"{path}:1", fix="make them equal")
     return found

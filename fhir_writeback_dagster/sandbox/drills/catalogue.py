@@ -8,11 +8,11 @@ from typing import Any
 
 from fhir_writeback_dagster.sandbox.drills import scenarios
 from fhir_writeback_dagster.sandbox.drills.fault_mix import storm
-from fhir_writeback_dagster.sandbox.drills.tenant_under_test import Ward
+from fhir_writeback_dagster.sandbox.drills.tenant_under_test import TenantUnderTest
 from fhir_writeback_dagster.sandbox.fault_proxy import faults as f
 from fhir_writeback_dagster.sandbox.fault_proxy.exchange import READS, WRITES
 from fhir_writeback_dagster.sandbox.fault_proxy.personality import PLAIN, Personality
-from fhir_writeback_dagster.sandbox.fault_proxy.script import Rule
+from fhir_writeback_dagster.sandbox.fault_proxy.script import FaultRule
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +30,8 @@ class Drill:
     name: str
     about: str
     promise: str
-    act: Callable[[Ward], None]
-    rules: Sequence[Rule] | Callable[[int], Sequence[Rule]] = ()
+    act: Callable[[TenantUnderTest], None]
+    rules: Sequence[FaultRule] | Callable[[int], Sequence[FaultRule]] = ()
     personality: Personality = PLAIN
     ehr: Mapping[str, Any] = field(default_factory=dict)
     consent: Mapping[str, Any] = field(default_factory=dict)
@@ -39,7 +39,7 @@ class Drill:
     reconciles: bool = False
     may_ask: float = 0.0
 
-    def script(self, writes: int) -> Sequence[Rule]:
+    def script(self, writes: int) -> Sequence[FaultRule]:
         """The proxy's rules for so many writes."""
         return self.rules(writes) if callable(self.rules) else self.rules
 
@@ -59,7 +59,7 @@ DRILLS: tuple[Drill, ...] = (
         "the EHR is killed in the middle of the work and comes back",
         "nothing is lost or written twice; the work goes on by itself",
         scenarios.downtime,
-        [Rule("answer_lost", f.DropAnswer(), on=WRITES, probability=0.1)],
+        [FaultRule("answer_lost", f.DropAnswer(), on=WRITES, probability=0.1)],
         personality=_MAKES_WHAT_IT_IS_TOLD,
         reconciles=True,
     ),
@@ -69,9 +69,9 @@ DRILLS: tuple[Drill, ...] = (
         "a refused token costs a new one, never a write",
         scenarios.written,
         [
-            Rule("token_expired", f.expired_token(), on=(*WRITES, *READS), probability=0.15),
-            Rule("token_endpoint_503", f.Say(503, "transient"), on=("token",), probability=0.2),
-            Rule("token_lost", f.DropAnswer(), on=("token",), probability=0.1),
+            FaultRule("token_expired", f.expired_token(), on=(*WRITES, *READS), probability=0.15),
+            FaultRule("token_endpoint_503", f.Say(503, "transient"), on=("token",), probability=0.2),
+            FaultRule("token_lost", f.DropAnswer(), on=("token",), probability=0.1),
         ],
     ),
     Drill(
@@ -87,11 +87,11 @@ DRILLS: tuple[Drill, ...] = (
         "each entry is written once, whatever became of its bundle",
         scenarios.partial_transaction,
         [
-            Rule("batch_in_part", f.PartialBatch(), on=("bundle",), probability=0.2),
-            Rule("half_a_batch_lost", f.PartialBatch(lost=True), on=("bundle",), probability=0.1),
-            Rule("answer_lacks_entries", f.FewerEntries(), on=("bundle",), probability=0.15),
-            Rule("bundle_refused", f.Say(422, "processing"), on=("bundle",), probability=0.1),
-            Rule("answer_lost", f.DropAnswer(), on=("bundle",), probability=0.1),
+            FaultRule("batch_in_part", f.PartialBatch(), on=("bundle",), probability=0.2),
+            FaultRule("half_a_batch_lost", f.PartialBatch(lost=True), on=("bundle",), probability=0.1),
+            FaultRule("answer_lacks_entries", f.FewerEntries(), on=("bundle",), probability=0.15),
+            FaultRule("bundle_refused", f.Say(422, "processing"), on=("bundle",), probability=0.1),
+            FaultRule("answer_lost", f.DropAnswer(), on=("bundle",), probability=0.1),
         ],
         ehr={"bundle_size": 10},
     ),
@@ -101,9 +101,9 @@ DRILLS: tuple[Drill, ...] = (
         "one resource a fact; the second delivery writes nothing at all",
         scenarios.duplicate_delivery,
         [
-            Rule("answer_lost", f.DropAnswer(), on=WRITES, probability=0.1),
-            Rule("arrived_twice", f.Repeat(), on=WRITES, probability=0.1),
-            Rule("arrived_late", f.Late(2.0), on=WRITES, probability=0.05),
+            FaultRule("answer_lost", f.DropAnswer(), on=WRITES, probability=0.1),
+            FaultRule("arrived_twice", f.Repeat(), on=WRITES, probability=0.1),
+            FaultRule("arrived_late", f.Late(2.0), on=WRITES, probability=0.05),
         ],
     ),
     Drill(
@@ -111,7 +111,7 @@ DRILLS: tuple[Drill, ...] = (
         "corrections are written, and then the file that they correct comes again",
         "what was corrected does not come back",
         scenarios.old_file_again,
-        [Rule("answer_lost", f.DropAnswer(), on=WRITES, probability=0.1)],
+        [FaultRule("answer_lost", f.DropAnswer(), on=WRITES, probability=0.1)],
     ),
     Drill(
         "patient-merged",
@@ -125,7 +125,7 @@ DRILLS: tuple[Drill, ...] = (
         "people change and delete what we wrote, and then the source corrects it",
         "what a person changed is not overwritten, what a person deleted is not made again: a person is asked",
         scenarios.clinician_edited,
-        [Rule("answer_lost", f.DropAnswer(), on=WRITES, probability=0.1)],
+        [FaultRule("answer_lost", f.DropAnswer(), on=WRITES, probability=0.1)],
     ),
     Drill(
         "two-workers",
@@ -133,9 +133,9 @@ DRILLS: tuple[Drill, ...] = (
         "no write is sent by both",
         lambda ward: scenarios.written(ward, workers=2),
         [
-            Rule("answer_lost", f.DropAnswer(), on=WRITES, probability=0.1),
-            Rule("delayed", f.Delay(0.3), on=WRITES, probability=0.2),
-            Rule("search_stale", f.StaleSearch(0.8), on=("search",), probability=0.5),
+            FaultRule("answer_lost", f.DropAnswer(), on=WRITES, probability=0.1),
+            FaultRule("delayed", f.Delay(0.3), on=WRITES, probability=0.2),
+            FaultRule("search_stale", f.StaleSearch(0.8), on=("search",), probability=0.5),
         ],
         personality=_MAKES_WHAT_IT_IS_TOLD,
         reconciles=True,
@@ -145,7 +145,7 @@ DRILLS: tuple[Drill, ...] = (
         "the worker is killed (SIGKILL) twice while requests are in flight",
         "what it may have sent is looked up, what it had not sent is sent",
         scenarios.kill_worker,
-        [Rule("delayed", f.Delay(0.2), on=WRITES)],
+        [FaultRule("delayed", f.Delay(0.2), on=WRITES)],
         personality=_MAKES_WHAT_IT_IS_TOLD,
         ehr=_BRIEF,
         reconciles=True,
@@ -155,7 +155,7 @@ DRILLS: tuple[Drill, ...] = (
         "the database server is killed (SIGKILL) in the middle of the work and comes back; then again, and the worker with it",
         "nothing that was recorded is gone, nothing that was sent is sent again unseen",
         scenarios.kill_postgres,
-        [Rule("delayed", f.Delay(0.2), on=WRITES)],
+        [FaultRule("delayed", f.Delay(0.2), on=WRITES)],
         personality=_MAKES_WHAT_IT_IS_TOLD,
         ehr=_BRIEF,
         reconciles=True,

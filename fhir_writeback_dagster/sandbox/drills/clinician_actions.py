@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from fhir_writeback_dagster.sandbox.check import fact_of
-from fhir_writeback_dagster.sandbox.drills.tenant_under_test import Ward
+from fhir_writeback_dagster.sandbox.drills.tenant_under_test import TenantUnderTest
 from fhir_writeback_dagster.sandbox.story.expected import Planted, Value
 
 
-def revoke_consent(ward: Ward, approved: Iterable[Planted]) -> None:
+def revoke_consent(ward: TenantUnderTest, approved: Iterable[Planted]) -> None:
     """Every third patient withdraws consent: of what was ``approved`` and not yet sent, nothing may be written for them."""
     chart = ward.stage.server.chart
     revoked = {person.chart_id for person in ward.people[::3]}
@@ -20,7 +20,7 @@ def revoke_consent(ward: Ward, approved: Iterable[Planted]) -> None:
     ward.trouble("consent_revoked")
 
 
-def merge_patients(ward: Ward) -> None:
+def merge_patients(ward: TenantUnderTest) -> None:
     """Every third patient turns out to be somebody who is registered twice: their facts belong into the survivor's chart."""
     chart = ward.stage.server.chart
     merged = {person.chart_id: f"{person.chart_id}-survivor" for person in ward.people[::3]}
@@ -40,7 +40,7 @@ def merge_patients(ward: Ward) -> None:
     ward.trouble("patients_merged")
 
 
-def edit_resources(ward: Ward, rows: Sequence[Planted]) -> None:
+def edit_resources(ward: TenantUnderTest, rows: Sequence[Planted]) -> None:
     """Of three resources a person changes the value of one and deletes another: both are theirs from now on."""
     chart = ward.stage.server.chart
     standing = {fact_of(resource): resource for resource in chart.search("Observation")}

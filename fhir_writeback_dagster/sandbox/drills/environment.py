@@ -16,19 +16,19 @@ from fhir_writeback_dagster.ops.provision import Dsns, provision
 from fhir_writeback_dagster.ops.signals import undisturbed
 from fhir_writeback_dagster.sandbox.demo_home import link_shipped
 from fhir_writeback_dagster.sandbox.drills.clock import Clock
-from fhir_writeback_dagster.sandbox.drills.servers import Server, open_server
+from fhir_writeback_dagster.sandbox.drills.servers import DrillServer, open_server
 from fhir_writeback_dagster.sandbox.fault_proxy.server import FaultProxy
 
 
 @dataclass(slots=True)
-class Stage:
+class DrillEnvironment:
     """``drills`` counts those that were played, so that each has a tenant and patients of its own."""
 
     home: Path
     state: StateFolder
     postgres: Postgres
     dsns: Dsns
-    server: Server
+    server: DrillServer
     proxy: FaultProxy
     progress: Progress
     drills: int = 0
@@ -39,7 +39,7 @@ class Stage:
 
 
 @contextmanager
-def open_stage(server: str, progress: Progress, *, durable: bool = True) -> Iterator[Stage]:
+def open_stage(server: str, progress: Progress, *, durable: bool = True) -> Iterator[DrillEnvironment]:
     """Everything is up while the block runs; nothing is left afterwards.
 
     :param durable: False leaves out fsync: for tests. A killed PostgreSQL loses nothing either way, a machine without power may.
@@ -53,7 +53,7 @@ def open_stage(server: str, progress: Progress, *, durable: bool = True) -> Iter
         postgres = Postgres(state, durable=durable)
         stack.callback(postgres.destroy)
         dsns = provision(postgres.superuser, postgres.port, state)
-        yield Stage(home, state, postgres, dsns, running, proxy, progress)
+        yield DrillEnvironment(home, state, postgres, dsns, running, proxy, progress)
 
 
 @contextmanager

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from fhir_writeback_dagster.sandbox.fault_proxy import faults as f
-from fhir_writeback_dagster.sandbox.fault_proxy.exchange import READS, WRITES, Interaction
-from fhir_writeback_dagster.sandbox.fault_proxy.script import Rule
+from fhir_writeback_dagster.sandbox.fault_proxy.exchange import READS, WRITES, ProxyInteraction
+from fhir_writeback_dagster.sandbox.fault_proxy.script import FaultRule
 
 _WRITES: dict[str, f.Fault] = {
     "request_lost": f.DropRequest(),
@@ -51,23 +51,23 @@ _FINAL: dict[str, f.Fault] = {
 WRITES_A_FINAL = 300
 
 
-def storm(share: float, writes: int) -> Sequence[Rule]:
+def storm(share: float, writes: int) -> Sequence[FaultRule]:
     """``share`` of all writes meet a fault, half that share of the reads.
 
     :param writes: how many there will be, for the few whose fault is final.
     """
     finals = max(1, writes // WRITES_A_FINAL)
-    bundles: tuple[Interaction, ...] = ("bundle",)
+    bundles: tuple[ProxyInteraction, ...] = ("bundle",)
     return [
-        *(Rule(name, fault, on=WRITES, probability=0.01, count=finals) for name, fault in _FINAL.items()),
+        *(FaultRule(name, fault, on=WRITES, probability=0.01, count=finals) for name, fault in _FINAL.items()),
         *_spread(share, {name: fault for name, fault in _WRITES.items() if name not in _ONLY_BUNDLES}, WRITES),
         *_spread(share, {name: _WRITES[name] for name in _ONLY_BUNDLES}, bundles),
         *_spread(share / 2, _READS, READS),
-        Rule("token_refused", f.Say(503, "transient"), on=("token",), probability=share),
+        FaultRule("token_refused", f.Say(503, "transient"), on=("token",), probability=share),
     ]
 
 
-def _spread(share: float, faults: dict[str, f.Fault], on: tuple[Interaction, ...]) -> Iterator[Rule]:
+def _spread(share: float, faults: dict[str, f.Fault], on: tuple[ProxyInteraction, ...]) -> Iterator[FaultRule]:
     """Together they meet ``share`` of the requests, each as often as the others: a rule sees what those before it left."""
     each = 1 - (1 - share) ** (1 / len(faults))
-    yield from (Rule(name, fault, on=on, probability=each) for name, fault in faults.items())
+    yield from (FaultRule(name, fault, on=on, probability=each) for name, fault in faults.items())

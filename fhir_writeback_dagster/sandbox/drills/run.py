@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from fhir_writeback_dagster.sandbox.drills.catalogue import Drill
-from fhir_writeback_dagster.sandbox.drills.environment import Stage
+from fhir_writeback_dagster.sandbox.drills.environment import DrillEnvironment
 from fhir_writeback_dagster.sandbox.drills.setup_tenant import admit
-from fhir_writeback_dagster.sandbox.drills.verdict import Finding, find
+from fhir_writeback_dagster.sandbox.drills.verdict import DrillVerdict, find
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class DrillResult:
     """``recovery_s``: from the last kill, outage or other happening, or the last fault where there was none, until everything was
     at rest; ``seconds``: from the first worker on.
     ``may_ask``: how many facts a person may be asked about, where a fault looks like a refusal.
@@ -22,7 +22,7 @@ class Result:
 
     drill: Drill
     writes: int
-    finding: Finding
+    finding: DrillVerdict
     faults: dict[str, int]
     recovery_s: float
     seconds: float
@@ -80,7 +80,7 @@ class Result:
         return "\n".join(lines)
 
 
-def play(drill: Drill, stage: Stage, writes: int | None = None, seed: int = 1) -> Result:
+def play(drill: Drill, stage: DrillEnvironment, writes: int | None = None, seed: int = 1) -> DrillResult:
     """Play ``drill`` on the stage; no process of it runs afterwards, and nothing goes wrong any more."""
     writes = drill.writes if writes is None else writes
     stage.proxy.forget()
@@ -95,7 +95,7 @@ def play(drill: Drill, stage: Stage, writes: int | None = None, seed: int = 1) -
         stage.clock.right()
     stage.progress(f"{drill.name}: reading the EHR")
     trouble_at = ward.trouble_at or stage.proxy.last_fault_at or ward.rest_at
-    return Result(
+    return DrillResult(
         drill,
         writes,
         find(ward),

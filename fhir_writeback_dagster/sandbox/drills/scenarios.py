@@ -6,19 +6,19 @@ import time
 from datetime import timedelta
 
 from fhir_writeback_dagster.sandbox.drills.clinician_actions import edit_resources, merge_patients, revoke_consent
-from fhir_writeback_dagster.sandbox.drills.tenant_under_test import Ward, corrected
+from fhir_writeback_dagster.sandbox.drills.tenant_under_test import TenantUnderTest, corrected
 
 #: The oldest mirror that may be sent on; longer than a slow server needs to be read.
 UNTIL_STALE_S = 3.0
 
 
-def written(ward: Ward, *, workers: int = 1) -> None:
+def written(ward: TenantUnderTest, *, workers: int = 1) -> None:
     ward.deliver(ward.rows())
     ward.work(workers)
     ward.settle()
 
 
-def duplicate_delivery(ward: Ward) -> None:
+def duplicate_delivery(ward: TenantUnderTest) -> None:
     rows = ward.rows()
     file = ward.deliver(rows)
     ward.drop(file)
@@ -30,7 +30,7 @@ def duplicate_delivery(ward: Ward) -> None:
         ward.settle()
 
 
-def old_file_again(ward: Ward) -> None:
+def old_file_again(ward: TenantUnderTest) -> None:
     rows = ward.rows()
     ward.deliver(rows)
     ward.work()
@@ -43,7 +43,7 @@ def old_file_again(ward: Ward) -> None:
         ward.settle()
 
 
-def downtime(ward: Ward) -> None:
+def downtime(ward: TenantUnderTest) -> None:
     ward.deliver(ward.rows())
     ward.work()
     ward.until(0.3)
@@ -51,7 +51,7 @@ def downtime(ward: Ward) -> None:
     ward.settle()
 
 
-def kill_worker(ward: Ward) -> None:
+def kill_worker(ward: TenantUnderTest) -> None:
     ward.deliver(ward.rows())
     ward.work()
     for share in (0.3, 0.7):
@@ -61,7 +61,7 @@ def kill_worker(ward: Ward) -> None:
     ward.settle()
 
 
-def kill_postgres(ward: Ward) -> None:
+def kill_postgres(ward: TenantUnderTest) -> None:
     ward.deliver(ward.rows())
     ward.work()
     ward.until(0.3)
@@ -72,7 +72,7 @@ def kill_postgres(ward: Ward) -> None:
     ward.settle()
 
 
-def consent_revoked(ward: Ward) -> None:
+def consent_revoked(ward: TenantUnderTest) -> None:
     half = ward.writes // 2
     ward.deliver(ward.rows(half))
     ward.work()
@@ -86,7 +86,7 @@ def consent_revoked(ward: Ward) -> None:
     ward.settle()
 
 
-def patient_merged(ward: Ward) -> None:
+def patient_merged(ward: TenantUnderTest) -> None:
     ward.deliver(ward.rows())
     merge_patients(ward)
     time.sleep(UNTIL_STALE_S)
@@ -94,7 +94,7 @@ def patient_merged(ward: Ward) -> None:
     ward.settle()
 
 
-def clinician_edited(ward: Ward) -> None:
+def clinician_edited(ward: TenantUnderTest) -> None:
     rows = ward.rows()
     ward.deliver(rows)
     ward.work()
@@ -104,7 +104,7 @@ def clinician_edited(ward: Ward) -> None:
     ward.settle()
 
 
-def clock_jump(ward: Ward) -> None:
+def clock_jump(ward: TenantUnderTest) -> None:
     """A day ahead, then three hours back: verdicts expire, and what was read "in the future" must not count as fresh."""
     half = ward.writes // 2
     ward.deliver(ward.rows(half))
@@ -121,7 +121,7 @@ def clock_jump(ward: Ward) -> None:
     ward.settle()
 
 
-def partial_transaction(ward: Ward) -> None:
+def partial_transaction(ward: TenantUnderTest) -> None:
     half = ward.writes // 2
     ward.deliver(ward.rows(half))
     ward.work()
@@ -133,7 +133,7 @@ def partial_transaction(ward: Ward) -> None:
     ward.settle()
 
 
-def everything(ward: Ward) -> None:
+def everything(ward: TenantUnderTest) -> None:
     rows, killing = ward.rows(), ward.killing_workers(every_s=6)
     ward.deliver(rows)
     ward.work(2)

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from fhir_writeback_dagster.errors import ConfigError
 from fhir_writeback_dagster.sandbox.fault_proxy.server import FaultProxy
 from fhir_writeback_dagster.sandbox.keys import make_client_key
-from fhir_writeback_dagster.sandbox.servers.ehr_client import Chart
+from fhir_writeback_dagster.sandbox.servers.ehr_client import EhrClient
 from fhir_writeback_dagster.sandbox.servers.hapi import Hapi
 from fhir_writeback_dagster.sandbox.servers.node import Medplum
 from fhir_writeback_dagster.sandbox.servers.sekmet import CLIENT_ID, Sekmet
@@ -29,13 +29,13 @@ class Restartable(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Server:
+class DrillServer:
     """``chart`` reads and writes it directly, past the proxy. ``vendor`` and ``auth`` are what a tenant's file says of it,
     ``private_jwk`` the key that goes with it. ``restartable`` is None for one that forgets everything when it is killed.
     """
 
     name: str
-    chart: Chart
+    chart: EhrClient
     vendor: str = "generic"
     auth: dict[str, Any] = field(default_factory=lambda: {"type": "none"})
     private_jwk: str = ""
@@ -43,7 +43,7 @@ class Server:
 
 
 @contextmanager
-def open_server(name: str, folder: Path, proxy: FaultProxy) -> Iterator[Server]:
+def open_server(name: str, folder: Path, proxy: FaultProxy) -> Iterator[DrillServer]:
     """The server runs while the block does, and ``proxy`` leads to it.
 
     :raises ConfigError: a server that is not known, or not on this machine.
@@ -55,14 +55,14 @@ def open_server(name: str, folder: Path, proxy: FaultProxy) -> Iterator[Server]:
         with Sekmet(folder, client_jwks=jwks, client_scopes=_ANY, public_url=public) as sekmet:
             proxy.lead_to(sekmet.base_url)
             auth = {"type": "smart_backend", "client_id": CLIENT_ID, "private_key": "file://keys/client.jwk", "scopes": [_ANY]}
-            yield Server(name, sekmet.chart, "generic", auth, private, sekmet)
+            yield DrillServer(name, sekmet.chart, "generic", auth, private, sekmet)
     elif name == "hapi":
         with Hapi(folder) as hapi:
             proxy.lead_to(hapi.base_url)
-            yield Server(name, hapi.chart, "hapi")
+            yield DrillServer(name, hapi.chart, "hapi")
     elif name == "medplum":
-        with Medplum(folder) as medplum, Chart(medplum.base_url) as chart:
+        with Medplum(folder) as medplum, EhrClient(medplum.base_url) as chart:
             proxy.lead_to(medplum.base_url)
-            yield Server(name, chart, "medplum")
+            yield DrillServer(name, chart, "medplum")
     else:
-        raise ConfigError("unknown_server", f"no server {name}", mend=f"known: {', '.join(SERVERS)}")
+        raise ConfigError("unknown_server", f"no server {name}", fix=f"known: {', '.join(SERVERS)}")

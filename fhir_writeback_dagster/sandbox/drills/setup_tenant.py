@@ -9,11 +9,11 @@ import yaml
 
 from fhir_writeback_dagster.ops.database import register
 from fhir_writeback_dagster.sandbox.demo_home import tenant_document, zone_of
-from fhir_writeback_dagster.sandbox.drills.environment import Stage
-from fhir_writeback_dagster.sandbox.drills.tenant_under_test import SOURCE, Ward, make_maker
-from fhir_writeback_dagster.sandbox.drills.worker_pool import Crew
+from fhir_writeback_dagster.sandbox.drills.environment import DrillEnvironment
+from fhir_writeback_dagster.sandbox.drills.tenant_under_test import SOURCE, TenantUnderTest, make_maker
+from fhir_writeback_dagster.sandbox.drills.worker_pool import WorkerPool
 from fhir_writeback_dagster.sandbox.keys import make_secret
-from fhir_writeback_dagster.sandbox.story.hospitals import Hospital, Person
+from fhir_writeback_dagster.sandbox.story.hospitals import Hospital, StoryPatient
 
 WRITES_A_PATIENT, PATIENTS = 5, (6, 200)
 #: Short enough that a drill sees a timeout and a quiet period pass; see `docs/exactly-once.md` on what they must outlast.
@@ -21,13 +21,13 @@ EHR = {"timeout": "5s", "quiet": "1s", "concurrency": 8}
 
 
 def admit(
-    stage: Stage,
+    stage: DrillEnvironment,
     name: str,
     writes: int,
     seed: int,
     ehr: Mapping[str, Any] | None = None,
     consent: Mapping[str, Any] | None = None,
-) -> Ward:
+) -> TenantUnderTest:
     """The ward of one drill. ``ehr`` and ``consent`` are laid over the tenant's file."""
     stage.drills += 1
     hospital = _hospital(f"{name}-{stage.drills}", f"d{stage.drills}", writes)
@@ -44,8 +44,8 @@ def admit(
     (stage.home / "tenants" / f"{hospital.id}.yaml").write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
     zone_of(stage.home, hospital, SOURCE).mkdir(parents=True)
     register(stage.dsns, [hospital.id])
-    crew = Crew(stage.home, hospital.id, stage.dsns.of("commit"), stage.state.log(f"worker {hospital.id}"))
-    ward = Ward(stage, hospital, writes, make_maker(hospital, seed), crew)
+    crew = WorkerPool(stage.home, hospital.id, stage.dsns.of("commit"), stage.state.log(f"worker {hospital.id}"))
+    ward = TenantUnderTest(stage, hospital, writes, make_maker(hospital, seed), crew)
     ward.charts.update(person.chart_id for person in hospital.people)
     ward.look_around()
     return ward
@@ -58,8 +58,8 @@ def _hospital(tenant: str, prefix: str, writes: int) -> Hospital:
     return Hospital(tenant, f"Drill {tenant}", "America/New_York", "permit", {"Observation": "auto"}, people)
 
 
-def _person(prefix: str, number: int) -> Person:
-    return Person(
+def _person(prefix: str, number: int) -> StoryPatient:
+    return StoryPatient(
         number=number,
         mrn=f"{prefix.upper()}{number:05d}",
         chart_id=f"{prefix}-p{number}",
@@ -72,11 +72,11 @@ def _person(prefix: str, number: int) -> Person:
     )
 
 
-def _key(stage: Stage, hospital: Hospital, kind: str) -> str:
+def _key(stage: DrillEnvironment, hospital: Hospital, kind: str) -> str:
     return f"file://{stage.home}/keys/{hospital.id}.{kind}"
 
 
-def _write_key(stage: Stage, name: str, text: str) -> None:
+def _write_key(stage: DrillEnvironment, name: str, text: str) -> None:
     path = stage.home / "keys" / name
     path.touch(mode=0o600)
     path.write_text(text, encoding="utf-8")

@@ -23,14 +23,14 @@ from fhir_writeback_dagster.errors import ServiceError, TargetError
 from fhir_writeback_dagster.ingest.landing.landing import land
 from fhir_writeback_dagster.ingest.pipeline import normalise
 from fhir_writeback_dagster.ops.report import TenantReport, read_report
-from fhir_writeback_dagster.orchestration.run_context import Workplace, open_workplace
+from fhir_writeback_dagster.orchestration.run_context import RunContext, open_run
 from fhir_writeback_dagster.sandbox.demo_home import zone_of
-from fhir_writeback_dagster.sandbox.drills.environment import Stage
-from fhir_writeback_dagster.sandbox.drills.worker_pool import Crew
+from fhir_writeback_dagster.sandbox.drills.environment import DrillEnvironment
+from fhir_writeback_dagster.sandbox.drills.worker_pool import WorkerPool
 from fhir_writeback_dagster.sandbox.fault_proxy.exchange import WRITES
 from fhir_writeback_dagster.sandbox.story.expected import FactKey, Planted, Value
 from fhir_writeback_dagster.sandbox.story.files import File, csv_file
-from fhir_writeback_dagster.sandbox.story.hospitals import Hospital, Person
+from fhir_writeback_dagster.sandbox.story.hospitals import Hospital, StoryPatient
 from fhir_writeback_dagster.sandbox.story.rows import RowMaker
 from fhir_writeback_dagster.sandbox.story.vocabulary import LABS
 
@@ -45,16 +45,16 @@ R = TypeVar("R")
 
 
 @dataclass(slots=True)
-class Ward:
+class TenantUnderTest:
     """``wanted`` is what must stand in the EHR at the end: a value for each fact, None for one that must not stand there.
     ``theirs`` are facts whose value is a person's, never ours to change.
     """
 
-    stage: Stage
+    stage: DrillEnvironment
     hospital: Hospital
     writes: int
     maker: RowMaker
-    crew: Crew
+    crew: WorkerPool
     wanted: dict[FactKey, Value | None] = field(default_factory=dict)
     theirs: set[FactKey] = field(default_factory=set)
     told: dict[FactKey, list[Value]] = field(default_factory=dict)
@@ -76,10 +76,10 @@ class Ward:
         return self.hospital.id
 
     @property
-    def people(self) -> Sequence[Person]:
+    def people(self) -> Sequence[StoryPatient]:
         return self.hospital.people
 
-    def rows(self, number: int | None = None, people: Sequence[Person] = ()) -> list[Planted]:
+    def rows(self, number: int | None = None, people: Sequence[StoryPatient] = ()) -> list[Planted]:
         """New rows of laboratory results, each another fact; ``number`` of them, else as many as the drill writes."""
         who = people or self.people
         number = self.writes if number is None else number
@@ -118,11 +118,11 @@ class Ward:
                 return
         self.run("commit", refresh)
 
-    def run(self, layer: Layer, work: Callable[[Workplace], R]) -> R:
+    def run(self, layer: Layer, work: Callable[[RunContext], R]) -> R:
         """One run of a layer in this process, by the ward's clock."""
         settings = Settings(self.stage.home, layer, self.stage.dsns.of(layer))
-        with open_workplace(settings, self.id, "drill", self.stage.clock.now) as w:
-            return work(w)
+        with open_run(settings, self.id, "drill", self.stage.clock.now) as run:
+            return work(run)
 
     def work(self, workers: int = 1) -> None:
         """Commit workers begin."""

@@ -6,16 +6,16 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
-from fhir_writeback_dagster.orchestration.run_context import Workplace
+from fhir_writeback_dagster.orchestration.run_context import RunContext
 from fhir_writeback_dagster.sandbox.check import WRITTEN, agree, fact_of, value_of
-from fhir_writeback_dagster.sandbox.drills.tenant_under_test import Ward
+from fhir_writeback_dagster.sandbox.drills.tenant_under_test import TenantUnderTest
 from fhir_writeback_dagster.sandbox.story.expected import FactKey, Value
 
 Resource = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class DrillVerdict:
     """Counts.
 
     :param duplicates: resources beside the first of the same fact. Read in the EHR.
@@ -46,7 +46,7 @@ class _Ledger:
     reconciled: int
 
 
-def find(ward: Ward) -> Finding:
+def find(ward: TenantUnderTest) -> DrillVerdict:
     """Read everything of the ward's patients in the EHR, past the proxy."""
     standing = _standing(ward)
     ledger = ward.run("commit", _ledger)
@@ -61,7 +61,7 @@ def find(ward: Ward) -> Finding:
     astray = abs(ward.rows_told - report.rows) + abs(report.rows - sum(report.ends.values())) + report.ends["waiting"]
     in_doubt = {_name(resource) for fact in ledger.with_people & standing.keys() for resource in standing[fact]}
     in_ehr = {_name(resource) for there in standing.values() for resource in there}
-    return Finding(
+    return DrillVerdict(
         duplicates=sum(len(there) - 1 for there in standing.values()),
         lost=len(missed - ledger.with_people),
         wrongly_sent=unwanted + len(overwritten) + len(never_told) + ward.written_for_nothing,
@@ -75,7 +75,7 @@ def _name(resource: Resource) -> str:
     return f"{resource['resourceType']}/{resource['id']}"
 
 
-def _standing(ward: Ward) -> dict[FactKey, list[Resource]]:
+def _standing(ward: TenantUnderTest) -> dict[FactKey, list[Resource]]:
     """Every resource in the charts of the ward's patients, or with an identifier of its tenant, by fact."""
     patients, system = {f"Patient/{chart_id}" for chart_id in ward.charts}, ward.hospital.identifier_system
     found: dict[FactKey, list[Resource]] = defaultdict(list)
@@ -95,23 +95,23 @@ def _was_told(there: list[Resource], told: list[Value] | None) -> bool:
     return all(any(agree(value_of(resource), value) for value in told or ()) for resource in there)
 
 
-def _ledger(w: Workplace) -> _Ledger:
-    with w.store.tenant(w.id) as connection:
+def _ledger(run: RunContext) -> _Ledger:
+    with run.store.tenant(run.id) as connection:
         links = connection.execute(
             "SELECT resource_type || '/' || resource_id FROM ledger.link "
             "WHERE tenant = %s AND origin = 'ours' AND state = 'active'",
-            (w.id,),
+            (run.id,),
         ).fetchall()
         kept = connection.execute(
             "SELECT c.candidate_id, c.payload FROM decision.candidate c LEFT JOIN ledger.intent i ON i.tenant = c.tenant "
             "AND i.candidate_id = c.candidate_id WHERE c.tenant = %s AND c.payload IS NOT NULL "
             "AND (c.state IN ('in_review', 'quarantined') OR i.state IN ('in_review', 'quarantined'))",
-            (w.id,),
+            (run.id,),
         ).fetchall()
         found = connection.execute(
             "SELECT count(*) FROM ledger.intent WHERE tenant = %s AND state = 'committed' "
             "AND (outcome = 'reconciled' OR reason LIKE 'found%%')",
-            (w.id,),
+            (run.id,),
         ).fetchone()
-    facts = (fact_of(w.sealer.open_json("decision.candidate.payload", candidate, payload)) for candidate, payload in kept)
+    facts = (fact_of(run.sealer.open_json("decision.candidate.payload", candidate, payload)) for candidate, payload in kept)
     return _Ledger(frozenset(name for (name,) in links), frozenset(facts), int(found[0]) if found else 0)

@@ -17,7 +17,7 @@ from fhir_writeback_dagster.commit.pipeline import commit
 from fhir_writeback_dagster.config.settings import DSN, Settings
 from fhir_writeback_dagster.errors import ServiceError, TargetError
 from fhir_writeback_dagster.ops.logging import configure
-from fhir_writeback_dagster.orchestration.run_context import open_workplace
+from fhir_writeback_dagster.orchestration.run_context import open_run
 from fhir_writeback_dagster.sandbox.drills.clock import Clock
 
 _NOTHING_TO_DO_S = 0.2
@@ -30,8 +30,8 @@ def main(home: Path, tenant: str) -> None:
     now = Clock(home).now
     while True:
         try:
-            with open_workplace(settings, tenant, "drill", now) as w:
-                busy = commit(w).requests > 0
+            with open_run(settings, tenant, "drill", now) as run:
+                busy = commit(run).requests > 0
             time.sleep(0 if busy else _NOTHING_TO_DO_S)
         except (ServiceError, TargetError) as error:
             structlog.get_logger().warning(str(error), code=error.code)

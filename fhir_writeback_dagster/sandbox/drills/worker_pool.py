@@ -13,7 +13,7 @@ from fhir_writeback_dagster.ops.process import Child, Program
 WORKER = [sys.executable, "-m", "fhir_writeback_dagster.sandbox.drills.worker"]
 
 
-class Crew:
+class WorkerPool:
     """The workers of one tenant. ``log`` takes what they say."""
 
     def __init__(self, home: Path, tenant: str, dsn: str, log: Path) -> None:

@@ -11,7 +11,7 @@ import msgspec
 
 from fhir_writeback_dagster import canonicaljson
 
-Interaction = Literal[
+ProxyInteraction = Literal[
     "create",
     "update",
     "patch",
@@ -25,16 +25,16 @@ Interaction = Literal[
     "token",
     "other",
 ]
-INTERACTIONS: tuple[Interaction, ...] = get_args(Interaction)
-WRITES: tuple[Interaction, ...] = ("create", "update", "patch", "bundle")
-READS: tuple[Interaction, ...] = ("read", "history", "search")
+INTERACTIONS: tuple[ProxyInteraction, ...] = get_args(ProxyInteraction)
+WRITES: tuple[ProxyInteraction, ...] = ("create", "update", "patch", "bundle")
+READS: tuple[ProxyInteraction, ...] = ("read", "history", "search")
 
 Resource = dict[str, Any]
 
 _TYPE = r"[A-Z][A-Za-z]+"
 _ONLY_ASKS = re.compile(rb'"method"\s*:\s*"GET"')
 _WRITES_TOO = re.compile(rb'"method"\s*:\s*"(?!GET)')
-_INTERACTIONS: tuple[tuple[str, str, Interaction], ...] = (
+_INTERACTIONS: tuple[tuple[str, str, ProxyInteraction], ...] = (
     ("POST", r"", "bundle"),
     ("POST", rf"{_TYPE}", "create"),
     ("POST", rf"({_TYPE}/)?_search", "search"),
@@ -51,7 +51,7 @@ _INTERACTIONS: tuple[tuple[str, str, Interaction], ...] = (
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class ProxyRequest:
     """``path`` is below the FHIR base, without a slash at its beginning; outside of the base it begins with one.
 
     ``headers`` have lower-case names.
@@ -64,10 +64,10 @@ class Request:
     body: bytes = b""
 
     @property
-    def interaction(self) -> Interaction:
+    def interaction(self) -> ProxyInteraction:
         """What FHIR's REST API calls it; a search's next page is a `search` too, and so is a bundle that only asks."""
         fitting = (i for method, path, i in _INTERACTIONS if method == self.method and re.fullmatch(path, self.path))
-        found: Interaction = next(fitting, "other")
+        found: ProxyInteraction = next(fitting, "other")
         return "search" if found == "bundle" and _ONLY_ASKS.search(self.body) and not _WRITES_TOO.search(self.body) else found
 
     def resource(self) -> Resource | None:
@@ -83,7 +83,7 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ProxyAnswer:
     """``cut``: the connection is reset after so many bytes of the body. ``drip_s``: the body takes that long to come."""
 
     status: int
@@ -110,8 +110,8 @@ class Exchange:
     ``later`` lets something go on after the client was hung up on.
     """
 
-    request: Request
-    forward: Callable[[Request], Coroutine[Any, Any, Answer]]
+    request: ProxyRequest
+    forward: Callable[[ProxyRequest], Coroutine[Any, Any, ProxyAnswer]]
     later: Callable[[Coroutine[Any, Any, object]], None]
 
 

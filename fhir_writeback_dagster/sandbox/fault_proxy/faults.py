@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
-from fhir_writeback_dagster.sandbox.fault_proxy.exchange import Answer, Exchange, Resource, outcome
+from fhir_writeback_dagster.sandbox.fault_proxy.exchange import Exchange, ProxyAnswer, Resource, outcome
 
 FHIR_JSON = "application/fhir+json"
 
 
 class Fault(Protocol):
-    async def meet(self, exchange: Exchange) -> Answer | None:
+    async def meet(self, exchange: Exchange) -> ProxyAnswer | None:
         """The answer that the client gets; None: none."""
 
 
@@ -25,7 +25,7 @@ class Fault(Protocol):
 class DropRequest:
     """The server never sees it."""
 
-    async def meet(self, exchange: Exchange) -> Answer | None:  # noqa: ARG002 - that is the fault
+    async def meet(self, exchange: Exchange) -> ProxyAnswer | None:  # noqa: ARG002 - that is the fault
         return None
 
 
@@ -33,7 +33,7 @@ class DropRequest:
 class DropAnswer:
     """The server acts on it, and nobody hears of it."""
 
-    async def meet(self, exchange: Exchange) -> Answer | None:
+    async def meet(self, exchange: Exchange) -> ProxyAnswer | None:
         await exchange.forward(exchange.request)
         return None
 
@@ -44,7 +44,7 @@ class Delay:
 
     seconds: float
 
-    async def meet(self, exchange: Exchange) -> Answer | None:
+    async def meet(self, exchange: Exchange) -> ProxyAnswer | None:
         await asyncio.sleep(self.seconds)
         return await exchange.forward(exchange.request)
 
@@ -55,7 +55,7 @@ class Late:
 
     seconds: float
 
-    async def meet(self, exchange: Exchange) -> Answer | None:
+    async def meet(self, exchange: Exchange) -> ProxyAnswer | None:
         exchange.later(Delay(self.seconds).meet(exchange))
         return None
 
@@ -64,7 +64,7 @@ class Late:
 class Repeat:
     """It is forwarded twice, as a proxy does that retries what it must not (RFC 9110, 9.2.2); the second answer counts."""
 
-    async def meet(self, exchange: Exchange) -> Answer | None:
+    async def meet(self, exchange: Exchange) -> ProxyAnswer | None:
         await exchange.forward(exchange.request)
         return await exchange.forward(exchange.request)
 
@@ -83,7 +83,7 @@ class Say:
     challenge: str = ""
     after_commit: bool = False
 
-    async def meet(self, exchange: Exchange) -> Answer | None:
+    async def meet(self, exchange: Exchange) -> ProxyAnswer | None:
         if self.after_commit:
             await exchange.forward(exchange.request)
         headers = {"content-type": FHIR_JSON}
@@ -91,7 +91,7 @@ class Say:
             headers["retry-after"] = str(self.retry_after)
         if self.challenge:
             headers["www-authenticate"] = self.challenge
-        return Answer(self.status, headers, outcome(self.code))
+        return ProxyAnswer(self.status, headers, outcome(self.code))
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +102,8 @@ class SayBody:
     body: bytes
     content_type: str = FHIR_JSON
 
-    async def meet(self, exchange: Exchange) -> Answer | None:  # noqa: ARG002 - it goes no further
-        return Answer(self.status, {"content-type": self.content_type}, self.body)
+    async def meet(self, exchange: Exchange) -> ProxyAnswer | None:  # noqa: ARG002 - it goes no further
+        return ProxyAnswer(self.status, {"content-type": self.content_type}, self.body)
 
 
 def expired_token() -> Say:
@@ -115,7 +115,7 @@ def expired_token() -> Say:
 class Malformed:
     """The server acts on it; its answer ends in the middle of the JSON, and its length is right."""
 
-    async def meet(self, exchange: Exchange) -> Answer | None:
+    async def meet(self, exchange: Exchange) -> ProxyAnswer | None:
         answer = await exchange.forward(exchange.request)
         return replace(answer, body=answer.body[: max(1, len(answer.body) // 2)])
 
@@ -126,16 +126,16 @@ class Html:
 
     status: int = 200
 
-    async def meet(self, exchange: Exchange) -> Answer | None:
+    async def meet(self, exchange: Exchange) -> ProxyAnswer | None:
         await exchange.forward(exchange.request)
-        return Answer(self.status, {"content-type": "text/html"}, b"<html><body><h1>Welcome</h1></body></html>")
+        return ProxyAnswer(self.status, {"content-type": "text/html"}, b"<html><body><h1>Welcome</h1></body></html>")
 
 
 @dataclass(frozen=True, slots=True)
 class EmptyBody:
     """The server acts on it; its status and headers come without what was asked for (Oracle Health does so on a 201)."""
 
-    async def meet(self, exchange: Exchange) -> Answer | None:
+    async def meet(self, exchange: Exchange) -> ProxyAnswer | None:
         return replace(await exchange.forward(exchange.request), body=b"")
 
 
@@ -143,7 +143,7 @@ class EmptyBody:
 class WrongLocation:
     """The server acts on it; ``Location`` names another resource."""
 
-    async def meet(self, exchange: Exchange) -> Answer | None:
+    async def meet(self, exchange: Exchange) -> ProxyAnswer | None:
         answer = await exchange.forward(exchange.request)
         if "location" not in answer.headers:
             return answer
@@ -154,7 +154,7 @@ class WrongLocation:
 class CutBody:
     """The server acts on it; the connection is reset in the middle of its answer."""
 
-    async def meet(self, exchange: Exchange) -> Answer | None:
+    async def meet(self, exchange: Exchange) -> ProxyAnswer | None:
         answer = await exchange.forward(exchange.request)
         return replace(answer, cut=len(answer.body) // 2)
 
@@ -165,7 +165,7 @@ class Drip:
 
     seconds: float
 
-    async def meet(self, exchange: Exchange) -> Answer | None:
+    async def meet(self, exchange: Exchange) -> ProxyAnswer | None:
         return replace(await exchange.forward(exchange.request), drip_s=self.seconds)
 
 
@@ -175,7 +175,7 @@ class StaleSearch:
 
     seconds: float
 
-    async def meet(self, exchange: Exchange) -> Answer | None:
+    async def meet(self, exchange: Exchange) -> ProxyAnswer | None:
         answer = await exchange.forward(exchange.request)
         found = answer.resource()
         if found is None or found.get("type") != "searchset" or "entry" not in found:
@@ -197,7 +197,7 @@ class PartialBatch:
     code: str = "throttled"
     lost: bool = False
 
-    async def meet(self, exchange: Exchange) -> Answer | None:
+    async def meet(self, exchange: Exchange) -> ProxyAnswer | None:
         bundle = exchange.request.resource() or {}
         entries: list[Resource] = bundle.get("entry") or []
         if bundle.get("type") != "batch" or len(entries) < 2:
@@ -218,7 +218,7 @@ class PartialBatch:
 class FewerEntries:
     """The server acts on a bundle; its answer lacks the last entry (HAPI FHIR leaves one out that it took for a repetition)."""
 
-    async def meet(self, exchange: Exchange) -> Answer | None:
+    async def meet(self, exchange: Exchange) -> ProxyAnswer | None:
         answer = await exchange.forward(exchange.request)
         bundle = answer.resource()
         if bundle is None or not bundle.get("entry"):

@@ -12,7 +12,7 @@ from email.utils import parsedate_to_datetime
 from urllib.parse import parse_qsl
 
 from fhir_writeback_dagster import canonicaljson
-from fhir_writeback_dagster.sandbox.fault_proxy.exchange import Answer, Interaction, Request, Resource, outcome
+from fhir_writeback_dagster.sandbox.fault_proxy.exchange import ProxyAnswer, ProxyInteraction, ProxyRequest, Resource, outcome
 from fhir_writeback_dagster.sandbox.fault_proxy.faults import FHIR_JSON
 
 _OF_A_BODY = ("content-type", "if-unmodified-since", "if-match", "prefer")
@@ -69,12 +69,12 @@ class Personality:
     no_location: bool = False
     refuses_body_id: bool = False
     refuses_unfiltered: int | None = None
-    lacks: tuple[Interaction, ...] = ()
+    lacks: tuple[ProxyInteraction, ...] = ()
     requests: int | None = None
     window_s: float = 60.0
     retry_after: bool = False
 
-    def refuses(self, request: Request) -> Answer | None:
+    def refuses(self, request: ProxyRequest) -> ProxyAnswer | None:
         """The answer to what this EHR does not take at all; None: it does."""
         kind = request.interaction
         if kind in self.lacks:
@@ -91,23 +91,23 @@ class Personality:
             return self._refusal(self.refuses_unfiltered, "too-costly")
         return None
 
-    def looks_at(self, request: Request) -> Request | None:
+    def looks_at(self, request: ProxyRequest) -> ProxyRequest | None:
         """What it reads first, to know whether the request comes too late; None: nothing."""
         timed = self.heeds_time and request.interaction in ("update", "patch") and "if-unmodified-since" in request.headers
-        return Request("GET", request.path, headers=_less(request.headers, _OF_A_BODY)) if timed else None
+        return ProxyRequest("GET", request.path, headers=_less(request.headers, _OF_A_BODY)) if timed else None
 
-    def too_late(self, request: Request, standing: Answer) -> Answer | None:
+    def too_late(self, request: ProxyRequest, standing: ProxyAnswer) -> ProxyAnswer | None:
         """The refusal of an update of what changed after the time that it names."""
         changed, since = standing.headers.get("last-modified"), request.headers["if-unmodified-since"]
         late = changed is not None and parsedate_to_datetime(changed) > parsedate_to_datetime(since)
         return self._refusal(412, "conflict") if late else None
 
-    def key_of(self, request: Request) -> str | None:
+    def key_of(self, request: ProxyRequest) -> str | None:
         """The key under which a create is done once."""
         header = self.idempotency_header if request.interaction == "create" else None
         return request.headers.get(header.lower()) if header else None
 
-    def hears(self, request: Request) -> Request:
+    def hears(self, request: ProxyRequest) -> ProxyRequest:
         """The request as this EHR takes it."""
         kind = request.interaction
         if self.ignores_if_none_exist:
@@ -121,7 +121,7 @@ class Personality:
             return _changed(request, self._bundle)
         return request
 
-    def says(self, request: Request, answer: Answer) -> Answer:
+    def says(self, request: ProxyRequest, answer: ProxyAnswer) -> ProxyAnswer:
         """The server's answer as this EHR gives it."""
         if self.drops_etags:
             answer = _without_versions(answer)
@@ -136,11 +136,13 @@ class Personality:
             answer = replace(answer, body=b"") if self.empty_created else answer
         return answer
 
-    def _refusal(self, status: int, code: str) -> Answer:
+    def _refusal(self, status: int, code: str) -> ProxyAnswer:
         """An error as this EHR words it."""
         if self.outcomes:
-            return Answer(status, {"content-type": FHIR_JSON}, outcome(code))
-        return Answer(status, {"content-type": "application/json"}, canonicaljson.encode({self.error_field or "error": code}))
+            return ProxyAnswer(status, {"content-type": FHIR_JSON}, outcome(code))
+        return ProxyAnswer(
+            status, {"content-type": "application/json"}, canonicaljson.encode({self.error_field or "error": code})
+        )
 
     def _never_stored(self) -> tuple[str, ...]:
         return (*self.drops_elements, *(("identifier",) if self.strips_identifiers else ()))
@@ -159,19 +161,19 @@ class Personality:
 PLAIN = Personality()
 
 
-def _code_of(answer: Answer) -> str:
+def _code_of(answer: ProxyAnswer) -> str:
     issues = (answer.resource() or {}).get("issue")
     return str(issues[0].get("code", "exception")) if isinstance(issues, list) and issues else "exception"
 
 
-def _names_nobody(request: Request) -> bool:
+def _names_nobody(request: ProxyRequest) -> bool:
     """A search of a patient's types by parameters that ask for whatever there is; the next page of a search is none."""
     form = request.body.decode(errors="replace") if request.method == "POST" else ""
     names = {name for name, value in parse_qsl(f"{request.query}&{form}") if value}
     return request.path.split("/")[0] in _OF_PATIENTS and not any(name not in _NAME_NOBODY for name in names)
 
 
-def _changed(request: Request, change: Callable[[Resource], Resource]) -> Request:
+def _changed(request: ProxyRequest, change: Callable[[Resource], Resource]) -> ProxyRequest:
     said = request.resource()
     return request if said is None else request.saying(change(said))
 
@@ -180,7 +182,7 @@ def _less(resource: Resource, names: tuple[str, ...]) -> Resource:
     return {name: value for name, value in resource.items() if name not in names}
 
 
-def _without_versions(answer: Answer) -> Answer:
+def _without_versions(answer: ProxyAnswer) -> ProxyAnswer:
     """No ``ETag``, and no `versionId` in a resource, nor in those of a Bundle."""
     answer = answer.without("etag")
     found = answer.resource()

@@ -8,12 +8,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from random import Random
 
-from fhir_writeback_dagster.sandbox.fault_proxy.exchange import Interaction, Request
+from fhir_writeback_dagster.sandbox.fault_proxy.exchange import ProxyInteraction, ProxyRequest
 from fhir_writeback_dagster.sandbox.fault_proxy.faults import Fault
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class FaultRule:
     """``fault`` meets requests that fit, under ``name`` in the counts.
 
     :param on: interactions that it meets; none named: all.
@@ -25,13 +25,13 @@ class Rule:
 
     name: str
     fault: Fault
-    on: tuple[Interaction, ...] = ()
+    on: tuple[ProxyInteraction, ...] = ()
     path: str = ""
     probability: float = 1.0
     count: int | None = None
     after: int = 0
 
-    def fits(self, request: Request) -> bool:
+    def fits(self, request: ProxyRequest) -> bool:
         return (not self.on or request.interaction in self.on) and re.match(self.path, request.path) is not None
 
 
@@ -39,12 +39,12 @@ class Rule:
 class _Running:
     """A rule with what has become of it: its own dice, so that rules do not disturb one another."""
 
-    rule: Rule
+    rule: FaultRule
     dice: Random
     seen: int = 0
     met: int = 0
 
-    def meets(self, request: Request) -> bool:
+    def meets(self, request: ProxyRequest) -> bool:
         if not self.rule.fits(request):
             return False
         self.seen += 1
@@ -57,7 +57,7 @@ class _Running:
 class Script:
     """Which fault a request meets: that of the first rule that says so. ``counts`` has how often each did."""
 
-    rules: Iterable[Rule] = ()
+    rules: Iterable[FaultRule] = ()
     seed: int = 0
     counts: Counter[str] = field(default_factory=Counter)
     _running: list[_Running] = field(default_factory=list)
@@ -68,7 +68,7 @@ class Script:
             for number, rule in enumerate(self.rules)
         ]
 
-    def fate(self, request: Request) -> Fault | None:
+    def fate(self, request: ProxyRequest) -> Fault | None:
         """What goes wrong with this request; None: nothing."""
         met = [running for running in self._running if running.meets(request)]
         if not met:

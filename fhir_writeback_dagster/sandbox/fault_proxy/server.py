@@ -24,10 +24,10 @@ from aiohttp import web
 from yarl import URL
 
 from fhir_writeback_dagster.ops.ports import HOST, claim
-from fhir_writeback_dagster.sandbox.fault_proxy.exchange import Answer, Exchange, Request, outcome
+from fhir_writeback_dagster.sandbox.fault_proxy.exchange import Exchange, ProxyAnswer, ProxyRequest, outcome
 from fhir_writeback_dagster.sandbox.fault_proxy.faults import FHIR_JSON
 from fhir_writeback_dagster.sandbox.fault_proxy.personality import PLAIN, Personality
-from fhir_writeback_dagster.sandbox.fault_proxy.script import Rule, Script
+from fhir_writeback_dagster.sandbox.fault_proxy.script import FaultRule, Script
 
 DRIPS = 10
 _BASE = "/fhir"
@@ -51,7 +51,7 @@ class FaultProxy:
         self._script = Script()
         self._personality = PLAIN
         self._window: tuple[float, int] = (0.0, 0)
-        self._done: dict[str, Answer] = {}
+        self._done: dict[str, ProxyAnswer] = {}
         """What creates under an idempotency key were answered."""
         self.last_fault_at = 0.0
         """On `time.monotonic`'s scale; 0: there was none yet."""
@@ -68,7 +68,7 @@ class FaultProxy:
         """Name the FHIR base behind."""
         self._upstream = upstream
 
-    def script(self, rules: Iterable[Rule] = (), seed: int = 0, personality: Personality = PLAIN) -> None:
+    def script(self, rules: Iterable[FaultRule] = (), seed: int = 0, personality: Personality = PLAIN) -> None:
         """From now on this goes wrong. Counts go on; :meth:`forget` begins them anew."""
         self._script = Script(tuple(rules), seed, self._script.counts)
         self._personality = personality
@@ -143,7 +143,7 @@ class FaultProxy:
         below = parts.path == _BASE or parts.path.startswith(f"{_BASE}/")
         path = parts.path.removeprefix(_BASE).lstrip("/") if below else parts.path
         headers = {name.lower(): value for name, value in incoming.headers.items() if name.lower() not in _NOT_PASSED_ON}
-        request = Request(incoming.method, path, parts.query, headers, await incoming.read())
+        request = ProxyRequest(incoming.method, path, parts.query, headers, await incoming.read())
         self.requests[request.interaction] += 1
         try:
             answer = await self._answer(request)
@@ -151,11 +151,11 @@ class FaultProxy:
             answer = None  # the server behind is away: so are we
         return await _deliver(incoming, answer)
 
-    async def _answer(self, request: Request) -> Answer | None:
+    async def _answer(self, request: ProxyRequest) -> ProxyAnswer | None:
         if self._too_many():
             self._count("rate_limit")
             wait = {"retry-after": str(max(1, round(self._personality.window_s)))} if self._personality.retry_after else {}
-            return Answer(429, {"content-type": FHIR_JSON, **wait}, outcome("throttled"))
+            return ProxyAnswer(429, {"content-type": FHIR_JSON, **wait}, outcome("throttled"))
         fault = self._script.fate(request)
         if fault is None:
             return await self._forward(request)
@@ -185,7 +185,7 @@ class FaultProxy:
         if not task.cancelled():
             task.exception()  # nobody waits for it: a server that is away is no news to the loop either
 
-    async def _forward(self, request: Request) -> Answer:
+    async def _forward(self, request: ProxyRequest) -> ProxyAnswer:
         """What the server behind makes of it, with this EHR's personality."""
         who = self._personality
         refused = who.refuses(request)
@@ -201,7 +201,7 @@ class FaultProxy:
             self._done[key] = answer
         return answer
 
-    async def _exchange(self, request: Request) -> Answer:
+    async def _exchange(self, request: ProxyRequest) -> ProxyAnswer:
         assert self._session is not None
         whole = f"{self._upstream}/{request.path}".rstrip("/")
         if request.path.startswith("/"):
@@ -214,14 +214,14 @@ class FaultProxy:
             request.method, url, headers=request.headers, data=body or None, allow_redirects=False
         ) as response:
             headers = {n.lower(): v for n, v in response.headers.items() if n.lower() not in _NOT_PASSED_ON}
-            return self._renamed(Answer(response.status, headers, await response.read()))
+            return self._renamed(ProxyAnswer(response.status, headers, await response.read()))
 
-    def _renamed(self, answer: Answer) -> Answer:
+    def _renamed(self, answer: ProxyAnswer) -> ProxyAnswer:
         """The server's own address becomes the proxy's."""
         headers = {name: value.replace(self._upstream, self.base_url) for name, value in answer.headers.items()}
         textual = any(word in headers.get("content-type", "") for word in _TEXTUAL)
         body = answer.body.replace(self._upstream.encode(), self.base_url.encode()) if textual else answer.body
-        return Answer(answer.status, headers, body)
+        return ProxyAnswer(answer.status, headers, body)
 
 
 def _request(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
@@ -229,7 +229,7 @@ def _request(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) 
     return web.BaseRequest(message, payload, protocol, writer, task, asyncio.get_running_loop(), client_max_size=_LARGEST)
 
 
-async def _deliver(incoming: web.BaseRequest, answer: Answer | None) -> web.StreamResponse:
+async def _deliver(incoming: web.BaseRequest, answer: ProxyAnswer | None) -> web.StreamResponse:
     """Send it as it is to be sent: whole, in drips, cut off, or not at all."""
     if answer is None:
         if incoming.transport is not None:
@@ -244,7 +244,7 @@ async def _deliver(incoming: web.BaseRequest, answer: Answer | None) -> web.Stre
     return response
 
 
-async def _in_pieces(incoming: web.BaseRequest, response: web.StreamResponse, answer: Answer) -> None:
+async def _in_pieces(incoming: web.BaseRequest, response: web.StreamResponse, answer: ProxyAnswer) -> None:
     await response.prepare(incoming)
     if answer.cut is not None:
         await response.write(answer.body[: answer.cut])

@@ -67,7 +67,7 @@ class _BackendServices(httpx.Auth):
         self._token = _answer((yield httpx.Request("POST", endpoint, data=form)))["access_token"]
 
 
-class Chart:
+class EhrClient:
     """One EHR as its administrator sees it. Without a key it sends no token (a server that is open)."""
 
     def __init__(self, base_url: str, *, client_id: str = "", private_jwk: str = "", scope: str = "system/*.cruds") -> None:
@@ -156,6 +156,6 @@ def _answer(response: httpx.Response) -> Resource:
             "sandbox_ehr_refused",
             f"{response.request.method} was answered with {response.status_code}",
             where=str(response.request.url.copy_with(query=None)),
-            mend="see sekmet.log in the demo's folder",
+            fix="see sekmet.log in the demo's folder",
         )
     return canonicaljson.decode(response.content) if response.content else {}

@@ -18,7 +18,7 @@ import httpx
 
 from fhir_writeback_dagster.errors import ServiceError
 from fhir_writeback_dagster.ops.process import Child, Program, died
-from fhir_writeback_dagster.sandbox.servers.ehr_client import Chart
+from fhir_writeback_dagster.sandbox.servers.ehr_client import EhrClient
 
 VERSION = "8.8.0"
 START_SECONDS = 900
@@ -71,14 +71,14 @@ class Hapi:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.base_url = ""
-        self.chart: Chart
+        self.chart: EhrClient
         self._child: Child | None = None
 
     def __enter__(self) -> Self:
         """:raises ServiceError: no Java or Maven here, or the server ends or stays silent for a quarter of an hour."""
         maven = shutil.which("mvn")
         if maven is None or shutil.which("java") is None:
-            raise ServiceError("hapi_missing", "HAPI FHIR needs Java and Maven", mend="install Java 17 and Maven 3.8")
+            raise ServiceError("hapi_missing", "HAPI FHIR needs Java and Maven", fix="install Java 17 and Maven 3.8")
         sources, url = self.folder / "src" / "test" / "java", self.folder / "target" / "url"
         sources.mkdir(parents=True, exist_ok=True)
         (self.folder / "pom.xml").write_text(_POM)
@@ -93,7 +93,7 @@ class Hapi:
         except BaseException:
             self._child.stop()
             raise
-        self.chart = Chart(self.base_url)
+        self.chart = EhrClient(self.base_url)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -116,5 +116,5 @@ class Hapi:
             "hapi_silent",
             f"HAPI FHIR did not answer within {START_SECONDS} s",
             where=self.base_url or str(self.folder),
-            mend=f"read {child.program.log}; is Maven Central reachable?",
+            fix=f"read {child.program.log}; is Maven Central reachable?",
         )

@@ -72,8 +72,8 @@ class NodeServer:
             if child.exit_code is not None:
                 raise died(child)
             if time.monotonic() > deadline:
-                mend = f"read {child.program.log}"
-                raise ServiceError("silent", f"{self._package} did not come up", where=f"{HOST}:{self.port}", mend=mend)
+                fix = f"read {child.program.log}"
+                raise ServiceError("silent", f"{self._package} did not come up", where=f"{HOST}:{self.port}", fix=fix)
             time.sleep(0.05)
 
 
@@ -160,5 +160,5 @@ def _version(node: Path) -> tuple[int, ...]:
 
 def _missing(package: Package, why: str) -> RuntimeMissing:
     return RuntimeMissing(
-        "runtime_missing", f"{package} cannot be had: {why}", mend="install Node 22 and npm, with a registry in reach"
+        "runtime_missing", f"{package} cannot be had: {why}", fix="install Node 22 and npm, with a registry in reach"
     )

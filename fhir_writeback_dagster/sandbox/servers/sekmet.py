@@ -19,7 +19,7 @@ from fhir_writeback_dagster.errors import ServiceError
 from fhir_writeback_dagster.ops.ports import HOST, claim
 from fhir_writeback_dagster.ops.process import Child, Program, died
 from fhir_writeback_dagster.sandbox.keys import make_client_key
-from fhir_writeback_dagster.sandbox.servers.ehr_client import Chart, Resource
+from fhir_writeback_dagster.sandbox.servers.ehr_client import EhrClient, Resource
 
 CLIENT_ID = "fhir-writeback"
 START_SECONDS = 60
@@ -56,7 +56,9 @@ class Sekmet:
         self._admin_key, self._admin_jwks = make_client_key("admin")
         self._child: Child | None = None
         self.chart = (
-            Chart(self.base_url) if client_jwks is None else Chart(self.base_url, client_id=_ADMIN, private_jwk=self._admin_key)
+            EhrClient(self.base_url)
+            if client_jwks is None
+            else EhrClient(self.base_url, client_id=_ADMIN, private_jwk=self._admin_key)
         )
 
     @property
@@ -73,9 +75,7 @@ class Sekmet:
         settings.chmod(0o600)
         program = str(Path(sys.executable).with_name("sekmet"))
         if not Path(program).is_file():
-            raise ServiceError(
-                "sekmet_missing", "sekmet-fhir is not installed", where=program, mend="install the extra `sandbox`"
-            )
+            raise ServiceError("sekmet_missing", "sekmet-fhir is not installed", where=program, fix="install the extra `sandbox`")
         self._child = Child(
             Program(
                 "sekmet",
@@ -107,11 +107,11 @@ class Sekmet:
             self._child = None
 
     def load(self, resources: Iterable[Resource]) -> int:
-        """See :meth:`Chart.load`."""
+        """See :meth:`EhrClient.load`."""
         return self.chart.load(resources)
 
     def search(self, resource_type: str, **params: str | Sequence[str]) -> list[Resource]:
-        """See :meth:`Chart.search`."""
+        """See :meth:`EhrClient.search`."""
         return self.chart.search(resource_type, **params)
 
     def wipe(self) -> None:
@@ -160,5 +160,5 @@ class Sekmet:
             "sekmet_silent",
             f"the sandbox EHR did not answer within {START_SECONDS} s",
             where=f"{HOST}:{self.port}",
-            mend=f"read {child.program.log}",
+            fix=f"read {child.program.log}",
         )

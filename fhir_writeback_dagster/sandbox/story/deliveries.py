@@ -15,7 +15,7 @@ from typing import Any
 
 from fhir_writeback_dagster.sandbox.story.expected import End, Planted, Value
 from fhir_writeback_dagster.sandbox.story.files import File, csv_file, jsonl_file, truncated
-from fhir_writeback_dagster.sandbox.story.hospitals import Hospital, Person
+from fhir_writeback_dagster.sandbox.story.hospitals import Hospital, StoryPatient
 from fhir_writeback_dagster.sandbox.story.rows import RowMaker
 from fhir_writeback_dagster.sandbox.story.vocabulary import (
     ALLERGIES,
@@ -66,7 +66,7 @@ def make_story(hospital: Hospital, seed: int = 20250301) -> Story:
     return Story(hospital, (*first, broken), filed, _exported_again(labs, ward), *_corrected(maker, labs, ward))
 
 
-def _anybody(maker: RowMaker, number: int) -> list[Person]:
+def _anybody(maker: RowMaker, number: int) -> list[StoryPatient]:
     """People without a special part in the story, drawn with replacement."""
     return maker.random.choices([p for p in maker.hospital.people if p.role not in _SPECIAL], k=number)
 
@@ -159,7 +159,7 @@ def _agent(maker: RowMaker, ward: Sequence[Planted]) -> list[Planted]:
     return rows
 
 
-def _retold(maker: RowMaker, person: Person, told: Planted) -> Planted:
+def _retold(maker: RowMaker, person: StoryPatient, told: Planted) -> Planted:
     """The agent's telling of a fact that the flowsheet tells too: equal it is suppressed, other it goes to a person."""
     when = datetime.strptime(told.columns["charted"], "%d/%m/%Y %H:%M").replace(tzinfo=maker.hospital.zone)
     equal = told.plant == "told_twice"
@@ -173,7 +173,7 @@ def _clinic(maker: RowMaker) -> tuple[File, ...]:
     random = maker.random
     people = [p for p in maker.hospital.people if p.role not in _SPECIAL]
 
-    def draw(codes: Iterable[tuple[str, str]], number: int) -> list[tuple[Person, tuple[str, str]]]:
+    def draw(codes: Iterable[tuple[str, str]], number: int) -> list[tuple[StoryPatient, tuple[str, str]]]:
         return random.sample(list(product(people, codes)), number)
 
     drawn = draw(PROBLEMS[:5], 60)

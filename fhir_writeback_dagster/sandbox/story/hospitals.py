@@ -17,7 +17,7 @@ from fhir_writeback_dagster.config.tenants import Mode
 Resource = dict[str, Any]
 
 #: What is special about a person; each has rows that must end as the role says.
-Role = Literal[
+StoryRole = Literal[
     "plain",
     "no_consent",  # the EHR has no Consent: the tenant's `none_found` decides
     "denied",  # an active Consent denies
@@ -29,7 +29,7 @@ Role = Literal[
     "chart_equal",  # the laboratory interface has filed one of the facts already
     "chart_differs",  # it has filed it with another value
 ]
-_COUNTS: dict[Role, int] = {
+_COUNTS: dict[StoryRole, int] = {
     "no_consent": 6,
     "denied": 3,
     "partly_denied": 1,
@@ -63,7 +63,7 @@ _GIVENS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Person:
+class StoryPatient:
     """``mrn`` is the number that the sources know; ``chart_id`` the Patient whose chart their facts belong to."""
 
     number: int
@@ -74,7 +74,7 @@ class Person:
     birth_date: str
     sex: Literal["female", "male"]
     phone: str
-    role: Role
+    role: StoryRole
     open_visit: str | None = None
     closed_visit: str | None = None
 
@@ -88,7 +88,7 @@ class Hospital:
     time_zone: str
     none_found: Literal["permit", "review", "deny"]
     modes: dict[str, Mode]
-    people: tuple[Person, ...]
+    people: tuple[StoryPatient, ...]
 
     @property
     def zone(self) -> ZoneInfo:
@@ -107,7 +107,7 @@ class Hospital:
     def visit_system(self) -> str:
         return f"https://{self.id}.example/visit"
 
-    def having(self, role: Role) -> list[Person]:
+    def having(self, role: StoryRole) -> list[StoryPatient]:
         return [p for p in self.people if p.role == role]
 
     def chart(self) -> list[Resource]:
@@ -144,15 +144,15 @@ def make_world(seed: int = 20250301) -> tuple[Hospital, ...]:
     )
 
 
-def _people(random: Random, prefix: str) -> Iterator[Person]:
-    roles: list[Role] = [role for role, count in _COUNTS.items() for _ in range(count)]
+def _people(random: Random, prefix: str) -> Iterator[StoryPatient]:
+    roles: list[StoryRole] = [role for role, count in _COUNTS.items() for _ in range(count)]
     roles += ["plain"] * (PEOPLE - len(roles))
     random.shuffle(roles)
     names = random.sample([(f, sex, i) for f in _FAMILIES for sex in ("female", "male") for i in range(10)], PEOPLE)
     for number, (role, (family, sex, given)) in enumerate(zip(roles, names, strict=True), start=1):
         plain = role == "plain"
         visits = random.randrange(3) if plain else 2  # open, closed or none
-        yield Person(
+        yield StoryPatient(
             number=number,
             mrn=f"{prefix}{700000 + number * 37}",
             chart_id=f"{prefix.lower()}-{number:03d}",
@@ -167,7 +167,7 @@ def _people(random: Random, prefix: str) -> Iterator[Person]:
         )
 
 
-def _patients(hospital: Hospital, person: Person) -> Iterator[Resource]:
+def _patients(hospital: Hospital, person: StoryPatient) -> Iterator[Resource]:
     patient = _patient(hospital, person, person.chart_id, person.mrn)
     if person.role == "deceased":
         patient["deceasedDateTime"] = "2025-02-27"
@@ -187,7 +187,7 @@ def _patients(hospital: Hospital, person: Person) -> Iterator[Resource]:
     }
 
 
-def _patient(hospital: Hospital, person: Person, chart_id: str, mrn: str) -> Resource:
+def _patient(hospital: Hospital, person: StoryPatient, chart_id: str, mrn: str) -> Resource:
     kind = {"coding": [{"system": "http://terminology.hl7.org/CodeSystem/v2-0203", "code": "MR"}]}
     return {
         "resourceType": "Patient",
@@ -201,7 +201,7 @@ def _patient(hospital: Hospital, person: Person, chart_id: str, mrn: str) -> Res
     }
 
 
-def _encounters(hospital: Hospital, person: Person) -> Iterator[Resource]:
+def _encounters(hospital: Hospital, person: StoryPatient) -> Iterator[Resource]:
     for visit, status, period in (
         (person.open_visit, "in-progress", {"start": "2025-03-01T06:00:00Z"}),
         (person.closed_visit, "finished", {"start": "2025-03-01T06:00:00Z", "end": "2025-03-27T20:00:00Z"}),
@@ -218,7 +218,7 @@ def _encounters(hospital: Hospital, person: Person) -> Iterator[Resource]:
             }
 
 
-def _consents(person: Person) -> Iterator[Resource]:
+def _consents(person: StoryPatient) -> Iterator[Resource]:
     if person.role == "no_consent":
         return
     provision: Resource = {"type": "deny" if person.role == "denied" else "permit"}

@@ -12,7 +12,7 @@ from random import Random
 from typing import Any
 
 from fhir_writeback_dagster.sandbox.story.expected import End, FactKey, Planted, Value, instant
-from fhir_writeback_dagster.sandbox.story.hospitals import Hospital, Person
+from fhir_writeback_dagster.sandbox.story.hospitals import Hospital, StoryPatient
 from fhir_writeback_dagster.sandbox.story.vocabulary import (
     BLOOD_PRESSURE,
     DIASTOLIC,
@@ -28,7 +28,7 @@ _SAYS_NO_NUMBER = Value()
 _AMERICAN, _EUROPEAN = "%m/%d/%Y", "%d/%m/%Y"
 
 
-def end_of(hospital: Hospital, person: Person, resource_type: str) -> End:
+def end_of(hospital: Hospital, person: StoryPatient, resource_type: str) -> End:
     """Where a faultless row of this person must end, by who they are and by the tenant's configuration."""
     if person.role == "late":
         return "created"
@@ -53,7 +53,7 @@ class RowMaker:
     _numbers: Iterator[int] = field(default_factory=lambda: count(1))
     _clocks: dict[str, datetime] = field(default_factory=dict)
 
-    def moment(self, person: Person) -> datetime:
+    def moment(self, person: StoryPatient) -> datetime:
         """The person's next time of an event: by day, in March 2025, in the hospital's zone, never twice the same."""
         last = self._clocks.get(person.mrn, datetime(2025, 3, 2, 20, 0, tzinfo=self.hospital.zone))
         later = last + timedelta(minutes=self.random.randrange(60, 420))
@@ -64,7 +64,7 @@ class RowMaker:
 
     def lab(
         self,
-        person: Person,
+        person: StoryPatient,
         measure: Measure,
         *,
         plant: str = "clean",
@@ -100,7 +100,7 @@ class RowMaker:
 
     def vital(
         self,
-        person: Person,
+        person: StoryPatient,
         measure: Measure,
         *,
         plant: str = "clean",
@@ -114,7 +114,7 @@ class RowMaker:
         columns = self._charted(person, visit, when) | {"item": measure.local, "value": text, "unit": unit}
         return self._observed("ward_flowsheet", columns | said, person, measure, when, number, plant, end)
 
-    def pressure(self, person: Person, *, visit: str | None = None) -> tuple[Planted, Planted]:
+    def pressure(self, person: StoryPatient, *, visit: str | None = None) -> tuple[Planted, Planted]:
         """Systolic and diastolic, two rows that are one Observation and share its end."""
         when = self.moment(person)
         charted = self._charted(person, visit, when)
@@ -136,7 +136,14 @@ class RowMaker:
         return first, second
 
     def agent(
-        self, person: Person, topic: str, *, plant: str = "clean", end: End | None = None, visit: str | None = None, **said: Any
+        self,
+        person: StoryPatient,
+        topic: str,
+        *,
+        plant: str = "clean",
+        end: End | None = None,
+        visit: str | None = None,
+        **said: Any,
     ) -> Planted:
         """A line of the bedside agent: ``topic`` is weight, temperature, problem, note, phone or mood."""
         when = self.moment(person)
@@ -169,7 +176,7 @@ class RowMaker:
 
     def clinic(
         self,
-        person: Person,
+        person: StoryPatient,
         resource_type: str,
         code: tuple[str, str],
         date_column: str,
@@ -187,7 +194,9 @@ class RowMaker:
         fact = FactKey(resource_type, person.chart_id, code[0], when.strftime("%Y-%m-%d"))
         return self._coded("clinic_export", columns, person, fact, plant, end)
 
-    def undeclared(self, person: Person, code: tuple[str, str], day: int, *, american: bool, plant: str = "clean") -> Planted:
+    def undeclared(
+        self, person: StoryPatient, code: tuple[str, str], day: int, *, american: bool, plant: str = "clean"
+    ) -> Planted:
         """A problem with a date in digits that no declared order explains: readable only where the day is over 12."""
         date = datetime(2025, 3, day, tzinfo=UTC)
         noted = date.strftime(_AMERICAN if american else _EUROPEAN)
@@ -196,7 +205,7 @@ class RowMaker:
         assert row.fact is not None
         return replace(row, fact=replace(row.fact, when=date.strftime("%Y-%m-%d")))
 
-    def _charted(self, person: Person, visit: str | None, when: datetime) -> dict[str, Any]:
+    def _charted(self, person: StoryPatient, visit: str | None, when: datetime) -> dict[str, Any]:
         return {
             "entry": f"W{next(self._numbers):06d}",
             "mrn": person.mrn,
@@ -220,7 +229,7 @@ class RowMaker:
         self,
         source: str,
         columns: dict[str, Any],
-        person: Person,
+        person: StoryPatient,
         measure: Measure,
         when: datetime,
         number: Decimal,
@@ -234,7 +243,7 @@ class RowMaker:
         self,
         source: str,
         columns: dict[str, Any],
-        person: Person,
+        person: StoryPatient,
         fact: FactKey,
         plant: str,
         end: End | None,

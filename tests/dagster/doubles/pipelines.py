@@ -10,7 +10,7 @@ from typing import Any
 
 from fhir_writeback_dagster.config.secrets import resolve
 from fhir_writeback_dagster.errors import SecretError
-from fhir_writeback_dagster.orchestration.run_context import Workplace
+from fhir_writeback_dagster.orchestration.run_context import RunContext
 
 LONGEST_S = 400
 
@@ -30,41 +30,41 @@ class Report:
         return {"done": 1}
 
 
-def _work(lane: str, w: Workplace) -> Report:
+def _work(lane: str, run: RunContext) -> Report:
     folder = Path(os.environ["DOUBLES"])
-    _note(folder, lane, w, "enter", ehr_key=_ehr_key(w))
+    _note(folder, lane, run, "enter", ehr_key=_ehr_key(run))
     end = time.monotonic() + LONGEST_S
-    while (folder / f"hold-{lane}-{w.id}").exists() and time.monotonic() < end:
+    while (folder / f"hold-{lane}-{run.id}").exists() and time.monotonic() < end:
         time.sleep(0.05)
-    if (fault := folder / f"fail-{lane}-{w.id}").exists():
+    if (fault := folder / f"fail-{lane}-{run.id}").exists():
         raise ValueError(fault.read_text())
     if lane in _TAKE:
-        with w.store.tenant(w.id) as connection:
-            connection.execute(_TAKE[lane], {"tenant": w.id, "target": w.tenant.ehr.target})
-    _note(folder, lane, w, "leave")
+        with run.store.tenant(run.id) as connection:
+            connection.execute(_TAKE[lane], {"tenant": run.id, "target": run.tenant.ehr.target})
+    _note(folder, lane, run, "leave")
     return Report()
 
 
-def _note(folder: Path, lane: str, w: Workplace, what: str, **more: str) -> None:
-    line = {"at": time.time(), "what": what, "lane": lane, "tenant": w.id, "run": w.run_id, "pid": os.getpid(), **more}
+def _note(folder: Path, lane: str, run: RunContext, what: str, **more: str) -> None:
+    line = {"at": time.time(), "what": what, "lane": lane, "tenant": run.id, "run": run.run_id, "pid": os.getpid(), **more}
     with (folder / "journal").open("a") as journal:
         journal.write(json.dumps(line) + "\n")
 
 
-def _ehr_key(w: Workplace) -> str:
+def _ehr_key(run: RunContext) -> str:
     try:
-        resolve(str(w.tenant.ehr.auth.private_key), w.settings.home)
+        resolve(str(run.tenant.ehr.auth.private_key), run.settings.home)
     except SecretError as error:
         return error.code
     return "resolved"
 
 
 def _lane(lane: str) -> Any:
-    return lambda w, *_: _work(lane, w)
+    return lambda run, *_: _work(lane, run)
 
 
 normalise, decide, refresh, commit = map(_lane, ("ingest", "decide", "mirror", "commit"))
 
 
-def land(_: Workplace) -> Report:
+def land(_: RunContext) -> Report:
     return Report()

@@ -31,7 +31,7 @@ CURVE = (-7, -5, -3, 0, 3, 5, 7, 10, 13, 17, 20, 25, 30)
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class TruthRow:
     """A row of the truth file: who it is in the chart ("": nobody), what its identifiers come to, and who is near."""
 
     truth: str
@@ -41,7 +41,7 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class EvaluationResult:
     """Counts of one pair of thresholds; shares are of rows, recalls of the rows whose patient is in the chart."""
 
     rows: int
@@ -83,8 +83,8 @@ class Point:
     """A point of the curve: with the rules that doubt (`doubt_of`), and by the probability alone."""
 
     bits: int
-    result: Result
-    alone: Result
+    result: EvaluationResult
+    alone: EvaluationResult
 
     @property
     def threshold(self) -> float:
@@ -104,7 +104,9 @@ SERIES: dict[str, Callable[[Point], float | None]] = {
 }
 
 
-def evaluate(patients: Path, truth: Path, thresholds: Thresholds, weights: Weights = WEIGHTS) -> tuple[Result, list[Point]]:
+def evaluate(
+    patients: Path, truth: Path, thresholds: Thresholds, weights: Weights = WEIGHTS
+) -> tuple[EvaluationResult, list[Point]]:
     """The result at ``thresholds``, and the curve over the threshold of automatic matches.
 
     :raises ConfigError: a file is missing, is no CSV, or lacks a column; with file and line.
@@ -118,21 +120,21 @@ def evaluate(patients: Path, truth: Path, thresholds: Thresholds, weights: Weigh
     return measure(chart, rows, thresholds), curve
 
 
-def find(chart: MemoryChart, truth: Sequence[tuple[str, PatientRef]], weights: Weights = WEIGHTS) -> list[Row]:
+def find(chart: MemoryChart, truth: Sequence[tuple[str, PatientRef]], weights: Weights = WEIGHTS) -> list[TruthRow]:
     """All that does not depend on thresholds."""
     before = identify(chart, [ref for _, ref in truth])
     near, _ = search(chart, before, weights)
-    return [Row(known, ref, before[ref], near.get(ref)) for known, ref in truth]
+    return [TruthRow(known, ref, before[ref], near.get(ref)) for known, ref in truth]
 
 
-def match_of(chart: MemoryChart, row: Row, thresholds: Thresholds) -> Match:
+def match_of(chart: MemoryChart, row: TruthRow, thresholds: Thresholds) -> Match:
     """What :func:`matching.match_patients` answers of a tenant with these thresholds."""
     if row.near is None:
         return row.before
     return settle(row.ref, row.before, row.near, chart.people, Rules(thresholds, automatic=True))
 
 
-def measure(chart: MemoryChart, rows: Sequence[Row], thresholds: Thresholds) -> Result:
+def measure(chart: MemoryChart, rows: Sequence[TruthRow], thresholds: Thresholds) -> EvaluationResult:
     auto = auto_right = review = review_holds = 0
     for row in rows:
         match = match_of(chart, row, thresholds)
@@ -142,10 +144,10 @@ def measure(chart: MemoryChart, rows: Sequence[Row], thresholds: Thresholds) -> 
         elif match.outcome == "review":
             review += 1
             review_holds += row.truth in {match.patient_id, *(c["patient_id"] for c in match.evidence.get("candidates", ()))}
-    return Result(len(rows), sum(1 for row in rows if row.truth), auto, auto_right, review, review_holds)
+    return EvaluationResult(len(rows), sum(1 for row in rows if row.truth), auto, auto_right, review, review_holds)
 
 
-def _alone(rows: Sequence[Row], thresholds: Thresholds) -> Result:
+def _alone(rows: Sequence[TruthRow], thresholds: Thresholds) -> EvaluationResult:
     """What the probability would match without the rules that doubt, of rows that no identifier brings to anybody."""
     auto = auto_right = 0
     for row in rows:
@@ -156,7 +158,7 @@ def _alone(rows: Sequence[Row], thresholds: Thresholds) -> Result:
         if found is not None:
             auto += 1
             auto_right += found == row.truth
-    return Result(len(rows), sum(1 for row in rows if row.truth), auto, auto_right, 0, 0)
+    return EvaluationResult(len(rows), sum(1 for row in rows if row.truth), auto, auto_right, 0, 0)
 
 
 def _share(part: int, whole: int) -> float | None:
@@ -196,12 +198,10 @@ def _write(path: Path, text: str) -> None:
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise ConfigError(
-            "not_writable", type(error).__name__, where=str(path), mend="name a file in a folder of yours"
-        ) from None
+        raise ConfigError("not_writable", type(error).__name__, where=str(path), fix="name a file in a folder of yours") from None
 
 
-def _table(result: Result, curve: Sequence[Point]) -> str:
+def _table(result: EvaluationResult, curve: Sequence[Point]) -> str:
     head = f"{'bits':>4} {'probability':>13} {'auto':>7} {'precision':>9} {'recall':>7} {'with review':>11} {'in review':>9}"
     lines = [
         f"{result.rows} rows, {result.known} of them in the chart",

@@ -18,7 +18,7 @@ from typing import Any
 import click
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from fhir_writeback_dagster.decide.matching.comparison import DIFFERS, SAME, Person, person_of
+from fhir_writeback_dagster.decide.matching.comparison import DIFFERS, SAME, ComparedPerson, person_of
 from fhir_writeback_dagster.decide.matching.scoring import WEIGHTS, Model, Weights
 from fhir_writeback_dagster.decide.matching.tuning.tables import read_chart, read_truth
 from fhir_writeback_dagster.errors import ConfigError
@@ -37,7 +37,7 @@ class _File(BaseModel):
     weights: dict[str, dict[str, tuple[float, float]]]
 
 
-def learn(chart: Mapping[str, Person], rows: Sequence[tuple[str, Person]], seed: int = 1) -> Weights:
+def learn(chart: Mapping[str, ComparedPerson], rows: Sequence[tuple[str, ComparedPerson]], seed: int = 1) -> Weights:
     """Field → level → (m, u); the same rows always teach the same.
 
     :param rows: whose each is ("": nobody's) and what it says.
@@ -77,7 +77,7 @@ def load_weights(path: Path) -> Weights:
         return _load(path, path.stat().st_mtime_ns)
     except OSError as error:
         reason = error.strerror or type(error).__name__
-        raise ConfigError("file_unreadable", reason, where=str(path), mend="write it with `match learn --out`") from None
+        raise ConfigError("file_unreadable", reason, where=str(path), fix="write it with `match learn --out`") from None
 
 
 @lru_cache(maxsize=16)
@@ -85,18 +85,18 @@ def _load(path: Path, _changed: int) -> Weights:
     try:
         weights = _File.model_validate_json(path.read_bytes()).weights
     except ValidationError:
-        raise ConfigError("bad_weights", "not a file of `match learn`", where=str(path), mend="write it anew") from None
+        raise ConfigError("bad_weights", "not a file of `match learn`", where=str(path), fix="write it anew") from None
     if {field: set(levels) for field, levels in weights.items()} != {field: set(levels) for field, levels in WEIGHTS.items()}:
-        raise ConfigError("bad_weights", "not the fields and levels of this version", where=str(path), mend="learn them anew")
+        raise ConfigError("bad_weights", "not the fields and levels of this version", where=str(path), fix="learn them anew")
     for field, levels in weights.items():
         if not all(0 < share <= 1 for pair in levels.values() for share in pair):
-            raise ConfigError("bad_weights", f"{field}: not a probability", where=str(path), mend="learn them anew")
+            raise ConfigError("bad_weights", f"{field}: not a probability", where=str(path), fix="learn them anew")
         if _bits(levels[SAME]) <= _bits(levels[DIFFERS]):
             raise ConfigError(
                 "bad_weights",
                 f"{field}: what is equal weighs less than what differs",
                 where=str(path),
-                mend="the rows that taught it are mixed up: see that `patient_id` is right",
+                fix="the rows that taught it are mixed up: see that `patient_id` is right",
             )
     return weights
 
@@ -118,13 +118,13 @@ def learn_command(*, patients: Path, truth: Path, out: Path) -> None:
     rows = [(known, person_of(demographics.of_row(ref))) for known, ref in read_truth(truth, chart)]
     known = sum(1 for patient, _ in rows if patient)
     if not known:
-        raise ConfigError("bad_table", "no row says whose it is", where=str(truth), mend="fill `patient_id`")
+        raise ConfigError("bad_table", "no row says whose it is", where=str(truth), fix="fill `patient_id`")
     weights = learn(chart, rows)
     document: dict[str, Any] = {"learnt_from": {"patients": len(chart), "rows": known}, "weights": weights}
     try:
         out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
-        raise ConfigError("not_writable", type(error).__name__, where=str(out), mend="name a file in a folder of yours") from None
+        raise ConfigError("not_writable", type(error).__name__, where=str(out), fix="name a file in a folder of yours") from None
     click.echo(f"{known} rows of {len(chart)} patients; bits of what is equal and of what differs:")
     for field, levels in weights.items():
         click.echo(f"  {field:<12} {_bits(levels[SAME]):>6.1f} {_bits(levels[DIFFERS]):>6.1f}")

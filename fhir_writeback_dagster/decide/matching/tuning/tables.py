@@ -70,7 +70,7 @@ def read_chart(path: Path) -> dict[str, dict[str, Any]]:
     for line, columns in _read(path, "id"):
         if not columns["id"] or columns["id"] in chart:
             what = "stands twice" if columns["id"] else "is empty"
-            raise ConfigError("bad_table", f"the id {what}", where=f"{path}:{line}", mend="one row a patient, each with an id")
+            raise ConfigError("bad_table", f"the id {what}", where=f"{path}:{line}", fix="one row a patient, each with an id")
         chart[columns["id"]] = resource_of(columns["id"], columns)
     return chart
 
@@ -87,7 +87,7 @@ def read_truth(path: Path, chart: Collection[str]) -> Iterator[tuple[str, Patien
                 "bad_table",
                 "`patient_id` names nobody of the chart",
                 where=f"{path}:{line}",
-                mend="leave it empty where the patient is not in the chart",
+                fix="leave it empty where the patient is not in the chart",
             )
         yield known, ref_of(columns)
 
@@ -139,24 +139,22 @@ def _read(path: Path, key: str) -> Iterator[tuple[int, Mapping[str, str]]]:
                     "bad_table",
                     f"expected the columns {key} and some of {', '.join(COLUMNS)}",
                     where=f"{path}:1",
-                    mend="name the columns in the first line",
+                    fix="name the columns in the first line",
                 )
             if len(set(names)) < len(names):
-                raise ConfigError("bad_table", "a column stands twice", where=f"{path}:1", mend="keep one of them")
+                raise ConfigError("bad_table", "a column stands twice", where=f"{path}:1", fix="keep one of them")
             for columns in reader:
                 if None in columns or None in columns.values():
                     raise ConfigError(
                         "bad_table",
                         f"expected {len(names)} fields",
                         where=f"{path}:{reader.line_num}",
-                        mend='quote fields that hold a comma: "…"',
+                        fix='quote fields that hold a comma: "…"',
                     )
                 yield reader.line_num, {name: (value or "").strip() for name, value in columns.items()}
     except FileNotFoundError:
-        raise ConfigError("file_missing", "there is no such file", where=str(path), mend="create it or fix the name") from None
+        raise ConfigError("file_missing", "there is no such file", where=str(path), fix="create it or fix the name") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError("file_unreadable", type(error).__name__, where=str(path), mend="make it readable UTF-8") from None
+        raise ConfigError("file_unreadable", type(error).__name__, where=str(path), fix="make it readable UTF-8") from None
     except csv.Error:
-        raise ConfigError(
-            "bad_table", "not CSV", where=f"{path}:{reader.line_num}", mend="mend the quotes of this line"
-        ) from None
+        raise ConfigError("bad_table", "not CSV", where=f"{path}:{reader.line_num}", fix="fix the quotes of this line") from None
