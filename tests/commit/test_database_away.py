@@ -15,7 +15,7 @@ import pytest
 from commit.faults import FaultyLine, First
 from commit.world import World, heart_rate, patient
 from psycopg import Connection
-from support import AsyncDatabase
+from support import Database
 
 from fhir_writeback_dagster.commit.ledger.async_database import AsyncDatabase as PatientDatabase
 from fhir_writeback_dagster.commit.pipeline import commit
@@ -69,9 +69,9 @@ def outage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outage]:
 
 
 @pytest.fixture
-def database(outage: Outage) -> AsyncDatabase:
+def database(outage: Outage) -> Database:
     """In place of the session's: every fixture of this module works on a server of its own."""
-    return AsyncDatabase(outage.postgres, provision(outage.postgres.superuser, outage.postgres.port, outage._state))
+    return Database(outage.postgres, provision(outage.postgres.superuser, outage.postgres.port, outage._state))
 
 
 @pytest.mark.parametrize("nth", [1, 7])
@@ -94,7 +94,7 @@ def test_a_run_outlasts_a_database_that_is_away(
 
 
 def test_a_run_goes_on_by_itself_when_the_database_was_away_for_longer_than_its_leases(
-    make_world: Callable[..., World], line: FaultyLine, outage: Outage, database: AsyncDatabase
+    make_world: Callable[..., World], line: FaultyLine, outage: Outage, database: Database
 ) -> None:
     outage.away_s = LONG_AWAY_S
     world = make_world(ehr={"base_url": line.base_url, "concurrency": 4, "timeout": "2s"})
@@ -114,7 +114,7 @@ def test_a_run_goes_on_by_itself_when_the_database_was_away_for_longer_than_its_
 
 
 def test_a_run_takes_its_lane_again_when_the_database_is_back(
-    make_world: Callable[..., World], line: FaultyLine, outage: Outage, database: AsyncDatabase
+    make_world: Callable[..., World], line: FaultyLine, outage: Outage, database: Database
 ) -> None:
     world = make_world(ehr={"base_url": line.base_url, "concurrency": 4, "timeout": "5s"})
     world.load(patient("a", "a"))
@@ -128,7 +128,7 @@ def test_a_run_takes_its_lane_again_when_the_database_is_back(
 
 
 def test_a_run_whose_lane_another_one_took_meanwhile_ends(
-    make_world: Callable[..., World], outage: Outage, database: AsyncDatabase
+    make_world: Callable[..., World], outage: Outage, database: Database
 ) -> None:
     world = make_world()
     did: list[str] = []

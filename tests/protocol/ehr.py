@@ -53,7 +53,7 @@ class Phase(IntEnum):
     IN_HAND = 1
 
 
-class RequestKind(NamedTuple):
+class Request(NamedTuple):
     """``base`` is the version that an update expects (`If-Match`); 0 for a create."""
 
     revision: int
@@ -81,11 +81,11 @@ class Answer(NamedTuple):
 
 
 Resources = tuple[Resource, ...]
-Served = tuple[Resources, RequestKind | None, Answer | None]
+Served = tuple[Resources, Request | None, Answer | None]
 """The resources after it, the request while the server has it in hand, the answer once there is one."""
 
 
-def serve(tier: Tier, resources: Resources, request: RequestKind, *, race: bool) -> Iterator[Served]:
+def serve(tier: Tier, resources: Resources, request: Request, *, race: bool) -> Iterator[Served]:
     """What the server may do next with ``request``; ``race``: another create of the key is in hand.
 
     :raises Violation: it does what must never be done.
@@ -102,7 +102,7 @@ def serve(tier: Tier, resources: Resources, request: RequestKind, *, race: bool)
         yield _arrive(tier, resources, request, race=race)
 
 
-def _arrive(tier: Tier, resources: Resources, request: RequestKind, *, race: bool) -> Served:
+def _arrive(tier: Tier, resources: Resources, request: Request, *, race: bool) -> Served:
     if tier.create == "plain":
         return _create(resources, request)
     there = [r for r in resources if _knows(tier, r, request)]
@@ -115,21 +115,21 @@ def _arrive(tier: Tier, resources: Resources, request: RequestKind, *, race: boo
     return resources, request._replace(phase=Phase.IN_HAND), None
 
 
-def _knows(tier: Tier, resource: Resource, request: RequestKind) -> bool:
+def _knows(tier: Tier, resource: Resource, request: Request) -> bool:
     """Does the server see that ``request`` would make a second one of ``resource``?"""
     if tier.create == "revision_key":
         return bool(resource.had & 1 << request.revision)
     return resource.indexed or tier.create != "racy_if_none_exist"
 
 
-def _create(resources: Resources, request: RequestKind) -> Served:
+def _create(resources: Resources, request: Request) -> Served:
     if resources:
         raise Violation("one_resource", f"r{request.revision} is created beside the resource that is there")
     new = Resource(request.revision, 1, 1 << request.revision, indexed=False)
     return (new,), None, Answer(201, *new[:3])
 
 
-def _update(tier: Tier, resources: Resources, request: RequestKind) -> Served:
+def _update(tier: Tier, resources: Resources, request: Request) -> Served:
     now = resources[0]
     if tier.if_match and request.base != now.version:
         return resources, None, Answer(412, *now[:3])
@@ -147,7 +147,7 @@ def edited(resources: Resources) -> Resources:
     return (now._replace(says=PERSON, version=now.version + 1),)
 
 
-def inert(tier: Tier, resources: Resources, request: RequestKind) -> bool:
+def inert(tier: Tier, resources: Resources, request: Request) -> bool:
     """Nobody waits for ``request`` and it can change nothing any more: versions only rise, resources stay."""
     if request.update:
         return tier.if_match and request.base != resources[0].version
