@@ -11,7 +11,7 @@ from fhir_writeback_dagster.errors import ExtractRefused
 from fhir_writeback_dagster.ingest.contracts.sources import load_source
 from fhir_writeback_dagster.ingest.normalise.columns import Maker
 from fhir_writeback_dagster.ingest.normalise.records import Normalised, normalise
-from fhir_writeback_dagster.ingest.readers import read
+from fhir_writeback_dagster.ingest.readers.read import read
 from fhir_writeback_dagster.sandbox.story.deliveries import Story, make_story
 from fhir_writeback_dagster.sandbox.story.files import File
 from fhir_writeback_dagster.sandbox.story.hospitals import make_world

@@ -16,7 +16,7 @@ from fhir_writeback_dagster.decide.ruling.labels import MAX_CODINGS, codings_in,
 from fhir_writeback_dagster.errors import CandidateProblem, ConfigError
 from fhir_writeback_dagster.rules.consent.codes import ACT_CODE
 
-LABELS = Path(__file__).resolve().parents[2] / "mappings" / "labels"
+LABELS = Path(__file__).resolve().parents[3] / "mappings" / "labels"
 SNOMED, LOINC, ICD = "http://snomed.info/sct", "http://loinc.org", "http://hl7.org/fhir/sid/icd-10-cm"
 ALCOHOLISM, HIV_TEST = (SNOMED, "7200002"), (LOINC, "7918-6")
 NOW = datetime(2026, 3, 2, 12, tzinfo=UTC)

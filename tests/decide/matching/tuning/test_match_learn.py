@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from decide.test_match_evaluate import corrupted, made_up, write
+from decide.matching.tuning.test_match_evaluate import corrupted, made_up, write
 
 from fhir_writeback_dagster.cli import main
 from fhir_writeback_dagster.decide.matching.scoring import WEIGHTS

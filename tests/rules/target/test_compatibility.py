@@ -7,7 +7,7 @@ from pathlib import Path
 from fhir_writeback_dagster.rules.target.compatibility import page
 from fhir_writeback_dagster.rules.target.matrix import load_vendor, vendors
 
-PAGE = Path(__file__).parents[2] / "docs" / "compatibility.md"
+PAGE = Path(__file__).parents[3] / "docs" / "compatibility.md"
 
 
 def test_the_page_is_current() -> None:

@@ -6,7 +6,7 @@ import random
 from typing import Any
 
 from conftest import MakeTenant, OpenLayer
-from decide.test_match_evaluate import Columns, corrupted, made_up
+from decide.matching.tuning.test_match_evaluate import Columns, corrupted, made_up
 
 from fhir_writeback_dagster.commit.mirror.store import write_page
 from fhir_writeback_dagster.decide.matching.model import Match

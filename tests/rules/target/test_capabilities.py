@@ -141,7 +141,7 @@ def test_a_bundle_kind_that_the_statement_does_not_list_is_not_used() -> None:
 
 
 def test_the_example_of_the_docs_is_a_good_file(tmp_path: Path) -> None:
-    page = (Path(__file__).parents[2] / "docs" / "adding-an-ehr.md").read_text()
+    page = (Path(__file__).parents[3] / "docs" / "adding-an-ehr.md").read_text()
     (tmp_path / "riverside.yaml").write_text(page.split("```yaml\n")[1].split("```")[0])
     riverside = Target(load_vendor("riverside", tmp_path))
     assert riverside.create_precondition("Observation") == "search"

@@ -18,7 +18,7 @@ from fhir_writeback_dagster.errors import ConfigError
 from fhir_writeback_dagster.rules.consent.codes import ACT_CODE
 from fhir_writeback_dagster.rules.policy.cedar import PolicyDecision, PolicyRequest, load_policies
 
-POLICIES = Path(__file__).resolve().parents[2] / "policies"
+POLICIES = Path(__file__).resolve().parents[3] / "policies"
 EXAMPLES = sorted(p.relative_to(POLICIES).with_suffix("").as_posix() for p in (POLICIES / "examples").glob("*.cedar"))
 ASK = PolicyRequest(
     tenant="mercy",

@@ -19,7 +19,7 @@ from fhir_writeback_dagster.decide.mapping.versions import Refs, load_mapping
 from fhir_writeback_dagster.decide.validation.validate import validate
 from fhir_writeback_dagster.rules.fhir.content import same_content
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 MAPPINGS = ROOT / "mappings" / "fhir"
 GOLDEN = ROOT / "tests" / "golden"
 CASES = sorted(GOLDEN.glob("*/*.json"))
