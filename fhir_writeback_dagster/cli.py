@@ -267,14 +267,19 @@ def status(*, as_json: bool) -> int:
 
 
 @main.command()
+@click.option("--before-code", is_flag=True, help="Only what the former version survives, which may go on running.")
 @command
-def migrate() -> int:
+def migrate(*, before_code: bool) -> int:
     """Bring the database and Dagster's storage to this version. `up` and `run` do it too where they may."""
     from fhir_writeback_dagster.ops.dagsterhome import prepare_dagster
-    from fhir_writeback_dagster.ops.database import open_database, register
+    from fhir_writeback_dagster.ops.database import migrate_before_code, open_database, register
     from fhir_writeback_dagster.ops.folder import StateFolder
 
     config = project()
+    if before_code:
+        migrate_before_code(config)
+        progress("the database is ready for this version; migrate again when the former one has ended")
+        return 0
     state = StateFolder(config.home)
     with open_database(config, state, progress) as database:
         tenants = [tenant.tenant for tenant in config.tenants()[0]]
