@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import httpx
 
-from fhir_writeback_dagster.ops.ports import HOST, answers
+from fhir_writeback_dagster.ops.sockets import answers
 
 _TIMEOUT_S = 5.0
 
 
-def code_location(port: int) -> bool:
+def code_location(socket: Path) -> bool:
     """A ``dagster api grpc`` server is serving: it has loaded its definitions, or holds the error of loading them."""
-    if not answers(port):
+    if not answers(socket):
         return False
     import grpc
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 
     # A pool of its own: the shared one remembers refusals of earlier probes and waits up to two minutes before it tries again.
-    with grpc.insecure_channel(f"{HOST}:{port}", options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
+    with grpc.insecure_channel(f"unix:{socket}", options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
         try:
             answer = health_pb2_grpc.HealthStub(channel).Check(
                 health_pb2.HealthCheckRequest(service="DagsterApi"), timeout=_TIMEOUT_S

@@ -61,7 +61,7 @@ def running(config: Configuration, progress: Progress, *, dagster: bool = True, 
         ):
             for warning in services.warnings:
                 progress(f"warning: {warning}")
-            mine.publish(ports=dict(services.ports))
+            mine.publish(web_url=services.web_url)
             yield Running(state, database, services, progress)
     finally:
         mine.release()
