@@ -209,7 +209,7 @@ def up() -> int:
     from fhir_writeback_dagster.ops.running import running
 
     with running(project(), progress) as everything:
-        progress(f"Dagster: {everything.web_url}")
+        progress(f"Dagster: {everything.link()} (works once; `fhir-writeback status` prints another)")
         progress(f"logs: {everything.state.path / 'logs'}")
         progress("up; Ctrl-C ends it")
         try:
@@ -254,15 +254,19 @@ def status(*, as_json: bool) -> int:
     from fhir_writeback_dagster.ops.database import open_database
     from fhir_writeback_dagster.ops.folder import StateFolder
     from fhir_writeback_dagster.ops.report import read_report, table
+    from fhir_writeback_dagster.ops.running import link_of_running
 
     config = project()
-    with open_database(config, StateFolder(config.home), progress) as database:
+    state = StateFolder(config.home)
+    with open_database(config, state, progress) as database:
         reports = read_report(database.dsns.of("status"))
     ok = all(report.adds_up for report in reports.values())
     if as_json:
         click.echo(json.dumps({"ok": ok, "tenants": {name: report.to_json() for name, report in reports.items()}}))
     else:
         click.echo(table(reports))
+        if link := link_of_running(state):
+            click.echo(f"\nDagster: {link} (works once)")
     return 0 if ok else FAILED
 
 

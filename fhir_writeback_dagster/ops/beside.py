@@ -27,7 +27,7 @@ def beside(config: Configuration, progress: Progress) -> Iterator[dict[str, str]
     """The environment for the command: the user's own without a secret of ours, and where Dagster finds everything."""
     state = StateFolder(config.home)
     published = lock.read(state.path / LOCK)
-    if published and "web_url" in published:
+    if published and published.get("up"):
         with open_database(config, state, progress) as database:
             yield _with_users(dagster_environment(state, database.dsns))
         return

@@ -81,7 +81,7 @@ def main(layer: Layer, socket: str) -> None:
 
 
 def _of_ours() -> Callable[..., Any]:
-    """Dagster's own reading of the arguments of a call, which refuses those that bring an instance that is not the one in ``DAGSTER_HOME``.
+    """Dagster's own reading of the arguments of a call, which refuses those that bring another instance than ``DAGSTER_HOME``'s.
 
     :raises ConfigError: from what it returns.
     """

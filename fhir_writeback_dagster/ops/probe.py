@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import httpx
@@ -29,9 +30,9 @@ def code_location(socket: Path) -> bool:
     return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
 
-def webserver(url: str) -> bool:
-    """Dagster's webserver answers."""
+def webserver(url: str, headers: Mapping[str, str]) -> bool:
+    """Dagster's webserver answers whom it knows."""
     try:
-        return httpx.get(f"{url}/server_info", timeout=_TIMEOUT_S, trust_env=False).status_code == httpx.codes.OK
+        return httpx.get(f"{url}/server_info", headers=headers, timeout=_TIMEOUT_S, trust_env=False).status_code == httpx.codes.OK
     except httpx.HTTPError:
         return False

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from fhir_writeback_dagster.errors import ServiceError
-from fhir_writeback_dagster.ops import probe
+from fhir_writeback_dagster.ops import probe, web, webtoken
 from fhir_writeback_dagster.ops.configuration import LOCATIONS, Configuration
 from fhir_writeback_dagster.ops.dagsterhome import dagster_home, prepare_dagster
 from fhir_writeback_dagster.ops.database import Progress, register
@@ -146,10 +146,11 @@ class Services:
         return Service(self._program("Dagster's daemon", arguments, self._dagster()), lambda: True)
 
     def _webserver(self) -> Service:
-        arguments = ["-m", "dagster_webserver", "-h", HOST, "-p", str(self._port), "-w", str(self.folder / "workspace.yaml")]
-        arguments += ["--dagster-log-level", "warning", "--uvicorn-log-level", "warning"]
-        program = self._program("Dagster's webserver", arguments, self._dagster())
-        return Service(program, lambda: probe.webserver(self.web_url))
+        secret = webtoken.make_secret(self.state)
+        arguments = ["-m", "fhir_writeback_dagster.ops.web", str(self._port), str(secret), str(self.folder / "workspace.yaml")]
+        own = {name: value for name in (web.HOSTS, web.TOKEN) if (value := self.config.environment.get(name))}
+        program = self._program("Dagster's webserver", arguments, self._dagster() | own)
+        return Service(program, lambda: probe.webserver(self.web_url, webtoken.headers(self.state)))
 
     def _dagster(self) -> dict[str, str]:
         return dagster_environment(self.state, self.dsns)

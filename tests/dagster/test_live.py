@@ -74,7 +74,9 @@ class World:
 
     def graphql(self, query: str, **variables: Any) -> Any:
         body = json.dumps({"query": query, "variables": variables}).encode()
-        request = urllib.request.Request(self.up.web_url + "/graphql", body, {"Content-Type": "application/json"})
+        request = urllib.request.Request(
+            self.up.web_url + "/graphql", body, {"Content-Type": "application/json"} | self.up.web_headers()
+        )
         with urllib.request.urlopen(request, timeout=30) as answer:
             said = json.load(answer)
         assert "errors" not in said, said
