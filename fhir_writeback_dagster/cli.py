@@ -212,7 +212,7 @@ def up() -> int:
     from fhir_writeback_dagster.ops.running import running
 
     with running(project(), progress) as everything:
-        progress(f"Dagster: {everything.web_url}")
+        progress(f"Dagster: {everything.link()} (works once; `fhir-writeback status` prints another)")
         progress(f"logs: {everything.state.path / 'logs'}")
         progress("up; Ctrl-C ends it")
         try:
@@ -257,27 +257,36 @@ def status(*, as_json: bool) -> int:
     from fhir_writeback_dagster.ops.database import open_database
     from fhir_writeback_dagster.ops.folder import StateFolder
     from fhir_writeback_dagster.ops.report import read_report, table
+    from fhir_writeback_dagster.ops.running import link_of_running
 
     config = project()
-    with open_database(config, StateFolder(config.home), progress) as database:
+    state = StateFolder(config.home)
+    with open_database(config, state, progress) as database:
         reports = read_report(database.dsns.of("status"))
     ok = all(report.adds_up for report in reports.values())
     if as_json:
         click.echo(json.dumps({"ok": ok, "tenants": {name: report.to_json() for name, report in reports.items()}}))
     else:
         click.echo(table(reports))
+        if link := link_of_running(state):
+            click.echo(f"\nDagster: {link} (works once)")
     return 0 if ok else FAILED
 
 
 @main.command()
+@click.option("--before-code", is_flag=True, help="Only what the former version survives, which may go on running.")
 @command
-def migrate() -> int:
+def migrate(*, before_code: bool) -> int:
     """Bring the database and Dagster's storage to this version. `up` and `run` do it too where they may."""
     from fhir_writeback_dagster.ops.dagsterhome import prepare_dagster
-    from fhir_writeback_dagster.ops.database import open_database, register
+    from fhir_writeback_dagster.ops.database import migrate_before_code, open_database, register
     from fhir_writeback_dagster.ops.folder import StateFolder
 
     config = project()
+    if before_code:
+        migrate_before_code(config)
+        progress("the database is ready for this version; migrate again when the former one has ended")
+        return 0
     state = StateFolder(config.home)
     with open_database(config, state, progress) as database:
         tenants = [tenant.tenant for tenant in config.tenants()[0]]

@@ -3,7 +3,7 @@
 =========================================  ===============================================================================
 ``FHIR_WRITEBACK_DSN_<LAYER>``             logins of the ledger's database: INGEST, DECIDE, COMMIT, AUDIT, STATUS, MIGRATOR
 ``FHIR_WRITEBACK_DSN_DAGSTER``             the login of Dagster's own database
-``FHIR_WRITEBACK_PORT_<SERVICE>``          POSTGRES (embedded), INGEST, DECIDE, COMMIT, AUDIT, WEB; 0 takes a free one
+``FHIR_WRITEBACK_PORT_<SERVICE>``          POSTGRES (embedded), WEB; 0 takes a free one
 ``FHIR_WRITEBACK_<LAYER>__<NAME>``         the variable NAME of that layer's processes only
 =========================================  ===============================================================================
 """
@@ -23,7 +23,7 @@ from fhir_writeback_dagster.errors import ConfigError
 from fhir_writeback_dagster.ops.provision import Dsns
 
 LOCATIONS: tuple[Layer, ...] = ("ingest", "decide", "commit", "audit")
-PORTS: Mapping[str, int] = {"postgres": 5480, "ingest": 4271, "decide": 4272, "commit": 4273, "audit": 4274, "web": 3000}
+PORTS: Mapping[str, int] = {"postgres": 5480, "web": 3000}
 ANY_PORT: Mapping[str, int] = dict.fromkeys(PORTS, 0)
 
 _LOGINS = (*LAYERS, "dagster")

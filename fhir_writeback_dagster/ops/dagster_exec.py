@@ -27,9 +27,9 @@ def exec_environment(config: Configuration, progress: Progress) -> Iterator[dict
     """The environment for the command: the user's own without a secret of ours, and where Dagster finds everything."""
     state = StateFolder(config.home)
     published = lock.read(state.path / LOCK)
-    if published and "ports" in published:
+    if published and published.get("up"):
         with open_database(config, state, progress) as database:
-            yield _with_users(dagster_environment(state, database.dsns, published["ports"]))
+            yield _with_users(dagster_environment(state, database.dsns))
         return
     with running(config, progress, dagster=False) as everything:
         yield _with_users(everything.services.environment())

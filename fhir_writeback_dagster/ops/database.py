@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from fhir_writeback_dagster.errors import ServiceError
+from fhir_writeback_dagster.errors import ConfigError, ServiceError
 from fhir_writeback_dagster.ops import lock
 from fhir_writeback_dagster.ops.configuration import Configuration
 from fhir_writeback_dagster.ops.folder import StateFolder
@@ -54,6 +54,22 @@ def open_database(
         dsns = provision(postgres.superuser, postgres.port, state)
         postgres.publish()
         yield InstallationDatabase(dsns, postgres)
+
+
+def migrate_before_code(config: Configuration) -> None:
+    """Apply what the version that runs now survives, so that this one can be started beside it.
+
+    :raises ConfigError: the database is the embedded one, which only one version uses at a time.
+    :raises ServiceError: no login of the migrator is configured, or see `migrate`.
+    """
+    configured = config.dsns
+    if configured is None:
+        raise ConfigError(
+            "embedded_database",
+            "the embedded database has one user, which migrates it when it starts",
+            fix="end the former version and start this one",
+        )
+    migrate(configured.of("migrator"), before_code=True)
 
 
 def attach(state: StateFolder) -> Dsns | None:

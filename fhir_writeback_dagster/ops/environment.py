@@ -30,8 +30,8 @@ from fhir_writeback_dagster.config.tenants import Tenant
 from fhir_writeback_dagster.errors import SecretError
 from fhir_writeback_dagster.ops.configuration import LOCATIONS, Configuration
 from fhir_writeback_dagster.ops.folder import StateFolder
-from fhir_writeback_dagster.ops.ports import HOST
 from fhir_writeback_dagster.ops.provision import Dsns
+from fhir_writeback_dagster.ops.sockets import socket_of
 
 # Nothing here is a secret; a proxy or a cloud profile is not on it, because it changes where a layer can reach.
 _HARMLESS = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "HOME", "USER", "LOGNAME", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR")
@@ -79,10 +79,9 @@ def storage_environment(state: StateFolder, dsns: Dsns) -> dict[str, str]:
     return harmless | _FIXED | {"DAGSTER_HOME": str(state.path / "dagster"), "FHIR_WRITEBACK_DSN_DAGSTER": dsns.of("dagster")}
 
 
-def dagster_environment(state: StateFolder, dsns: Dsns, ports: Mapping[str, int]) -> dict[str, str]:
+def dagster_environment(state: StateFolder, dsns: Dsns) -> dict[str, str]:
     """For the webserver, the daemon and Dagster's command line: no layer's login, no secret of a tenant."""
-    places = {f"FHIR_WRITEBACK_HOST_{name.upper()}": HOST for name in LOCATIONS}
-    places |= {f"FHIR_WRITEBACK_PORT_{name.upper()}": str(ports[name]) for name in LOCATIONS}
+    places = {f"FHIR_WRITEBACK_SOCKET_{layer.upper()}": str(socket_of(state.home, layer)) for layer in LOCATIONS}
     return storage_environment(state, dsns) | places
 
 

@@ -22,7 +22,7 @@ from dagster._serdes import ConfigurableClassData
 from sqlalchemy import Engine, event
 from sqlalchemy.exc import DisconnectionError
 
-_PLACES = [f"FHIR_WRITEBACK_{what}_{layer}" for layer in ("INGEST", "DECIDE", "COMMIT", "AUDIT") for what in ("HOST", "PORT")]
+_PLACES = [f"FHIR_WRITEBACK_SOCKET_{layer}" for layer in ("INGEST", "DECIDE", "COMMIT", "AUDIT")]
 VARIABLES = ("FHIR_WRITEBACK_DSN_DAGSTER", *_PLACES)
 
 _STATEMENT_MS, _RECYCLE_S, _MOST_CONNECTIONS = 120_000, 3600, 20

@@ -71,6 +71,8 @@ def _error(result: dg.ExecuteInProcessResult) -> str:
 
 def main(arguments: Sequence[str]) -> int:
     """The command; returns the exit code."""
+    from fhir_writeback_dagster.ops import privacy  # noqa: F401 - importing it is what it is for
+
     try:
         lane, tenant = _lane_and_tenant(arguments)
         with stoppable(), _instance() as instance:

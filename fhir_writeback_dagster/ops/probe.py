@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+
 import httpx
 
-from fhir_writeback_dagster.ops.ports import HOST, answers
+from fhir_writeback_dagster.ops.sockets import answers
 
 _TIMEOUT_S = 5.0
 
 
-def code_location(port: int) -> bool:
+def code_location(socket: Path) -> bool:
     """A ``dagster api grpc`` server is serving: it has loaded its definitions, or holds the error of loading them."""
-    if not answers(port):
+    if not answers(socket):
         return False
     import grpc
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 
     # A pool of its own: the shared one remembers refusals of earlier probes and waits up to two minutes before it tries again.
-    with grpc.insecure_channel(f"{HOST}:{port}", options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
+    with grpc.insecure_channel(f"unix:{socket}", options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
         try:
             answer = health_pb2_grpc.HealthStub(channel).Check(
                 health_pb2.HealthCheckRequest(service="DagsterApi"), timeout=_TIMEOUT_S
@@ -27,9 +30,9 @@ def code_location(port: int) -> bool:
     return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
 
-def webserver(url: str) -> bool:
-    """Dagster's webserver answers."""
+def webserver(url: str, headers: Mapping[str, str]) -> bool:
+    """Dagster's webserver answers whom it knows."""
     try:
-        return httpx.get(f"{url}/server_info", timeout=_TIMEOUT_S, trust_env=False).status_code == httpx.codes.OK
+        return httpx.get(f"{url}/server_info", headers=headers, timeout=_TIMEOUT_S, trust_env=False).status_code == httpx.codes.OK
     except httpx.HTTPError:
         return False

@@ -22,7 +22,8 @@ MIGRATOR = "fw_migrator"
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Dsns:
-    """A DSN for each login: the layers' (``ingest`` … ``status``), ``migrator`` and ``dagster``. Never printed."""
+    """A DSN for each login: the layers' (``ingest`` … ``status``), ``dagster``, and ``migrator`` where one is configured. Never
+    printed."""
 
     by_name: dict[str, str]
 
@@ -40,6 +41,8 @@ class Dsns:
 def provision(superuser: str, port: int, state: StateFolder) -> Dsns:
     """Make what is missing and migrate; idempotent. ``superuser`` is a DSN that takes a database's name at its end.
 
+    The migrator has its rights, and can log in, only while this migrates: nothing that runs afterwards needs it.
+
     :raises ServiceError: the server refuses, or a migration fails.
     """
     names = [MIGRATOR, DAGSTER, *(login(layer) for layer in LAYERS)]
@@ -51,6 +54,9 @@ def provision(superuser: str, port: int, state: StateFolder) -> Dsns:
             _database(server, DATABASE, MIGRATOR)
             _database(server, DAGSTER, DAGSTER)
             migrate(_dsn(port, MIGRATOR, passwords[MIGRATOR], DATABASE))
+            server.execute(
+                sql.SQL("ALTER ROLE {} NOLOGIN NOCREATEROLE NOBYPASSRLS PASSWORD NULL").format(sql.Identifier(MIGRATOR))
+            )
             for layer in LAYERS:
                 _role(server, login(layer), "LOGIN", passwords[login(layer)])
                 server.execute(
@@ -67,10 +73,8 @@ def provision(superuser: str, port: int, state: StateFolder) -> Dsns:
 
 def known_dsns(port: int, state: StateFolder) -> Dsns:
     """The logins of a server that :func:`provision` was done on."""
-    names = [MIGRATOR, DAGSTER, *(login(layer) for layer in LAYERS)]
-    passwords = state.passwords(*names)
+    passwords = state.passwords(DAGSTER, *(login(layer) for layer in LAYERS))
     dsns: dict[str, str] = {layer: _dsn(port, login(layer), passwords[login(layer)], DATABASE) for layer in LAYERS}
-    dsns["migrator"] = _dsn(port, MIGRATOR, passwords[MIGRATOR], DATABASE)
     dsns["dagster"] = _dsn(port, DAGSTER, passwords[DAGSTER], DAGSTER)
     return Dsns(dsns)
 

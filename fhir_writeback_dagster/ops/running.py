@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from fhir_writeback_dagster.ops import lock, webtoken
 from fhir_writeback_dagster.ops.configuration import Configuration
 from fhir_writeback_dagster.ops.database import InstallationDatabase, Progress, open_database
 from fhir_writeback_dagster.ops.folder import StateFolder
@@ -34,6 +35,14 @@ class Running:
         """Where Dagster's page is."""
         return self.services.web_url
 
+    def link(self) -> str:
+        """A new link that opens Dagster's page, once."""
+        return webtoken.link(self.state, self.web_url)
+
+    def web_headers(self) -> dict[str, str]:
+        """What a tool sends with each request to Dagster's page."""
+        return webtoken.headers(self.state)
+
     def tend(self) -> None:
         """Start again what died, and tell of it. Call it about every second, from the thread that started them.
 
@@ -42,6 +51,12 @@ class Running:
         if self.database.postgres and (reason := self.database.postgres.revive()):
             self.progress(f"{reason}; it was started again")
         self.services.tend()
+
+
+def link_of_running(state: StateFolder) -> str | None:
+    """A new link to the page of the `up` or demo that runs on this project now; None where none does."""
+    url = (lock.read(state.path / LOCK) or {}).get("web_url")
+    return webtoken.link(state, str(url)) if url else None
 
 
 @contextmanager
@@ -61,7 +76,7 @@ def running(config: Configuration, progress: Progress, *, dagster: bool = True, 
         ):
             for warning in services.warnings:
                 progress(f"warning: {warning}")
-            mine.publish(ports=dict(services.ports))
+            mine.publish(up=True, **({"web_url": services.web_url} if dagster else {}))
             yield Running(state, database, services, progress)
     finally:
         mine.release()

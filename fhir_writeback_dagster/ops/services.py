@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from fhir_writeback_dagster.config.settings import Layer
 from fhir_writeback_dagster.errors import ServiceError
-from fhir_writeback_dagster.ops import probe
+from fhir_writeback_dagster.ops import probe, web, webtoken
 from fhir_writeback_dagster.ops.configuration import LOCATIONS, Configuration
 from fhir_writeback_dagster.ops.dagsterhome import dagster_home, prepare_dagster
 from fhir_writeback_dagster.ops.database import Progress, register
@@ -24,6 +24,7 @@ from fhir_writeback_dagster.ops.ports import HOST, claim
 from fhir_writeback_dagster.ops.process import Child, Program, died
 from fhir_writeback_dagster.ops.provision import Dsns
 from fhir_writeback_dagster.ops.signals import undisturbed
+from fhir_writeback_dagster.ops.sockets import claim_socket, forget_sockets, socket_of
 
 START_S = 120
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
@@ -45,19 +46,15 @@ class Service:
 class Services:
     """All that runs beside the database; use :func:`serving`.
 
-    ``web_url`` is the address of Dagster's page, ``ports`` where each listens, ``warnings`` what is wrong with tenants' files
+    ``web_url`` is the address of Dagster's page, ``warnings`` what is wrong with tenants' files
     and secrets: these tenants stand still and the others go on.
     """
 
     def __init__(self, config: Configuration, state: StateFolder, dsns: Dsns, progress: Progress) -> None:
         """:raises ServiceError: a port is taken, or a file of Dagster is missing."""
         self.config, self.state, self.dsns, self._progress = config, state, dsns, progress
-        self.ports: Mapping[str, int] = {
-            name: claim(name if name == "web" else f"the {name} location", port, f"FHIR_WRITEBACK_PORT_{name.upper()}")
-            for name, port in config.ports.items()
-            if name != "postgres"
-        }
-        self.web_url = f"http://{HOST}:{self.ports['web']}"
+        self._port = claim("Dagster's page", config.ports["web"], "FHIR_WRITEBACK_PORT_WEB")
+        self.web_url = f"http://{HOST}:{self._port}"
         self.folder = dagster_home(config, state)
         self.tenants, bad = config.tenants()
         self.warnings: list[str] = [str(error) for error in bad]
@@ -76,6 +73,8 @@ class Services:
         register(self.dsns, [tenant.tenant for tenant in self.tenants])
         self._progress("preparing Dagster's storage")
         prepare_dagster(self.config, self.state, self.dsns, [tenant.tenant for tenant in self.tenants])
+        for layer in LOCATIONS:
+            claim_socket(self.config.home, layer)
         self._progress(f"starting the code locations {', '.join(LOCATIONS)}")
         self._start_all([self._location(layer) for layer in LOCATIONS])
         if dagster:
@@ -106,6 +105,7 @@ class Services:
             for child in children:
                 child.stop()
             self._services.clear()
+            forget_sockets(self.config.home)
 
     def environment(self) -> dict[str, str]:
         """For a command of Dagster's beside these services (`exec`): no layer's login and no tenant's secret."""
@@ -137,23 +137,23 @@ class Services:
     def _location(self, layer: Layer) -> Service:
         environment, missing = layer_environment(self.config, self.state, self.dsns, layer, self.tenants)
         self.warnings += [text for error in missing if (text := str(error)) not in self.warnings]
-        port = self.ports[layer]
-        arguments = ["-m", "fhir_writeback_dagster.ops.codeserver", layer, str(port)]
-        return Service(self._program(f"the {layer} location", arguments, environment), lambda: probe.code_location(port))
+        socket = socket_of(self.config.home, layer)
+        arguments = ["-m", "fhir_writeback_dagster.ops.codeserver", layer, str(socket)]
+        return Service(self._program(f"the {layer} location", arguments, environment), lambda: probe.code_location(socket))
 
     def _daemon(self) -> Service:
         arguments = ["-m", "dagster._daemon", "run", "-w", str(self.folder / "workspace.yaml"), "--log-level", "warning"]
         return Service(self._program("Dagster's daemon", arguments, self._dagster()), lambda: True)
 
     def _webserver(self) -> Service:
-        port = self.ports["web"]
-        arguments = ["-m", "dagster_webserver", "-h", HOST, "-p", str(port), "-w", str(self.folder / "workspace.yaml")]
-        arguments += ["--dagster-log-level", "warning", "--uvicorn-log-level", "warning"]
-        program = self._program("Dagster's webserver", arguments, self._dagster())
-        return Service(program, lambda: probe.webserver(self.web_url))
+        secret = webtoken.make_secret(self.state)
+        arguments = ["-m", "fhir_writeback_dagster.ops.web", str(self._port), str(secret), str(self.folder / "workspace.yaml")]
+        own = {name: value for name in (web.HOSTS, web.TOKEN) if (value := self.config.environment.get(name))}
+        program = self._program("Dagster's webserver", arguments, self._dagster() | own)
+        return Service(program, lambda: probe.webserver(self.web_url, webtoken.headers(self.state)))
 
     def _dagster(self) -> dict[str, str]:
-        return dagster_environment(self.state, self.dsns, self.ports)
+        return dagster_environment(self.state, self.dsns)
 
     def _program(self, name: str, arguments: list[str], environment: Mapping[str, str]) -> Program:
         # The working folder has no `.env`: Dagster's commands read one there, and the user's holds every layer's login.

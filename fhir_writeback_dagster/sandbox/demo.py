@@ -65,9 +65,9 @@ def run_demo(
         progress(table(stage.reports()))
         for line in wrong:
             progress(f"WRONG {line}")
-        progress(f"Dagster UI: {stage.running.web_url}")
         report(result)
         if keep:
+            progress(f"Dagster: {stage.running.link()} (works once)")
             progress("staying up; Ctrl-C ends it")
             with suppress(Stopped):
                 while True:

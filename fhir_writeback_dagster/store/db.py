@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Self
@@ -15,6 +14,7 @@ from fhir_writeback_dagster import canonicaljson
 from fhir_writeback_dagster.config.settings import Layer
 from fhir_writeback_dagster.config.tenants import TENANT_ID
 from fhir_writeback_dagster.errors import LaneHeld, ServiceError
+from fhir_writeback_dagster.store import advisory_locks
 
 Row = tuple[Any, ...]
 
@@ -85,20 +85,14 @@ def set_tenant(connection: Connection[Any], layer: Layer, tenant: str) -> None:
     connection.execute(sql.SQL("SET LOCAL ROLE {}").format(sql.Identifier(f"fw_{layer}__{tenant}")))
 
 
-def _lane_number(lane_name: str, tenant: str) -> int:
-    return int.from_bytes(hashlib.sha256(f"lane|{lane_name}|{tenant}".encode()).digest()[:8], "big", signed=True)
-
-
 def lane_holder(connection: Connection[Any], lane_name: str, tenant: str) -> str | None:
     """The run id that holds the (lane, tenant), as any login may see it; None: nobody does."""
-    row = connection.execute(
-        "SELECT a.application_name FROM pg_locks l JOIN pg_stat_activity a USING (pid) "
-        "WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 "
-        "AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) "
-        "AND (l.classid::bigint << 32 | l.objid::bigint) = %s",
-        (_lane_number(lane_name, tenant),),
-    ).fetchone()
-    return str(row[0]).rsplit(" ", 1)[-1] if row else None
+    application = advisory_locks.holder(connection, _lane_number(lane_name, tenant))
+    return application.rsplit(" ", 1)[-1] if application else None
+
+
+def _lane_number(lane_name: str, tenant: str) -> int:
+    return advisory_locks.number_of("lane", lane_name, tenant)
 
 
 class HeldLane:
@@ -124,14 +118,14 @@ class HeldLane:
     def release(self) -> None:
         """Let go, before the connection closes: the server may take a moment to see that, and the next run comes at once."""
         with suppress(psycopg.Error):
-            self._connection.execute("SELECT pg_advisory_unlock(%s)", (self._number,))
+            advisory_locks.unlock_session(self._connection, self._number)
         self._connection.close()
 
     def _take(self) -> Connection[TupleRow]:
         # The name stays under Postgres' 63 bytes, or the run id at its end would be cut: so no tenant in it.
         connection = connect(self._dsn, application=f"fw {self._name} {self._holder}"[:63])
         try:
-            if connection.execute("SELECT pg_try_advisory_lock(%s)", (self._number,)).fetchone() == (True,):
+            if advisory_locks.try_lock_session(connection, self._number):
                 return connection
             other = lane_holder(connection, self._name, self._tenant) or "another session"
         except psycopg.OperationalError as error:

@@ -74,7 +74,9 @@ class World:
 
     def graphql(self, query: str, **variables: Any) -> Any:
         body = json.dumps({"query": query, "variables": variables}).encode()
-        request = urllib.request.Request(self.up.web_url + "/graphql", body, {"Content-Type": "application/json"})
+        request = urllib.request.Request(
+            self.up.web_url + "/graphql", body, {"Content-Type": "application/json"} | self.up.web_headers()
+        )
         with urllib.request.urlopen(request, timeout=30) as answer:
             said = json.load(answer)
         assert "errors" not in said, said
@@ -198,7 +200,7 @@ def test_only_a_run_of_commit_sees_an_ehr_credential_and_each_run_only_its_own_l
     world.queue("canonical.outbox", "record_id", "mercy")
     world.queue("decision.outbox", "candidate_id", "mercy")
     launch_from_the_ui(world, "commit", "ehr_mirror", "mercy")
-    dsns = {layer: world.up.dsns.of(layer) for layer in (*LAYERS, "migrator")}
+    dsns = {layer: world.up.dsns.of(layer) for layer in LAYERS}
     for lane, layer in (("ingest", "ingest"), ("decide", "decide"), ("commit", "commit"), ("mirror", "commit")):
         entry = world.entered(lane, "mercy")
         environment = Path(f"/proc/{entry['pid']}/environ").read_text()

@@ -11,10 +11,11 @@ from support import write_tenant
 from fhir_writeback_dagster.config.settings import LAYERS, Layer
 from fhir_writeback_dagster.config.tenants import Tenant
 from fhir_writeback_dagster.errors import ConfigError
-from fhir_writeback_dagster.ops.configuration import ANY_PORT, LOCATIONS, PORTS, load_configuration
+from fhir_writeback_dagster.ops.configuration import ANY_PORT, LOCATIONS, load_configuration
 from fhir_writeback_dagster.ops.environment import dagster_environment, layer_environment, needs, write_layer_file
 from fhir_writeback_dagster.ops.folder import StateFolder
 from fhir_writeback_dagster.ops.provision import Dsns
+from fhir_writeback_dagster.ops.sockets import socket_of
 
 DSNS = Dsns({name: f"postgresql://{name}@db/x" for name in (*LAYERS, "dagster", "migrator")})
 ALL = {f"FHIR_WRITEBACK_DSN_{name.upper()}": f"postgresql://{name}@db/x" for name in (*LAYERS, "dagster")}
@@ -57,11 +58,11 @@ def test_a_layer_has_its_own_login_and_no_other(home: Path, tenant: Tenant, laye
 
 
 def test_dagsters_own_processes_hold_no_layers_login_and_no_secret(home: Path, tenant: Tenant) -> None:
-    built = dagster_environment(StateFolder(home), DSNS, PORTS)
+    built = dagster_environment(StateFolder(home), DSNS)
     text = json.dumps(built)
     assert not [name for name in (*LAYERS, "migrator") if f"//{name}@" in text]
     assert not SECRETS.keys() & built.keys()
-    assert built["FHIR_WRITEBACK_PORT_COMMIT"] == str(PORTS["commit"])
+    assert built["FHIR_WRITEBACK_SOCKET_COMMIT"] == str(socket_of(home, "commit"))
 
 
 def test_the_users_environment_is_not_inherited(home: Path, tenant: Tenant, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,9 +95,9 @@ def test_a_secret_that_nobody_gave_is_named_with_the_tenant_and_the_mend(home: P
 
 
 def test_the_environment_wins_over_dotenv(home: Path) -> None:
-    (home / ".env").write_text("FHIR_WRITEBACK_PORT_WEB=4001\nFHIR_WRITEBACK_PORT_INGEST=4002\n")
+    (home / ".env").write_text("FHIR_WRITEBACK_PORT_WEB=4001\nFHIR_WRITEBACK_PORT_POSTGRES=4002\n")
     config = load_configuration(home, {"FHIR_WRITEBACK_PORT_WEB": "5001"})
-    assert (config.ports["web"], config.ports["ingest"], config.ports["audit"]) == (5001, 4002, PORTS["audit"])
+    assert (config.ports["web"], config.ports["postgres"]) == (5001, 4002)
 
 
 def test_with_no_login_configured_the_database_is_embedded_and_with_some_the_missing_are_named(home: Path) -> None:

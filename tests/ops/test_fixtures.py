@@ -7,12 +7,19 @@ import pytest
 from support import Database
 
 
-@pytest.mark.parametrize("name", ["ingest", "decide", "commit", "audit", "status", "migrator", "dagster"])
+@pytest.mark.parametrize("name", ["ingest", "decide", "commit", "audit", "status", "dagster"])
 def test_every_login_of_the_database_works(database: Database, name: str) -> None:
     with psycopg.connect(database.dsn(name)) as connection:
         row = connection.execute("SELECT session_user").fetchone()
-    expected = {"migrator": "fw_migrator", "dagster": "dagster"}.get(name, f"fw_{name}_login")
-    assert row == (expected,)
+    assert row == ("dagster" if name == "dagster" else f"fw_{name}_login",)
+
+
+def test_the_migrator_has_no_rights_left_while_the_project_runs(database: Database) -> None:
+    with psycopg.connect(database.superuser) as connection:
+        row = connection.execute(
+            "SELECT rolcanlogin, rolcreaterole, rolbypassrls, rolsuper FROM pg_roles WHERE rolname = 'fw_migrator'"
+        ).fetchone()
+    assert row == (False, False, False, False)
 
 
 def test_a_layer_login_does_not_reach_dagsters_database(database: Database) -> None:

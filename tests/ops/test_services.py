@@ -25,6 +25,7 @@ from fhir_writeback_dagster.ops.ports import HOST, answers
 from fhir_writeback_dagster.ops.postgres import forget
 from fhir_writeback_dagster.ops.process import lives
 from fhir_writeback_dagster.ops.running import Running, running
+from fhir_writeback_dagster.ops.sockets import socket_of
 
 KEY = base64.b64encode(bytes(32)).decode()
 SECRETS = {"MERCY_SEALING": KEY, "MERCY_IDENTITY": KEY, "MERCY_EHR": '{"kty": "EC"}'}
@@ -72,26 +73,26 @@ def test_no_process_holds_a_secret_that_is_not_its_layers(everything: Running) -
     assert logins == {f"the {layer} location": {f"fw_{layer}_login", "dagster"} for layer in LOCATIONS}
 
 
-def test_a_location_that_is_killed_is_told_of_and_comes_again_on_its_port(everything: Running, told: list[str]) -> None:
-    port = everything.services.ports["audit"]
+def test_a_location_that_is_killed_is_told_of_and_comes_again_on_its_socket(everything: Running, told: list[str]) -> None:
+    place = socket_of(everything.state.home, "audit")
     first = everything.services.pids["the audit location"]
     os.kill(first, signal.SIGKILL)
 
     def back() -> bool:
         everything.tend()
-        return everything.services.pids.get("the audit location", first) != first and probe.code_location(port)
+        return everything.services.pids.get("the audit location", first) != first and probe.code_location(place)
 
     eventually(back, "it answers again", timeout_s=120)
     assert [line for line in told if "the audit location ended with code -9" in line and "started again in 1 s" in line]
 
 
-def test_a_taken_port_is_refused_by_the_locations_name_before_anything_starts(tmp_path: Path) -> None:
+def test_a_taken_port_is_refused_by_name_before_anything_starts(tmp_path: Path) -> None:
     home = _home(tmp_path)
     with socket.create_server((HOST, 0)) as taken:
         port = taken.getsockname()[1]
-        config = load_configuration(home, SECRETS, {**ANY_PORT, "decide": port})
+        config = load_configuration(home, SECRETS, {**ANY_PORT, "web": port})
         with (
-            pytest.raises(ServiceError, match=f"port {port} for the decide location is in use.*FHIR_WRITEBACK_PORT_DECIDE"),
+            pytest.raises(ServiceError, match=f"port {port} for Dagster's page is in use.*FHIR_WRITEBACK_PORT_WEB"),
             running(config, lambda _: None, durable=False),
         ):
             pass
@@ -138,7 +139,7 @@ def test_however_up_ends_no_process_and_no_listener_is_left(tmp_path: Path, how:
         pid = int(process.stdout.readline()) if how == "sigterm_in_background" else process.pid
         eventually(lambda: _is_up(heard), "it is up", timeout_s=300)
         family, ports = _family(pid)
-        assert len(ports) == 6  # PostgreSQL, four locations, the webserver
+        assert len(ports) == 2  # PostgreSQL and the webserver: code locations have no port
         number = {"ctrl_c": signal.SIGINT, "sigterm_in_background": signal.SIGTERM, "kill_9": signal.SIGKILL}[how]
         for _ in range(2):  # `make` and `timeout` both pass a signal on
             with suppress(ProcessLookupError):

@@ -79,7 +79,7 @@ def test_a_layer_cannot_write_what_is_not_its_own(database: Any, two: tuple[str,
 
 
 def test_every_table_of_tenants_has_forced_row_level_security_and_keys_that_begin_with_the_tenant(database: Any) -> None:
-    with connect(database.dsn("migrator")) as connection:
+    with connect(database.superuser) as connection:
         tables = [row[0] for row in connection.execute(TENANT_TABLES)]
         open_tables = connection.execute(
             f"SELECT oid::regclass::text FROM pg_class WHERE oid::regclass::text IN (SELECT * FROM ({TENANT_TABLES}) t) "

@@ -33,7 +33,7 @@ def sealer(store: Store, key: bytes = KEY, at: datetime = datetime(2031, 3, 9, t
 
 @pytest.fixture(autouse=True)
 def _fresh_keys(database: Any, store: Store) -> None:
-    with connect(database.dsn("migrator")) as connection:
+    with connect(database.superuser) as connection:
         connection.execute("DELETE FROM ops.data_key WHERE tenant = 'sealed'")
 
 
@@ -66,7 +66,7 @@ def test_a_month_is_shredded_by_destroying_its_key(store: Store, database: Any) 
     march = sealer(store).seal("t", "r", b"march")
     april_sealer = sealer(store, at=datetime(2031, 4, 1, tzinfo=UTC))
     april = april_sealer.seal("t", "r", b"april")
-    with connect(database.dsn("migrator")) as connection:
+    with connect(database.superuser) as connection:
         connection.execute("DELETE FROM ops.data_key WHERE tenant = 'sealed' AND month = '2031-03-01'")
     later = sealer(store, at=datetime(2031, 4, 2, tzinfo=UTC))
     assert later.open("t", "r", april) == b"april"
