@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any
 from urllib.parse import urlencode, urljoin
 
 from fhir_writeback_dagster.commit.auth.client_auth import check_method
@@ -21,13 +20,12 @@ from fhir_writeback_dagster.commit.protocol.error_classes import ErrorClass, Rec
 from fhir_writeback_dagster.errors import TargetError
 from fhir_writeback_dagster.orchestration.run_context import RunContext
 from fhir_writeback_dagster.orchestration.target import read_target
+from fhir_writeback_dagster.rules.fhir.resource import Resource
 from fhir_writeback_dagster.rules.target.matrix import load_vendor
 
 FHIR_JSON = "application/fhir+json"
 PAGE = 500
 MAX_PAGES = 10_000
-
-Resource = dict[str, Any]
 
 
 class Unreadable(TargetError):

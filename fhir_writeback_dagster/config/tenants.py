@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Annotated, Literal
 from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from fhir_writeback_dagster.config.secrets import SecretRef
+from fhir_writeback_dagster.config.strict_model import StrictModel
 from fhir_writeback_dagster.config.yaml_file import load_yaml
 from fhir_writeback_dagster.errors import ConfigError
 
@@ -40,11 +41,7 @@ Duration = Annotated[timedelta, BeforeValidator(_duration)]
 TimeZone = Annotated[str, AfterValidator(_zone)]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class AuthSettings(_Strict):
+class AuthSettings(StrictModel):
     """Who we are to the EHR: SMART Backend Services (HL7 SMART App Launch 2.2, client-confidential-asymmetric), a client secret,
     our TLS certificate (RFC 8705), or none for a sandbox. See docs/adding-an-ehr.md.
     """
@@ -64,7 +61,7 @@ class AuthSettings(_Strict):
         return tuple(one for one in (self.private_key, self.client_secret, self.certificate) if one)
 
 
-class Blackout(_Strict):
+class Blackout(StrictModel):
     """A time of the week, in the tenant's zone, in which the target is left alone; ``to`` before ``from`` ends the next day."""
 
     days: tuple[Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"], ...] = (
@@ -74,7 +71,7 @@ class Blackout(_Strict):
     end: str = Field(alias="to", pattern=r"^([01]\d|2[0-3]):[0-5]\d$")
 
 
-class LimitSettings(_Strict):
+class LimitSettings(StrictModel):
     """How hard the target may be driven, over all runs of this tenant; None: no limit. What is left out of the requests a second
     and a minute is as the vendor's matrix says (`rules.tempo`). See docs/engine.md.
     """
@@ -89,7 +86,7 @@ class LimitSettings(_Strict):
     times_usual: float | None = Field(None, gt=1, description="the same, in times of the average day of the last two weeks")
 
 
-class EhrSettings(_Strict):
+class EhrSettings(StrictModel):
     target: str = Field("ehr", pattern=r"^[a-z][a-z0-9_-]{0,30}$", description="name of this EHR within the tenant")
     vendor: str = Field("generic", description="one of docs/compatibility.md")
     vendor_settings: dict[str, str] = Field(default_factory=dict, description="what its adapter asks for; docs/adding-an-ehr.md")
@@ -117,14 +114,14 @@ class EhrSettings(_Strict):
     limits: LimitSettings = LimitSettings()
 
 
-class KeySettings(_Strict):
+class KeySettings(StrictModel):
     """Both are 32 bytes in base64; ``identity`` lists its generations, the newest first, and none is ever dropped."""
 
     sealing: SecretRef
     identity: tuple[SecretRef, ...] = Field(min_length=1)
 
 
-class SourceUse(_Strict):
+class SourceUse(StrictModel):
     version: int = Field(ge=1)
     landing: str = Field(description="folder or URL of the landing zone; relative to the home folder")
     complete_by: Literal["rename", "manifest", "stable_size"] = "rename"
@@ -137,7 +134,7 @@ class SourceUse(_Strict):
     )
 
 
-class ModeSettings(_Strict):
+class ModeSettings(StrictModel):
     """Changed by ``fhir-writeback mode set``, or by hand; either way the change is audited (docs/modes.md)."""
 
     default: Mode = "off"
@@ -148,7 +145,7 @@ class ModeSettings(_Strict):
         return self.by_type.get(resource_type, self.default)
 
 
-class ConsentSettings(_Strict):
+class ConsentSettings(StrictModel):
     source: Literal["ehr", "organisation"] = "ehr"
     none_found: Literal["permit", "review", "deny"] = "review"
     max_age: Duration = timedelta(minutes=15)
@@ -156,7 +153,7 @@ class ConsentSettings(_Strict):
     actor: str | None = Field(None, description="reference of our organisation, as consents name it")
 
 
-class MatchingSettings(_Strict):
+class MatchingSettings(StrictModel):
     """Rows that no identifier brings to a patient: may demographics? See docs/matching.md before turning it on."""
 
     probabilistic: Literal["off", "review", "auto"] = "off"
@@ -168,7 +165,7 @@ class MatchingSettings(_Strict):
     )
 
 
-class Tenant(_Strict):
+class Tenant(StrictModel):
     tenant: str
     name: str = ""
     time_zone: TimeZone

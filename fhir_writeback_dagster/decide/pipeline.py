@@ -20,21 +20,22 @@ from fhir_writeback_dagster.decide.facts import store as memory
 from fhir_writeback_dagster.decide.facts.corrections import bring_up
 from fhir_writeback_dagster.decide.facts.placement import ACCEPT, Fact, Incoming, Placement, accept, business_keys, place
 from fhir_writeback_dagster.decide.mapping.versions import Mapping, load_mapping
+from fhir_writeback_dagster.decide.matching.encounters import EncounterRequest, match_encounters
 from fhir_writeback_dagster.decide.matching.lookups import ask_for_patients, confirm
-from fhir_writeback_dagster.decide.matching.patients import EncounterRequest, match_encounters, match_patients
+from fhir_writeback_dagster.decide.matching.patients import match_patients
 from fhir_writeback_dagster.decide.recording import store
 from fhir_writeback_dagster.decide.rendering import render
-from fhir_writeback_dagster.decide.ruling.gates import Reason, consent_version, encounter_reasons, event_day, rule, target_reason
+from fhir_writeback_dagster.decide.ruling.gates import consent_version, encounter_reasons, event_day, rule, target_reason
 from fhir_writeback_dagster.decide.ruling.labels import LabelList, births_of, load_labels
 from fhir_writeback_dagster.decide.ruling.mode_changes import note
 from fhir_writeback_dagster.decide.ruling.questions import answer_of, consent_ask, consents_of, policy_ask
-from fhir_writeback_dagster.decide.work_items import WorkItem, load
+from fhir_writeback_dagster.decide.work_items import Reason, WorkItem, load
 from fhir_writeback_dagster.errors import CandidateProblem
 from fhir_writeback_dagster.ids import new_id
 from fhir_writeback_dagster.orchestration.run_context import RunContext
 from fhir_writeback_dagster.orchestration.target import mirror_on_demand, read_target
 from fhir_writeback_dagster.rules.fhir.content import same_content
-from fhir_writeback_dagster.rules.modes import in_sample
+from fhir_writeback_dagster.rules.modes import in_sample, sample_parts
 from fhir_writeback_dagster.rules.policy.cedar import PolicySet, load_policies
 from fhir_writeback_dagster.rules.target.capabilities import NOT_READ, Target
 
@@ -277,7 +278,10 @@ class _Round:
                 consent,
                 self.run.tenant.consent.none_found,
                 policy,
-                sampled=in_sample(self.run.identity, self.run.tenant.modes, item.business_key or "", item.content_hash or b""),
+                sampled=in_sample(
+                    self.run.identity.digest(*sample_parts(item.business_key or "", item.content_hash or b"")),
+                    self.run.tenant.modes,
+                ),
             )
             item.context = {"policy": ask.to_json(), "consent": asked.to_json()}
             item.versions = {

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from fhir_writeback_dagster import canonicaljson
 from fhir_writeback_dagster.decide.mapping.versions import Refs
-from fhir_writeback_dagster.decide.ruling.gates import Ruling
 from fhir_writeback_dagster.decide.ruling.labels import LabelList, codings_in, labelled
 from fhir_writeback_dagster.decide.validation.validate import validate
-from fhir_writeback_dagster.decide.work_items import WorkItem
+from fhir_writeback_dagster.decide.work_items import Ruling, WorkItem
 from fhir_writeback_dagster.errors import CandidateProblem
 from fhir_writeback_dagster.ids import new_id
 from fhir_writeback_dagster.orchestration.run_context import RunContext

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 from psycopg import Connection
@@ -12,7 +12,6 @@ from psycopg import Connection
 from fhir_writeback_dagster import canonicaljson
 from fhir_writeback_dagster.canonical import CanonicalRecord, from_json
 from fhir_writeback_dagster.decide.mapping.versions import Mapping
-from fhir_writeback_dagster.decide.ruling.gates import Ruling
 from fhir_writeback_dagster.decide.validation.issues import Issue
 from fhir_writeback_dagster.ids import new_id
 from fhir_writeback_dagster.orchestration.run_context import RunContext
@@ -153,3 +152,23 @@ def load(connection: Connection[Any], run: RunContext, limit: int) -> list[WorkI
             )
         )
     return items
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """One ground of a verdict: which layer said it, a code, and a path or policy id; never a value."""
+
+    layer: Literal["semantic", "consent", "policy", "mode", "match", "target"]
+    code: str
+    path: str | None = None
+
+    def to_json(self) -> dict[str, str]:
+        return {"layer": self.layer, "code": self.code} | ({"path": self.path} if self.path else {})
+
+
+@dataclass(frozen=True, slots=True)
+class Ruling:
+    """The verdict with its grounds, the deciding one first."""
+
+    outcome: Literal["automatic", "review", "denied", "not_written"]
+    reasons: tuple[Reason, ...]

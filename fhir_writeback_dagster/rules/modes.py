@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from fhir_writeback_dagster.config.tenants import Mode, ModeSettings
-from fhir_writeback_dagster.store.sealing import Identity
 
 
-def in_sample(identity: Identity, modes: ModeSettings, business_key: str, content_hash: bytes) -> bool:
+def sample_parts(business_key: str, content_hash: bytes) -> tuple[str, str, str]:
+    """What the tenant's keyed digest of :func:`in_sample` is made of."""
+    return "sample", business_key, content_hash.hex()
+
+
+def in_sample(digest: bytes, modes: ModeSettings) -> bool:
     """Is this content of this fact among the share that a person sees under ``sampled``?
 
-    The same answer whenever and wherever it is asked, and one that nobody without the key can foresee.
+    ``digest`` is the HMAC of :func:`sample_parts` under the tenant's identity key: the answer is the same whenever
+    and wherever it is asked, and nobody without the key can foresee it.
     """
-    digest = identity.digest("sample", business_key, content_hash.hex())
     return int.from_bytes(digest[:8]) < modes.sample * 2**64
 
 

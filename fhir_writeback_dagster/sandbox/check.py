@@ -11,7 +11,8 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from fhir_writeback_dagster.sandbox.servers.ehr_client import EhrClient, Resource
+from fhir_writeback_dagster.rules.fhir.resource import Resource
+from fhir_writeback_dagster.sandbox.servers.ehr_client import EhrClient
 from fhir_writeback_dagster.sandbox.story.expected import FactKey, Value, instant
 
 #: Types that the write-back may create, with the elements that say when.

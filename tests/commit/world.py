@@ -17,7 +17,7 @@ from fhir_writeback_dagster.commit.pipeline import CommitReport, commit
 from fhir_writeback_dagster.config.tenants import Tenant
 from fhir_writeback_dagster.ids import new_id
 from fhir_writeback_dagster.orchestration.run_context import RunContext, utc_now
-from fhir_writeback_dagster.rules.consent.evaluate import ConsentRequest
+from fhir_writeback_dagster.rules.consent.model import ConsentRequest
 from fhir_writeback_dagster.rules.policy.cedar import PolicyRequest
 from fhir_writeback_dagster.sandbox.servers.sekmet import Sekmet
 from fhir_writeback_dagster.store.db import Row, connect, copy_rows

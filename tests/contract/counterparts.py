@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from fhir_writeback_dagster.errors import ServiceError
+from fhir_writeback_dagster.rules.fhir.resource import Resource
 from fhir_writeback_dagster.rules.target.capabilities import Target
-from fhir_writeback_dagster.sandbox.servers.ehr_client import EhrClient, Resource
+from fhir_writeback_dagster.sandbox.servers.ehr_client import EhrClient
 
 MISSING = ("runtime_missing", "hapi_missing")
 """Codes of what this machine has not got: Node, npm, Java, Maven, or a way to their packages."""

@@ -12,13 +12,8 @@ from psycopg import Connection, sql
 from fhir_writeback_dagster.canonical import Identifier, PatientRef
 from fhir_writeback_dagster.commit.mirror.rows import identifiers
 from fhir_writeback_dagster.config.tenants import Tenant
-from fhir_writeback_dagster.decide.matching.patients import (
-    EncounterMatch,
-    EncounterRequest,
-    Match,
-    match_encounters,
-    match_patients,
-)
+from fhir_writeback_dagster.decide.matching.encounters import EncounterRequest, match_encounters
+from fhir_writeback_dagster.decide.matching.patients import EncounterMatch, Match, match_patients
 from fhir_writeback_dagster.orchestration.run_context import RunContext
 from fhir_writeback_dagster.rules.people.demographics import mirror_keys
 

@@ -8,8 +8,9 @@ from typing import Any, Literal, Protocol
 
 from fhir_writeback_dagster.commit.protocol.answer import Answer
 from fhir_writeback_dagster.commit.protocol.error_classes import ErrorClass, RequestKind
-from fhir_writeback_dagster.commit.protocol.model import Intent, Resource, Standing
+from fhir_writeback_dagster.commit.protocol.model import Intent, Standing
 from fhir_writeback_dagster.commit.protocol.transitions import Event
+from fhir_writeback_dagster.rules.fhir.resource import Resource
 from fhir_writeback_dagster.rules.target.capabilities import Target
 
 Precondition = Literal["if_none_exist", "idempotency_key", "search", "if_match", "if_unmodified_since", "none"]

@@ -10,17 +10,18 @@ from typing import Any
 
 from fhir_writeback_dagster import canonicaljson
 from fhir_writeback_dagster.commit.adapters.base import ChartFacts, Halt, Locators, Plan, Settled, WirePlan
-from fhir_writeback_dagster.commit.adapters.search import if_none_exist
+from fhir_writeback_dagster.commit.adapters.search import bears, if_none_exist
 from fhir_writeback_dagster.commit.adapters.superseding import key_of, successor, supersedes
 from fhir_writeback_dagster.commit.adapters.three_way_merge import in_error, merge
 from fhir_writeback_dagster.commit.adapters.vendor_errors import interpret
 from fhir_writeback_dagster.commit.fhir_client import FHIR_JSON
 from fhir_writeback_dagster.commit.protocol.answer import Answer, dicts
 from fhir_writeback_dagster.commit.protocol.error_classes import ErrorClass, Recovery, classify
-from fhir_writeback_dagster.commit.protocol.model import Intent, Link, Resource, Standing
+from fhir_writeback_dagster.commit.protocol.model import Intent, Link, Standing
 from fhir_writeback_dagster.commit.protocol.transitions import Event
 from fhir_writeback_dagster.rules.fhir.content import difference, same_content
 from fhir_writeback_dagster.rules.fhir.natural_key import natural_key
+from fhir_writeback_dagster.rules.fhir.resource import Resource
 from fhir_writeback_dagster.rules.target.capabilities import NOT_READ, TOO_LARGE, Target
 
 JSON_PATCH = "application/json-patch+json"
@@ -212,13 +213,6 @@ def known_already(item: Intent, facts: ChartFacts) -> Settled | Halt | None:
         reason = "chart_has_retracted" if retracted else "chart_has_other"
         return Halt(Event.REVIEW, reason, {"resources": _names(facts.alike)})
     return None
-
-
-def bears(resource: Resource, system: str, value: str | None = None) -> bool:
-    """Has ``resource`` an identifier of ``system`` (and with ``value``)?"""
-    return any(
-        one.get("system") == system and (value is None or one.get("value") == value) for one in dicts(resource.get("identifier"))
-    )
 
 
 def _refused(refusal: str) -> Halt:

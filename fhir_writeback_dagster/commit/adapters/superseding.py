@@ -7,7 +7,8 @@ so that a create without an answer can be looked up like any other.
 
 from __future__ import annotations
 
-from fhir_writeback_dagster.commit.protocol.model import Intent, Link, Resource
+from fhir_writeback_dagster.commit.protocol.model import Intent, Link
+from fhir_writeback_dagster.rules.fhir.resource import Resource
 
 
 def supersedes(item: Intent) -> bool:

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from fhir_writeback_dagster.commit.protocol.answer import dicts
-from fhir_writeback_dagster.commit.protocol.model import Link, Resource
+from fhir_writeback_dagster.commit.protocol.model import Link
 from fhir_writeback_dagster.rules.fhir.content import MEANING, as_correction, laid_over
 from fhir_writeback_dagster.rules.fhir.natural_key import natural_key
+from fhir_writeback_dagster.rules.fhir.resource import Resource
 
 UNKNOWN = "*"
 """In place of the elements that others changed: our base is shredded, so nobody can tell."""

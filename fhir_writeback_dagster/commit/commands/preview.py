@@ -19,13 +19,14 @@ from fhir_writeback_dagster.commit.engine.reconcile import Reconciler
 from fhir_writeback_dagster.commit.fhir_client import open_ehr
 from fhir_writeback_dagster.commit.http.transport import NoAnswer
 from fhir_writeback_dagster.commit.ledger import intents
-from fhir_writeback_dagster.commit.protocol.model import Intent, Resource
+from fhir_writeback_dagster.commit.protocol.model import Intent
 from fhir_writeback_dagster.commit.protocol.transitions import State
 from fhir_writeback_dagster.commit.sqlfile import statement
 from fhir_writeback_dagster.errors import TargetError
 from fhir_writeback_dagster.orchestration.run_context import RunContext
 from fhir_writeback_dagster.orchestration.target import read_target
 from fhir_writeback_dagster.rules.fhir.content import difference, laid_over
+from fhir_writeback_dagster.rules.fhir.resource import Resource
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,11 +7,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from datetime import date, timedelta
 
-from fhir_writeback_dagster.commit.adapters.generic import bears
+from fhir_writeback_dagster.commit.adapters.search import bears
 from fhir_writeback_dagster.commit.fhir_client import FhirClient
-from fhir_writeback_dagster.commit.mirror.rows import referenced
-from fhir_writeback_dagster.commit.protocol.model import Intent, Resource
+from fhir_writeback_dagster.commit.protocol.model import Intent
+from fhir_writeback_dagster.commit.protocol.references import referenced
 from fhir_writeback_dagster.rules.fhir.natural_key import natural_key, same_fact
+from fhir_writeback_dagster.rules.fhir.resource import Resource
 
 _ByDay = dict[tuple[str, str], list[Resource]]
 """Patient id and day of the natural key → resources."""

@@ -23,9 +23,10 @@ from fhir_writeback_dagster.commit.sqlfile import statement
 from fhir_writeback_dagster.config.tenants import Mode, ModeSettings, load_tenant
 from fhir_writeback_dagster.errors import ServiceError
 from fhir_writeback_dagster.orchestration.run_context import RunContext
-from fhir_writeback_dagster.rules.consent.evaluate import ConsentRequest, evaluate
+from fhir_writeback_dagster.rules.consent.evaluate import evaluate
+from fhir_writeback_dagster.rules.consent.model import ConsentRequest
 from fhir_writeback_dagster.rules.encounters import takes_no_more
-from fhir_writeback_dagster.rules.modes import in_sample, needs_person, writes
+from fhir_writeback_dagster.rules.modes import in_sample, needs_person, sample_parts, writes
 from fhir_writeback_dagster.rules.policy.cedar import PolicyDecision, PolicyRequest, load_policies
 
 _UNREADABLE = (ServiceError, LookupError, TypeError, ValueError, AttributeError)
@@ -103,7 +104,7 @@ class Recheck:
         standing: list[tuple[Intent, Facts]] = []
         for item in items:
             known = facts.get(item.intent_id)
-            sampled = in_sample(run.identity, modes, item.business_key, item.content_hash)
+            sampled = in_sample(run.identity.digest(*sample_parts(item.business_key, item.content_hash)), modes)
             objection = about_records(item, known, run.tenant.closed_encounter) or about_mode(
                 modes.of(item.resource_type), known, sampled=sampled
             )

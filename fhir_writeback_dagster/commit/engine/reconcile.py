@@ -10,18 +10,18 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fhir_writeback_dagster.commit.adapters.base import Adapter, ChartFacts, Halt, Settled, WirePlan
-from fhir_writeback_dagster.commit.adapters.generic import bears
-from fhir_writeback_dagster.commit.adapters.search import token
+from fhir_writeback_dagster.commit.adapters.search import bears, token
 from fhir_writeback_dagster.commit.adapters.superseding import key_of, successor, supersedes
 from fhir_writeback_dagster.commit.engine.chart_lookup import ChartLookup
 from fhir_writeback_dagster.commit.fhir_client import FhirClient, Unreadable
 from fhir_writeback_dagster.commit.http.transport import NO_TURN, NoAnswer
 from fhir_writeback_dagster.commit.protocol.answer import Answer
 from fhir_writeback_dagster.commit.protocol.error_classes import ErrorClass, Recovery, classify
-from fhir_writeback_dagster.commit.protocol.model import Intent, Link, Resource, Standing
+from fhir_writeback_dagster.commit.protocol.model import Intent, Link, Standing
 from fhir_writeback_dagster.commit.protocol.transitions import Event
 from fhir_writeback_dagster.errors import TargetError
 from fhir_writeback_dagster.rules.fhir.content import same_content
+from fhir_writeback_dagster.rules.fhir.resource import Resource
 
 
 @dataclass(frozen=True, slots=True)

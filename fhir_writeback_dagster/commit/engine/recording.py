@@ -15,11 +15,12 @@ from psycopg import Connection
 from psycopg.types.json import Jsonb
 
 from fhir_writeback_dagster.commit.adapters.three_way_merge import left_by_us
-from fhir_writeback_dagster.commit.protocol.model import Change, Resource, Standing
+from fhir_writeback_dagster.commit.protocol.model import Change, Standing
 from fhir_writeback_dagster.commit.protocol.transitions import Action, State
 from fhir_writeback_dagster.commit.sqlfile import statement
 from fhir_writeback_dagster.ids import new_id
 from fhir_writeback_dagster.orchestration.run_context import RunContext
+from fhir_writeback_dagster.rules.fhir.resource import Resource
 from fhir_writeback_dagster.store.db import record_event
 
 

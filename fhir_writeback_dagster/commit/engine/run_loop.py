@@ -21,12 +21,13 @@ from fhir_writeback_dagster.commit.adapters.base import Adapter, Halt, Plan, Set
 from fhir_writeback_dagster.commit.engine.chart_lookup import ChartLookup
 from fhir_writeback_dagster.commit.engine.gate import SendGate
 from fhir_writeback_dagster.commit.engine.reconcile import Reconciler, ReconcileResult
-from fhir_writeback_dagster.commit.engine.sending import DEFECTS, Sender, backoff, tell_defect
+from fhir_writeback_dagster.commit.engine.sending import DEFECTS, Sender, tell_defect
 from fhir_writeback_dagster.commit.fhir_client import FhirClient
 from fhir_writeback_dagster.commit.http.transport import NO_TURN, NoAnswer
 from fhir_writeback_dagster.commit.ledger import intents, worker_liveness
 from fhir_writeback_dagster.commit.ledger.async_database import AsyncDatabase
 from fhir_writeback_dagster.commit.limits import holds
+from fhir_writeback_dagster.commit.limits.backoff import backoff
 from fhir_writeback_dagster.commit.limits.rate_windows import RateLimiter
 from fhir_writeback_dagster.commit.mirror.refresh import refresh_with
 from fhir_writeback_dagster.commit.protocol.error_classes import exhausted

@@ -19,6 +19,7 @@ from fhir_writeback_dagster.commit.engine.gate import SendGate, Want
 from fhir_writeback_dagster.commit.engine.reconcile import Reconciler, ReconcileResult
 from fhir_writeback_dagster.commit.fhir_client import FHIR_JSON, FhirClient, Unreadable
 from fhir_writeback_dagster.commit.http.transport import HELD, NO_TURN, NoAnswer
+from fhir_writeback_dagster.commit.limits.backoff import backoff
 from fhir_writeback_dagster.commit.limits.rate_windows import RateLimiter
 from fhir_writeback_dagster.commit.protocol.answer import Answer
 from fhir_writeback_dagster.commit.protocol.error_classes import ErrorClass, Recovery, classify, unanswered_outcome
@@ -30,7 +31,6 @@ from fhir_writeback_dagster.orchestration.run_context import RunContext
 from fhir_writeback_dagster.rules.fhir.content import lost
 from fhir_writeback_dagster.rules.target.effective_limits import quiet_of
 
-FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 300.0
 _OUT_OF_ORDER = {401: "token_refused", 403: "forbidden", 502: "no_answer", 503: "unavailable", 504: "no_answer"}
 _REFUSED = "bundle_refused"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
@@ -45,12 +45,6 @@ def tell_defect(error: Exception, item: Intent) -> str:
     """Log where it happened (no value is in that line); returns the code that the intent gets."""
     structlog.get_logger().error(describe(error), code="defect", intent_id=str(item.intent_id))
     return "defect"
-
-
-def backoff(tries: int) -> float:
-    """Seconds before the next try: doubling from one second to five minutes, with jitter, so that many do not come at once."""
-    longest: float = min(FIRST_WAIT_S * 2 ** min(tries, 10), LONGEST_WAIT_S)
-    return longest * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
 
 
 @dataclass(slots=True)

@@ -14,10 +14,10 @@ from typing import Any, Literal
 from psycopg import Connection, sql
 
 from fhir_writeback_dagster.commit.mirror.model import MirroredType
-from fhir_writeback_dagster.commit.mirror.rows import Resource
 from fhir_writeback_dagster.commit.mirror.store import TABLES, lock, write_page
 from fhir_writeback_dagster.commit.sqlfile import statement
 from fhir_writeback_dagster.orchestration.run_context import RunContext
+from fhir_writeback_dagster.rules.fhir.resource import Resource
 from fhir_writeback_dagster.store.db import record_event
 
 LookupOutcome = Literal["found", "none", "too_many", "unreliable", "refused"]

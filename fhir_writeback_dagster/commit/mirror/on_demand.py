@@ -14,16 +14,17 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
-from fhir_writeback_dagster.commit.adapters.generic import bears
-from fhir_writeback_dagster.commit.adapters.search import token
+from fhir_writeback_dagster.commit.adapters.search import bears, token
 from fhir_writeback_dagster.commit.fhir_client import FhirClient, Unreadable
 from fhir_writeback_dagster.commit.ledger.async_database import AsyncDatabase
 from fhir_writeback_dagster.commit.mirror import lookup_store, store
 from fhir_writeback_dagster.commit.mirror.lookup_store import Answered, LookupOutcome, OpenLookup, Reading
 from fhir_writeback_dagster.commit.mirror.model import MirroredType, MirrorReport, mirrored
-from fhir_writeback_dagster.commit.mirror.rows import Resource, identifiers, linked, referenced
+from fhir_writeback_dagster.commit.mirror.rows import identifiers, linked
 from fhir_writeback_dagster.commit.protocol.error_classes import Recovery
+from fhir_writeback_dagster.commit.protocol.references import referenced
 from fhir_writeback_dagster.orchestration.run_context import RunContext
+from fhir_writeback_dagster.rules.fhir.resource import Resource
 from fhir_writeback_dagster.rules.fhir.resource_url import server_of
 
 MOST_FOUND = 20

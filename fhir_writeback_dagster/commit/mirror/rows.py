@@ -5,14 +5,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
 from zoneinfo import ZoneInfo
 
 from fhir_writeback_dagster.commit.protocol.answer import dicts
+from fhir_writeback_dagster.commit.protocol.references import referenced
+from fhir_writeback_dagster.rules.fhir.resource import Resource
 from fhir_writeback_dagster.rules.fhir.resource_url import comparable, own_url
 from fhir_writeback_dagster.rules.fhir.time import instant
-
-Resource = dict[str, Any]
 
 _ID = re.compile(r"(?!\.+$)[A-Za-z0-9.-]{1,64}")
 
@@ -46,16 +45,6 @@ def identifiers(resource: Resource, base_url: str, *, old: bool = False) -> list
     ]
     own = own_url(base_url, resource["resourceType"], resource["id"])
     return [(system, comparable(system, value)) for system, value in (*stated, own)]
-
-
-def referenced(reference: object, resource_type: str, base_url: str) -> str | None:
-    """The id in a literal reference to ``resource_type`` on this server: ``Patient/1``, or absolute below ``base_url``."""
-    text = reference.get("reference") if isinstance(reference, dict) else None
-    if not isinstance(text, str):
-        return None
-    relative = text.removeprefix(f"{base_url}/").split("/_history/")[0]
-    kind, _, found = relative.partition("/")
-    return found if kind == resource_type and found and "/" not in found else None
 
 
 def is_active(patient: Resource) -> bool:

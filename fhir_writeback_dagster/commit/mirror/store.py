@@ -16,8 +16,10 @@ from psycopg.types.json import Jsonb
 from fhir_writeback_dagster import canonicaljson
 from fhir_writeback_dagster.commit.mirror import rows
 from fhir_writeback_dagster.commit.mirror.model import MirroredType
-from fhir_writeback_dagster.commit.mirror.rows import Resource, Stamp, identifiers, period, referenced, stamp
+from fhir_writeback_dagster.commit.mirror.rows import Stamp, identifiers, period, stamp
+from fhir_writeback_dagster.commit.protocol.references import referenced
 from fhir_writeback_dagster.orchestration.run_context import RunContext
+from fhir_writeback_dagster.rules.fhir.resource import Resource
 from fhir_writeback_dagster.rules.fhir.resource_url import server_of
 from fhir_writeback_dagster.rules.people.demographics import identifier_key, mirror_keys
 from fhir_writeback_dagster.store.db import Row, copy_rows, record_event

@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fhir_writeback_dagster import canonicaljson
-from fhir_writeback_dagster.commit.adapters.generic import LOCATION, bears
-from fhir_writeback_dagster.commit.adapters.search import token
-from fhir_writeback_dagster.commit.fhir_client import FHIR_JSON, FhirClient, Resource
+from fhir_writeback_dagster.commit.adapters.generic import LOCATION
+from fhir_writeback_dagster.commit.adapters.search import bears, token
+from fhir_writeback_dagster.commit.fhir_client import FHIR_JSON, FhirClient
 from fhir_writeback_dagster.commit.http.transport import NoAnswer
 from fhir_writeback_dagster.commit.protocol.answer import Answer, dicts
+from fhir_writeback_dagster.rules.fhir.resource import Resource
 
 TYPE = "Observation"
 LOOKS_FOR_S = 5.0

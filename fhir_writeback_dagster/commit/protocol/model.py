@@ -8,8 +8,7 @@ from typing import Any
 from uuid import UUID
 
 from fhir_writeback_dagster.commit.protocol.transitions import Action, Event, IntentState, step
-
-Resource = dict[str, Any]
+from fhir_writeback_dagster.rules.fhir.resource import Resource
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from fhir_writeback_dagster.canonical import KINDS, CanonicalRecord
+from fhir_writeback_dagster.config.strict_model import StrictModel
 from fhir_writeback_dagster.config.yaml_file import file_sha256, line_of, load_yaml
 from fhir_writeback_dagster.decide.mapping.expressions import Expression, Names
 from fhir_writeback_dagster.decide.mapping.skeleton import BadSkeleton, Loc, compile_leaf, compile_skeleton
@@ -50,17 +51,13 @@ class _RefsNames(BaseModel):
     business_key: str
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class IdentityField(_Strict):
+class IdentityField(StrictModel):
     value: str = Field(description="an expression")
     precision: Precision | None = Field(None, description="of a time: what is finer tells no two facts apart")
     optional: bool = Field(False, description="may be empty; otherwise such a record is quarantined")
 
 
-class MappingFile(_Strict):
+class MappingFile(StrictModel):
     """A version's file; see docs/adding-a-mapping.md."""
 
     kind: Literal[KINDS]  # type: ignore[valid-type]

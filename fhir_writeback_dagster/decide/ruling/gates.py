@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 from fhir_writeback_dagster.canonical import CanonicalRecord
 from fhir_writeback_dagster.config.tenants import Mode
+from fhir_writeback_dagster.decide.work_items import Reason, Ruling
 from fhir_writeback_dagster.rules import modes
-from fhir_writeback_dagster.rules.consent.evaluate import ConsentDecision
+from fhir_writeback_dagster.rules.consent.model import ConsentDecision
 from fhir_writeback_dagster.rules.encounters import takes_no_more
 from fhir_writeback_dagster.rules.policy.cedar import PolicyDecision
 from fhir_writeback_dagster.rules.target.capabilities import Target
@@ -27,26 +27,6 @@ _EVENT_TIME = {
     "procedure": "start",
     "document": "date",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Reason:
-    """One ground of a verdict: which layer said it, a code, and a path or policy id; never a value."""
-
-    layer: Literal["semantic", "consent", "policy", "mode", "match", "target"]
-    code: str
-    path: str | None = None
-
-    def to_json(self) -> dict[str, str]:
-        return {"layer": self.layer, "code": self.code} | ({"path": self.path} if self.path else {})
-
-
-@dataclass(frozen=True, slots=True)
-class Ruling:
-    """The verdict with its grounds, the deciding one first."""
-
-    outcome: Literal["automatic", "review", "denied", "not_written"]
-    reasons: tuple[Reason, ...]
 
 
 def event_day(record: CanonicalRecord) -> tuple[datetime, datetime] | None:

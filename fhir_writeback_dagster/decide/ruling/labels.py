@@ -15,16 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from psycopg import Connection
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from fhir_writeback_dagster.canonical import CanonicalRecord
+from fhir_writeback_dagster.config.strict_model import StrictModel
 from fhir_writeback_dagster.config.yaml_file import file_sha256, load_yaml
 from fhir_writeback_dagster.decide.ruling.gates import span
 from fhir_writeback_dagster.errors import CandidateProblem, ConfigError, ServiceError
 from fhir_writeback_dagster.orchestration.run_context import RunContext
 from fhir_writeback_dagster.rules.consent.codes import ACT_CODE
-
-Coding = tuple[str, str]
+from fhir_writeback_dagster.rules.fhir.codes import SystemCode
 
 #: No chart's resource has nearly as many; one that has is not looked through for ever.
 MAX_CODINGS = 1_000
@@ -32,11 +32,7 @@ _EVENT = ("effective", "authored", "occurrence", "start", "recorded", "onset", "
 _CODING = frozenset({"id", "extension", "system", "version", "code", "display", "userSelected"})
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Age(_Strict):
+class Age(StrictModel):
     """Years of life at the event: from ``from``, and not yet ``below``."""
 
     label: str
@@ -44,7 +40,7 @@ class Age(_Strict):
     below: int = Field(ge=1)
 
 
-class LabelFile(_Strict):
+class LabelFile(StrictModel):
     """A version's file: v3-ActCode label -> code system -> codes, and labels by age."""
 
     version: int = Field(ge=1)
@@ -60,11 +56,13 @@ class LabelList:
 
     version: int
     sha256: str
-    _exact: Mapping[Coding, frozenset[str]]
+    _exact: Mapping[SystemCode, frozenset[str]]
     _beginning: Mapping[str, Sequence[tuple[str, str]]]
     _ages: tuple[Age, ...]
 
-    def of(self, record: CanonicalRecord, codings: Iterable[Coding], born: str | None, now: datetime) -> tuple[Coding, ...]:
+    def of(
+        self, record: CanonicalRecord, codings: Iterable[SystemCode], born: str | None, now: datetime
+    ) -> tuple[SystemCode, ...]:
         """(system, code) of every label of ``record``, sorted: its source's, by its ``codings``, and by the patient's age.
 
         :param born: FHIR date, to the day or less; None: not known, so that no age says anything.
@@ -97,7 +95,7 @@ def _loaded(path: Path, sha256: str) -> LabelList:
     file = load_yaml(path, LabelFile)
     if str(file.version) != path.stem:
         raise ConfigError("bad_labels", "`version` differs from the file's name", where=f"{path}:1", fix="make them equal")
-    exact: dict[Coding, set[str]] = {}
+    exact: dict[SystemCode, set[str]] = {}
     beginning: dict[str, list[tuple[str, str]]] = {}
     for label, systems in file.codes.items():
         for system, codes in systems.items():
@@ -109,12 +107,12 @@ def _loaded(path: Path, sha256: str) -> LabelList:
     return LabelList(file.version, sha256, {key: frozenset(labels) for key, labels in exact.items()}, beginning, file.ages)
 
 
-def codings_in(payload: Mapping[str, Any]) -> tuple[Coding, ...]:
+def codings_in(payload: Mapping[str, Any]) -> tuple[SystemCode, ...]:
     """(system, code) of every Coding of ``payload``, at any depth, once each and sorted; ``meta`` is not what it says.
 
     :raises CandidateProblem: more than :data:`MAX_CODINGS`.
     """
-    found: set[Coding] = set()
+    found: set[SystemCode] = set()
     ahead: list[Any] = [value for name, value in payload.items() if name != "meta"]
     while ahead:
         node = ahead.pop()
@@ -129,7 +127,7 @@ def codings_in(payload: Mapping[str, Any]) -> tuple[Coding, ...]:
     return tuple(sorted(found))
 
 
-def labelled(payload: dict[str, Any], labels: Sequence[Coding]) -> dict[str, Any]:
+def labelled(payload: dict[str, Any], labels: Sequence[SystemCode]) -> dict[str, Any]:
     """``payload`` with ``labels`` in its ``meta.security``; the same object where there are none."""
     if not labels:
         return payload

@@ -13,7 +13,8 @@ from fhir_writeback_dagster.config.tenants import Tenant
 from fhir_writeback_dagster.decide.ruling.gates import event_day
 from fhir_writeback_dagster.decide.work_items import WorkItem
 from fhir_writeback_dagster.orchestration.run_context import RunContext
-from fhir_writeback_dagster.rules.consent.evaluate import ConsentDecision, ConsentRequest, evaluate
+from fhir_writeback_dagster.rules.consent.evaluate import evaluate
+from fhir_writeback_dagster.rules.consent.model import ConsentDecision, ConsentRequest
 from fhir_writeback_dagster.rules.policy.cedar import PolicyRequest
 
 #: FHIR's own vocabularies of status, category and the like: policies have words of their own for these, and a list of the codes

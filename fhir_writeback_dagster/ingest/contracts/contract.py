@@ -63,19 +63,16 @@ from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal, Self
 
 from lxml import etree
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from fhir_writeback_dagster.canonical import KINDS
+from fhir_writeback_dagster.config.strict_model import StrictModel
 from fhir_writeback_dagster.config.tenants import TimeZone
 from fhir_writeback_dagster.ingest.contracts.fields import Conditions, DateFrom, IdentifierFrom, fields_model
 from fhir_writeback_dagster.ingest.contracts.row_rules import ActorFrom, AnyRule, Column, PatientFrom, RowRule, column_role
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Table(_Strict):
+class Table(StrictModel):
     """How one kind of file is read.
 
     jsonl: an object a line, flattened to ``a.b``; lists stay JSON.
@@ -219,7 +216,7 @@ def _columns_read(table: Table) -> Iterator[str]:
                     yield from spec.when
 
 
-class Contract(_Strict):
+class Contract(StrictModel):
     """One version of a source; see the module's example."""
 
     source: str

@@ -7,9 +7,10 @@ from functools import cache
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model, field_validator, model_validator
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError, create_model, field_validator, model_validator
 
 from fhir_writeback_dagster import canonical
+from fhir_writeback_dagster.config.strict_model import StrictModel
 from fhir_writeback_dagster.config.tenants import TimeZone
 from fhir_writeback_dagster.rules.consent.codes import ACT_CODE
 from fhir_writeback_dagster.rules.fhir.unit_conversion import UnknownUnitError, factor
@@ -25,11 +26,7 @@ Sign = Annotated[str, Field(pattern=r"^[^\d\s.,+-]+( [^\d\s.,+-]+)*$")]
 COMPARATORS: Mapping[str, canonical.Comparator] = MappingProxyType({"<": "<", "<=": "<=", ">=": ">=", ">": ">"})
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class From(_Strict):
+class From(StrictModel):
     """``when`` decides whether this alternative gives the field's value."""
 
     when: Conditions = Field(default_factory=dict)
@@ -215,7 +212,7 @@ class ComponentFrom(From):
         yield from filter(None, (self.code, self.quantity, self.concept, self.text))
 
 
-class Fields(_Strict):
+class Fields(StrictModel):
     """Base of the models that :func:`fields_model` makes, one a kind: canonical field → its alternatives."""
 
     @field_validator("*", mode="before")

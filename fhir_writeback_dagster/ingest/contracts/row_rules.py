@@ -8,8 +8,6 @@ from typing import Annotated, Literal, Self
 import polars as pl
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
     Discriminator,
     Field,
     Tag,
@@ -19,6 +17,7 @@ from pydantic import (
 )
 
 from fhir_writeback_dagster.canonical import KINDS
+from fhir_writeback_dagster.config.strict_model import StrictModel
 from fhir_writeback_dagster.ingest.contracts.fields import (
     Conditions,
     DateFrom,
@@ -42,11 +41,7 @@ RecordKind = Annotated[str, AfterValidator(_known_kind)]
 Reason = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Column(_Strict):
+class Column(StrictModel):
     """Written ``chart``, ``operational`` or ``source_only``, with ``optional`` before it where the file may lack it."""
 
     role: ColumnRole
@@ -60,14 +55,14 @@ def column_role(value: object) -> object:
     return value
 
 
-class ActorFrom(_Strict):
+class ActorFrom(StrictModel):
     type: Literal["source", "agent"] = "source"
     id: str | None = Field(None, description="left out: the source's name")
     model: str | None = None
     model_column: str | None = Field(None, description="column that names the agent's model")
 
 
-class PatientFrom(_Strict):
+class PatientFrom(StrictModel):
     """Names, ``birth_date`` and ``sex`` confirm a match; address and phone count where a tenant matches on demographics. A row
     without a value in any identifier is quarantined, ``no_patient``.
     """
@@ -88,13 +83,13 @@ class PatientFrom(_Strict):
         return {name: spec for name in type(self).model_fields if isinstance(spec := getattr(self, name), TextFrom | DateFrom)}
 
 
-class GroupCode(_Strict):
+class GroupCode(StrictModel):
     system: str
     code: str
     display: str | None = None
 
 
-class Group(_Strict):
+class Group(StrictModel):
     """Rows that agree in the columns of ``by`` are one Observation with this ``code``.
 
     Each row's own code and value become a component; everything else they say must be equal (``group_disagrees``). Copies of
@@ -105,14 +100,14 @@ class Group(_Strict):
     code: GroupCode
 
 
-class NotWritten(_Strict):
+class NotWritten(StrictModel):
     """Rows that are kept, sealed, and never become a record: the reason is shown with them."""
 
     when: Conditions = Field(default_factory=dict)
     not_written: Reason
 
 
-class RowRule(_Strict):
+class RowRule(StrictModel):
     """Rows that become records of one kind."""
 
     when: Conditions = Field(default_factory=dict)

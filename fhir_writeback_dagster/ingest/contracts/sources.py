@@ -13,8 +13,8 @@ from fhir_writeback_dagster.errors import ConfigError
 from fhir_writeback_dagster.ingest.contracts.concept_maps import ConceptMap, load_concept_map
 from fhir_writeback_dagster.ingest.contracts.contract import Contract, Table
 from fhir_writeback_dagster.ingest.contracts.fields import ConceptFrom, IdentifierFrom
+from fhir_writeback_dagster.ingest.contracts.reserved_columns import PATIENT_URL
 from fhir_writeback_dagster.ingest.contracts.row_rules import RowRule
-from fhir_writeback_dagster.ingest.readers.fhir import PATIENT_URL
 from fhir_writeback_dagster.orchestration.run_context import RunContext
 
 

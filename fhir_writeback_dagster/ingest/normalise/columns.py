@@ -31,7 +31,8 @@ from fhir_writeback_dagster.ingest.contracts.fields import (
 )
 from fhir_writeback_dagster.ingest.contracts.row_rules import PatientFrom, holds
 from fhir_writeback_dagster.ingest.normalise import dates
-from fhir_writeback_dagster.ingest.normalise.conversions import Problem, concept, content, put_together, quantity
+from fhir_writeback_dagster.ingest.normalise.conversions import concept, content, put_together, quantity
+from fhir_writeback_dagster.ingest.problems import Problem
 
 K = TypeVar("K", bound=Hashable)
 Texts = Sequence[str | None]

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from fhir_writeback_dagster.canonical import Coding, Comparator, Concept, Quantity
 from fhir_writeback_dagster.ingest.contracts.concept_maps import ConceptMap
 from fhir_writeback_dagster.ingest.contracts.fields import COMPARATORS, ConceptFrom, ContentFrom, QuantityFrom
+from fhir_writeback_dagster.ingest.problems import Problem
 from fhir_writeback_dagster.rules.fhir import unit_conversion
 
 _DECIMAL = re.compile(r"[+-]?(\d{1,20}(\.\d{1,20})?|\.\d{1,20})([eE][+-]?\d{1,2})?", re.ASCII)
@@ -25,14 +26,6 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 #: A bound is rounded outwards, or it would say more than was measured. No factor between units is negative: it keeps its side.
 _ROUNDINGS: dict[str | None, Callable[[Fraction], int]] = {"<": math.ceil, "<=": math.ceil, ">=": math.floor, ">": math.floor}
 _CODE = re.compile(r"\S+( \S+)*")  # FHIR R4 datatypes, code
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """Why a row cannot become a record: a reason code and the column, never a value."""
-
-    code: str
-    column: str
 
 
 #: What servers of US Core promise to take inline (US Core, Writing Clinical Notes: 5 MB); of the bytes, before base64.

@@ -19,8 +19,9 @@ from fhir_writeback_dagster.ingest.contracts.contract import Table
 from fhir_writeback_dagster.ingest.contracts.fields import record_model
 from fhir_writeback_dagster.ingest.contracts.row_rules import ActorFrom, Group, NotWritten, RowRule, holds
 from fhir_writeback_dagster.ingest.normalise.columns import Maker, each
-from fhir_writeback_dagster.ingest.normalise.conversions import Content, Problem
+from fhir_writeback_dagster.ingest.normalise.conversions import Content
 from fhir_writeback_dagster.ingest.normalise.dates import instant
+from fhir_writeback_dagster.ingest.problems import Problem
 from fhir_writeback_dagster.ingest.readers.fhir import labels_of, unread
 
 _ROW = "\x00row"  # a name that no column has

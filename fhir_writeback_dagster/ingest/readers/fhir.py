@@ -25,10 +25,12 @@ import polars as pl
 from fhir_writeback_dagster.canonical import Coding
 from fhir_writeback_dagster.errors import ExtractRefused
 from fhir_writeback_dagster.ingest.contracts.contract import Table, columns_read_by
+from fhir_writeback_dagster.ingest.contracts.reserved_columns import ENCOUNTER_URL, PATIENT_URL
 from fhir_writeback_dagster.ingest.contracts.row_rules import RowRule, holds
-from fhir_writeback_dagster.ingest.normalise.conversions import Problem
+from fhir_writeback_dagster.ingest.problems import Problem
 from fhir_writeback_dagster.rules.fhir import resource_url
 from fhir_writeback_dagster.rules.fhir.r4 import definitions, types_of
+from fhir_writeback_dagster.rules.fhir.resource import Resource
 
 MAX_COLUMNS = 5_000
 
@@ -37,7 +39,6 @@ _NAME = re.compile(r"_?[A-Za-z][A-Za-z0-9]*")
 
 _RELATIVE = re.compile(r"[A-Z][A-Za-z]+/[A-Za-z0-9\-.]{1,64}", re.ASCII)
 
-PATIENT_URL, ENCOUNTER_URL = "@patient", "@encounter"
 
 #: Column of the URL and beginning of the columns of the elements, the type, and where a resource names it.
 _REFERENCES = (
@@ -45,7 +46,6 @@ _REFERENCES = (
     (ENCOUNTER_URL, "Encounter", ("encounter", "context.encounter.0")),
 )
 
-Resource = dict[str, Any]
 _json: msgspec.json.Decoder[Any] = msgspec.json.Decoder(float_hook=Decimal)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from fhir_writeback_dagster.rules.consent.codes import (
     ACT_CODE,
@@ -23,13 +23,14 @@ from fhir_writeback_dagster.rules.consent.codes import (
     labels_of,
     purposes_of,
 )
-from fhir_writeback_dagster.rules.consent.shape import Coding, codings, span_of
+from fhir_writeback_dagster.rules.consent.model import Effect
+from fhir_writeback_dagster.rules.consent.shape import codings, span_of
+from fhir_writeback_dagster.rules.fhir.codes import SystemCode
 
 if TYPE_CHECKING:
-    from fhir_writeback_dagster.rules.consent.evaluate import ConsentRequest
+    from fhir_writeback_dagster.rules.consent.model import ConsentRequest
 
 Applies = bool | None
-Effect = Literal["permit", "deny"]
 
 #: Referenced types that may stand for many: our organisation can be one of them.
 _COLLECTIVES = frozenset({"Group", "CareTeam", "PractitionerRole", "HealthcareService", "OrganizationAffiliation"})
@@ -172,9 +173,9 @@ def _is_it(data: Mapping[str, Any], ask: ConsentRequest) -> Applies:
     return None if name.rsplit("/", 2)[-2] == ask.resource_type else False
 
 
-def _or_unclear(found: Iterable[Coding]) -> list[Coding]:
+def _or_unclear(found: Iterable[SystemCode]) -> list[SystemCode]:
     return list(found) or [("", "")]  # a concept of words only
 
 
-def _coded(items: Iterable[Mapping[str, Any]]) -> list[Coding]:
+def _coded(items: Iterable[Mapping[str, Any]]) -> list[SystemCode]:
     return [(str(item.get("system") or ""), str(item.get("code") or "")) for item in items]

@@ -12,10 +12,9 @@ from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Any
 
+from fhir_writeback_dagster.rules.fhir.codes import SystemCode
 from fhir_writeback_dagster.rules.fhir.r4 import definitions
 from fhir_writeback_dagster.rules.fhir.time import instant
-
-Coding = tuple[str, str]
 
 #: R4's Consent: JSON property -> type; ``*`` is a list, a small letter a primitive. Types without an entry are R4's data types.
 _ELEMENTS: Mapping[str, Mapping[str, str]] = {
@@ -175,7 +174,7 @@ def _modifier_path(element: object, path: str = "", depth: int = 0) -> str | Non
     return next((place for place in found if place is not None), None)
 
 
-def codings(concept: object) -> Iterator[Coding]:
+def codings(concept: object) -> Iterator[SystemCode]:
     """(system, code) of each coding of a CodeableConcept; "" for what is not stated."""
     listed = concept.get("coding") if isinstance(concept, dict) else None
     for item in listed if isinstance(listed, list) else ():

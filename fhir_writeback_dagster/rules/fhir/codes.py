@@ -7,6 +7,9 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+SystemCode = tuple[str, str]
+"""The system and the code of a Coding."""
+
 #: From the most to the least preferred; a coding of any other system comes last, in the order of system and code.
 PREFERRED_SYSTEMS = (
     "http://loinc.org",

@@ -6,7 +6,7 @@ way; none of that is a difference. A status, a value, a unit, a code, a time, or
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cache
@@ -15,11 +15,11 @@ from typing import Any
 from fhir_writeback_dagster.rules.fhir.codes import concept_key, fold, tokens
 from fhir_writeback_dagster.rules.fhir.json_patch import difference
 from fhir_writeback_dagster.rules.fhir.r4 import definitions, types_of
+from fhir_writeback_dagster.rules.fhir.resource import ReadResource
 from fhir_writeback_dagster.rules.fhir.time import same_time
 
 __all__ = ["MEANING", "Loss", "as_correction", "difference", "laid_over", "lost", "same_content"]
 
-Resource = Mapping[str, Any]
 
 #: Say where and how a resource is kept, not what it says.
 _HOUSEKEEPING = frozenset({"resourceType", "id", "meta", "implicitRules", "language", "text", "identifier"})
@@ -43,7 +43,7 @@ MEANING = frozenset(
 _FINISHED = frozenset({"final", "amended", "corrected"})
 
 
-def same_content(ours: Resource, theirs: Resource) -> bool:
+def same_content(ours: ReadResource, theirs: ReadResource) -> bool:
     """Does the chart's resource say what our payload says, no less and nothing else?
 
     Not symmetric: what ``theirs`` has beyond ``ours`` counts only where it changes the meaning.
@@ -66,7 +66,7 @@ class Loss:
     light: tuple[str, ...] = ()
 
 
-def lost(ours: Resource, theirs: Resource, must_keep: frozenset[str] | None = None) -> Loss:
+def lost(ours: ReadResource, theirs: ReadResource, must_keep: frozenset[str] | None = None) -> Loss:
     """The elements of our payload that the resource which was made of it does not say any more.
 
     Who, when and remarks do not count unless they must be kept; a security label always does: without it the resource is open
@@ -115,14 +115,14 @@ def _same_items(kind: str, name: str, ours: list[Any], theirs: list[Any]) -> boo
     return not left or name in _OPEN_LISTS
 
 
-def _same_object(kind: str, ours: Resource, theirs: Resource) -> bool:
+def _same_object(kind: str, ours: ReadResource, theirs: ReadResource) -> bool:
     types = types_of(kind)
     if any(name not in ours and name not in _ADDED_INSIDE for name in theirs):
         return False
     return all(name in theirs and _same(types.get(name, ""), name, value, theirs[name]) for name, value in ours.items())
 
 
-def _same_concept(ours: Resource, theirs: Resource) -> bool:
+def _same_concept(ours: ReadResource, theirs: ReadResource) -> bool:
     """The coding that counts in ours is among theirs; servers translate, and drop local codes. Without codes, the text."""
     codings = ours.get("coding", ())
     key = concept_key(codings, ours.get("text"))
@@ -131,7 +131,7 @@ def _same_concept(ours: Resource, theirs: Resource) -> bool:
     return fold(ours.get("text", "")) == fold(theirs.get("text", ""))
 
 
-def _same_quantity(ours: Resource, theirs: Resource) -> bool:
+def _same_quantity(ours: ReadResource, theirs: ReadResource) -> bool:
     if not _same_value(ours.get("value"), theirs.get("value")) or ours.get("comparator") != theirs.get("comparator"):
         return False
     if "code" in ours and "code" in theirs:
@@ -140,7 +140,7 @@ def _same_quantity(ours: Resource, theirs: Resource) -> bool:
     return theirs.get("code", theirs.get("unit")) in units if units else "unit" not in theirs
 
 
-def _same_reference(ours: Resource, theirs: Resource) -> bool:
+def _same_reference(ours: ReadResource, theirs: ReadResource) -> bool:
     """One relative, one absolute or with a version: the same type and id."""
     return _type_and_id(ours.get("reference", "")) == _type_and_id(theirs.get("reference", ""))
 
@@ -149,7 +149,7 @@ def _type_and_id(reference: str) -> str:
     return "/".join(reference.partition("/_history/")[0].split("/")[-2:])
 
 
-def _same_attachment(ours: Resource, theirs: Resource) -> bool:
+def _same_attachment(ours: ReadResource, theirs: ReadResource) -> bool:
     """The same bytes of the same kind; an EHR that serves them from a URL cannot be compared, so it is not the same."""
     kinds = [part.get("contentType", "").replace(" ", "").lower() for part in (ours, theirs)]
     return kinds[0] == kinds[1] and "data" in theirs and _same_bytes(ours.get("data", ""), theirs["data"])
@@ -183,13 +183,13 @@ _COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
 }
 
 
-def as_correction(payload: Resource) -> dict[str, Any]:
+def as_correction(payload: ReadResource) -> dict[str, Any]:
     """The payload of an update whose value changed: a finished Observation is then `corrected` (R4, observation-status)."""
     corrects = payload.get("resourceType") == "Observation" and payload.get("status") in _FINISHED
     return {**payload, "status": "corrected"} if corrects else dict(payload)
 
 
-def laid_over(chart: Resource, payload: Resource, before: Resource | None = None) -> dict[str, Any]:
+def laid_over(chart: ReadResource, payload: ReadResource, before: ReadResource | None = None) -> dict[str, Any]:
     """The chart's resource with what our payload says: the wanted state of the smallest update.
 
     What the chart has beyond ours stays; what says the same stays as the chart writes it. ``before`` is the payload that was
@@ -224,7 +224,7 @@ def laid_over(chart: Resource, payload: Resource, before: Resource | None = None
     return wanted
 
 
-def _same_identifier(one: Resource, other: Resource) -> bool:
+def _same_identifier(one: ReadResource, other: ReadResource) -> bool:
     return (one.get("system"), one.get("value")) == (other.get("system"), other.get("value"))
 
 

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from fhir_writeback_dagster.rules.fhir.codes import concept_key, tokens
+from fhir_writeback_dagster.rules.fhir.resource import ReadResource
 from fhir_writeback_dagster.rules.fhir.time import instant, normalise
-
-Resource = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +37,7 @@ _FORMS = {
 }
 
 
-def _time(resource: Resource, form: _Form) -> str | None:
+def _time(resource: ReadResource, form: _Form) -> str | None:
     for name in form.times:
         value: Any = resource
         for part in name.split("."):
@@ -49,7 +48,7 @@ def _time(resource: Resource, form: _Form) -> str | None:
     return None
 
 
-def natural_key(resource: Resource) -> tuple[str, ...] | None:
+def natural_key(resource: ReadResource) -> tuple[str, ...] | None:
     """``(type, system|code, time)`` of one of our payloads or of a chart resource; None where it has none (Patient).
 
     Instants are UTC to the second; where a fact is one a day (Condition, Immunization), the date as written.
@@ -66,7 +65,7 @@ def natural_key(resource: Resource) -> tuple[str, ...] | None:
     return resource["resourceType"], code, when
 
 
-def _wider(resource: Resource) -> Iterator[tuple[str, ...]]:
+def _wider(resource: ReadResource) -> Iterator[tuple[str, ...]]:
     """Every key that the resource could be known by: each of its codings, its time also by the day."""
     form = _FORMS[resource["resourceType"]]
     concept = resource.get(form.concept) or {}
@@ -79,7 +78,7 @@ def _wider(resource: Resource) -> Iterator[tuple[str, ...]]:
     return ((resource["resourceType"], code, when) for code in codes | {own or ""} for when in times)
 
 
-def same_fact(ours: Resource, theirs: Resource) -> bool:
+def same_fact(ours: ReadResource, theirs: ReadResource) -> bool:
     """Could both tell of one fact of one patient? Codings may be more on one side, and a time may be a date there.
 
     Two instants of one day are two facts; an instant and a date of that day may be one.

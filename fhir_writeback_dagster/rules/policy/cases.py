@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Literal
 
 import click
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AwareDatetime, Field, model_validator
 
 from fhir_writeback_dagster.config import settings
+from fhir_writeback_dagster.config.strict_model import StrictModel
 from fhir_writeback_dagster.config.tenants import load_tenant
 from fhir_writeback_dagster.config.yaml_file import load_yaml
 from fhir_writeback_dagster.errors import ConfigError
@@ -36,11 +37,7 @@ _RESOURCE_TYPES = {
 _NOON = datetime(2026, 1, 5, 12, tzinfo=UTC)
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class CaseRequest(_Strict):
+class CaseRequest(StrictModel):
     """A write; what is left out comes from the file's defaults, and then from here."""
 
     source: str = "source"
@@ -56,14 +53,14 @@ class CaseRequest(_Strict):
     now: AwareDatetime = _NOON
 
 
-class Case(_Strict):
+class Case(StrictModel):
     name: str
     ask: CaseRequest = CaseRequest()
     expect: Literal["denied", "review", "automatic"]
     by: tuple[str, ...] = Field((), description="ids of policies that must be among those that decided")
 
 
-class Cases(_Strict):
+class Cases(StrictModel):
     """A file of cases, for a tenant (its policies) or for policies by name."""
 
     tenant: str | None = None

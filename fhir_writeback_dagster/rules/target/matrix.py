@@ -10,8 +10,9 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Generic, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
+from fhir_writeback_dagster.config.strict_model import StrictModel
 from fhir_writeback_dagster.config.yaml_file import load_yaml
 from fhir_writeback_dagster.errors import ConfigError
 
@@ -31,17 +32,13 @@ Method = Literal["none", "private_key_jwt", "client_secret", "mtls", "cloud"]
 T = TypeVar("T")
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Citation(_Strict):
+class Citation(StrictModel):
     known: Known
     what: str
     url: str | None = None
 
 
-class Cell(_Strict, Generic[T]):
+class Cell(StrictModel, Generic[T]):
     """One fact: its ``value`` (None: unknown), the key of its source, and what a reader should know besides."""
 
     value: T | None = None
@@ -63,14 +60,14 @@ Types = Cell[tuple[str, ...]]
 """Resource types; ``*``: all of R4's. Unknown: those that the live CapabilityStatement names."""
 
 
-class OwnCode(_Strict):
+class OwnCode(StrictModel):
     """``unit``: UCUM; the one that the vendor's field is in."""
 
     code: str
     unit: str
 
 
-class Create(_Strict):
+class Create(StrictModel):
     types: Types = Types()
     precondition: Cell[CreatePrecondition] = Field(
         Cell[CreatePrecondition](), description="the strongest that makes a repeated create harmless"
@@ -87,7 +84,7 @@ class Create(_Strict):
     )
 
 
-class Update(_Strict):
+class Update(StrictModel):
     put: Types = Types()
     patch: Types = Types()
     precondition: Cell[UpdatePrecondition] = Cell[UpdatePrecondition]()
@@ -98,14 +95,14 @@ class Update(_Strict):
     put_drops_missing: Cell[bool] = Field(Cell[bool](), description="a PUT empties what its body does not hold")
 
 
-class Bundles(_Strict):
+class Bundles(StrictModel):
     kinds: Cell[tuple[BundleKind, ...]] = Cell[tuple[BundleKind, ...]]()
     entries: Cell[int] = Cell[int]()
     conditional_entries: Cell[int] = Field(Cell[int](), description="most entries of a transaction with `ifNoneExist`")
     atomic: Cell[bool] = Field(Cell[bool](), description="a transaction with one bad entry leaves nothing")
 
 
-class Answers(_Strict):
+class Answers(StrictModel):
     etag: Cell[bool] = Cell[bool]()
     patch_etag: Cell[bool] = Cell[bool]()
     asynchronous: Cell[bool] = Field(Cell[bool](), description="202: accepted for mediation, decided later")
@@ -115,7 +112,7 @@ class Answers(_Strict):
     error_field: Cell[str] = Field(Cell[str](), description="where they are not: the field of the JSON that holds the code")
 
 
-class Reads(_Strict):
+class Reads(StrictModel):
     search_lag_s: Cell[float] = Field(Cell[float](), description="a write can be missing from searches so long")
     history: Cell[bool] = Cell[bool]()
     mirror: Cell[Literal["last_updated", "on_demand"]] = Field(
@@ -124,14 +121,14 @@ class Reads(_Strict):
     validate_operation: Cell[bool] = Field(Cell[bool](), description="$validate exists")
 
 
-class VendorWindow(_Strict):
+class VendorWindow(StrictModel):
     """At most ``requests`` in each second, or minute, of the clock: what `commit.pace` can keep to."""
 
     requests: int = Field(ge=1)
     per: Literal["second", "minute"]
 
 
-class VendorLimits(_Strict):
+class VendorLimits(StrictModel):
     windows: Cell[tuple[VendorWindow, ...]] = Field(
         Cell[tuple[VendorWindow, ...]](), description="what a tenant's `ehr.limits` are where it names none"
     )
@@ -146,7 +143,7 @@ class VendorLimits(_Strict):
         return self
 
 
-class Access(_Strict):
+class Access(StrictModel):
     methods: Cell[tuple[Method, ...]] = Cell[tuple[Method, ...]]()
     algorithms: Cell[tuple[Literal["RS384", "ES384"], ...]] = Cell[tuple[Literal["RS384", "ES384"], ...]]()
     scopes: Cell[tuple[Literal["v1", "v2"], ...]] = Cell[tuple[Literal["v1", "v2"], ...]]()
@@ -154,7 +151,7 @@ class Access(_Strict):
     headers: Cell[tuple[str, ...]] = Field(Cell[tuple[str, ...]](), description="request headers that hold our client id")
 
 
-class ErrorCode(_Strict):
+class ErrorCode(StrictModel):
     """A code in an error's body and the class of `commit.taxonomy` that it is, whatever the status says."""
 
     code: str
@@ -175,12 +172,12 @@ class ErrorCode(_Strict):
     note: str | None = None
 
 
-class Quirk(_Strict):
+class Quirk(StrictModel):
     text: str
     source: str
 
 
-class Vendor(_Strict):
+class Vendor(StrictModel):
     """One file. ``module``: of `commit.adapters`, where behaviour needs code."""
 
     vendor: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import Any
 
 from fhir_writeback_dagster.orchestration.run_context import RunContext
+from fhir_writeback_dagster.rules.fhir.resource import Resource
 from fhir_writeback_dagster.sandbox.check import WRITTEN, agree, fact_of, value_of
 from fhir_writeback_dagster.sandbox.drills.tenant_under_test import TenantUnderTest
 from fhir_writeback_dagster.sandbox.story.expected import FactKey, Value
-
-Resource = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from typing import Any, Literal, Self, get_args
 import msgspec
 
 from fhir_writeback_dagster import canonicaljson
+from fhir_writeback_dagster.rules.fhir.resource import Resource
 
 ProxyInteraction = Literal[
     "create",
@@ -29,7 +30,6 @@ INTERACTIONS: tuple[ProxyInteraction, ...] = get_args(ProxyInteraction)
 WRITES: tuple[ProxyInteraction, ...] = ("create", "update", "patch", "bundle")
 READS: tuple[ProxyInteraction, ...] = ("read", "history", "search")
 
-Resource = dict[str, Any]
 
 _TYPE = r"[A-Z][A-Za-z]+"
 _ONLY_ASKS = re.compile(rb'"method"\s*:\s*"GET"')

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
-from fhir_writeback_dagster.sandbox.fault_proxy.exchange import Exchange, ProxyAnswer, Resource, outcome
+from fhir_writeback_dagster.rules.fhir.resource import Resource
+from fhir_writeback_dagster.sandbox.fault_proxy.exchange import Exchange, ProxyAnswer, outcome
 
 FHIR_JSON = "application/fhir+json"
 

@@ -12,7 +12,8 @@ from email.utils import parsedate_to_datetime
 from urllib.parse import parse_qsl
 
 from fhir_writeback_dagster import canonicaljson
-from fhir_writeback_dagster.sandbox.fault_proxy.exchange import ProxyAnswer, ProxyInteraction, ProxyRequest, Resource, outcome
+from fhir_writeback_dagster.rules.fhir.resource import Resource
+from fhir_writeback_dagster.sandbox.fault_proxy.exchange import ProxyAnswer, ProxyInteraction, ProxyRequest, outcome
 from fhir_writeback_dagster.sandbox.fault_proxy.faults import FHIR_JSON
 
 _OF_A_BODY = ("content-type", "if-unmodified-since", "if-match", "prefer")

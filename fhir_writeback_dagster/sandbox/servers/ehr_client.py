@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Generator, Iterable, Sequence
-from typing import Any, Self
+from typing import Self
 
 import httpx
 from joserfc import jwt
@@ -16,8 +16,7 @@ from joserfc.jwk import ECKey
 
 from fhir_writeback_dagster import canonicaljson
 from fhir_writeback_dagster.errors import TargetError
-
-Resource = dict[str, Any]
+from fhir_writeback_dagster.rules.fhir.resource import Resource
 
 _JSON = {"Content-Type": "application/fhir+json", "Accept": "application/fhir+json", "Cache-Control": "no-cache"}
 _BUNDLE = 200  # entries a transaction: one commit of the server each

@@ -18,8 +18,9 @@ import httpx
 from fhir_writeback_dagster.errors import ServiceError
 from fhir_writeback_dagster.ops.ports import HOST, claim
 from fhir_writeback_dagster.ops.process import Child, Program, died
+from fhir_writeback_dagster.rules.fhir.resource import Resource
 from fhir_writeback_dagster.sandbox.keys import make_client_key
-from fhir_writeback_dagster.sandbox.servers.ehr_client import EhrClient, Resource
+from fhir_writeback_dagster.sandbox.servers.ehr_client import EhrClient
 
 CLIENT_ID = "fhir-writeback"
 START_SECONDS = 60

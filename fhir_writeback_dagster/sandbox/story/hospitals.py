@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from random import Random
-from typing import Any, Literal
+from typing import Literal
 from zoneinfo import ZoneInfo
 
 from fhir_writeback_dagster.config.tenants import Mode
-
-Resource = dict[str, Any]
+from fhir_writeback_dagster.rules.fhir.resource import Resource
 
 #: What is special about a person; each has rows that must end as the role says.
 StoryRole = Literal[

@@ -12,7 +12,7 @@ import pytest
 from commit.faults import FaultyLine, Say, Seen
 from commit.world import World, heart_rate, patient
 
-from fhir_writeback_dagster.commit.engine.sending import backoff
+from fhir_writeback_dagster.commit.limits.backoff import backoff
 from fhir_writeback_dagster.commit.protocol.answer import Answer
 from fhir_writeback_dagster.commit.protocol.error_classes import exhausted
 from fhir_writeback_dagster.errors import TargetError

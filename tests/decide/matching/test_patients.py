@@ -15,7 +15,8 @@ from conftest import MakeTenant, OpenLayer
 from decide.mirror import MRN, NOW, VISIT, Mirror, mrn, outcome, ref, ssn
 
 from fhir_writeback_dagster.canonical import Identifier
-from fhir_writeback_dagster.decide.matching.patients import EncounterMatch, EncounterRequest, match_patients
+from fhir_writeback_dagster.decide.matching.encounters import EncounterRequest
+from fhir_writeback_dagster.decide.matching.patients import EncounterMatch, match_patients
 from fhir_writeback_dagster.orchestration.run_context import RunContext
 
 

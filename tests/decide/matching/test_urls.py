@@ -7,7 +7,8 @@ from conftest import MakeTenant, OpenLayer
 from decide.mirror import VISIT, Mirror, mrn, outcome, ref
 
 from fhir_writeback_dagster.canonical import Identifier
-from fhir_writeback_dagster.decide.matching.patients import EncounterMatch, EncounterRequest
+from fhir_writeback_dagster.decide.matching.encounters import EncounterRequest
+from fhir_writeback_dagster.decide.matching.patients import EncounterMatch
 from fhir_writeback_dagster.rules.fhir.resource_url import URI
 
 EHR = "https://ehr.mercy.example/fhir"

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from fhir_writeback_dagster.rules.consent.evaluate import ConsentDecision, ConsentRequest, evaluate
+from fhir_writeback_dagster.rules.consent.evaluate import evaluate
+from fhir_writeback_dagster.rules.consent.model import ConsentDecision, ConsentRequest
 
 THO = "http://terminology.hl7.org/CodeSystem/"
 LOINC = "http://loinc.org"

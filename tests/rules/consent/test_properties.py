@@ -10,7 +10,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fhir_writeback_dagster.rules.consent.evaluate import ConsentRequest, evaluate
+from fhir_writeback_dagster.rules.consent.evaluate import evaluate
+from fhir_writeback_dagster.rules.consent.model import ConsentRequest
 
 THO = "http://terminology.hl7.org/CodeSystem/"
 ASK = ConsentRequest(
