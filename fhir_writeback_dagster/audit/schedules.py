@@ -20,4 +20,4 @@ def audit_schedule(context: dg.ScheduleEvaluationContext) -> Sequence[dg.RunRequ
     """Counts the events of every tenant once an hour."""
     with tick("audit") as (settings, connection):
         asked = ask(context.instance, connection, settings, "audit", dict.fromkeys(tenant_ids(settings.tenants)))
-    return asked.requests or dg.SkipReason(asked.why("no tenants"))
+    return asked.scheduled("no tenants")

@@ -91,7 +91,7 @@ def mirror_schedule(context: dg.ScheduleEvaluationContext) -> Sequence[dg.RunReq
     """Asks every minute for a refresh of each mirror that is older than its tenant's ``ehr.mirror_every``."""
     with tick("mirror") as (settings, connection):
         asked = _ask(context.instance, connection, settings, is_old)
-    return asked.requests or dg.SkipReason(asked.why("every mirror is young enough"))
+    return asked.scheduled("every mirror is young enough")
 
 
 @dg.schedule(job=drift_job, cron_schedule="17 * * * *", default_status=dg.DefaultScheduleStatus.RUNNING)
@@ -104,7 +104,7 @@ def drift_schedule(context: dg.ScheduleEvaluationContext) -> Sequence[dg.RunRequ
             if datetime.now(UTC) - compared_at >= COMPARE_EVERY
         ]
         asked = ask(context.instance, connection, settings, "mirror", dict.fromkeys(sorted(set(due))))
-    return asked.requests or dg.SkipReason(asked.why("no comparison is due"))
+    return asked.scheduled("no comparison is due")
 
 
 def _ask(

@@ -1,7 +1,7 @@
 """What sensors and schedules share: one run for each lane and tenant that has work, and none while one is on its way.
 
-The database is the queue, so a tick keeps no cursor and gives no run key: a run that died before its first statement would
-burn the key for ever (Dagster 1.13), and a tick that raises does not save its cursor.
+The database is the queue, so a tick keeps no cursor, and a sensor's gives no run key: a run that died before its first statement
+would burn the key for ever (Dagster 1.13), and a tick that raises does not save its cursor.
 """
 
 from __future__ import annotations
@@ -90,6 +90,14 @@ class Asked:
         if self.notes:
             log.warning("left out: %s", self.why(""))
         return dg.SensorResult(run_requests=self.requests)
+
+    def scheduled(self, nothing: str) -> Sequence[dg.RunRequest] | dg.SkipReason:
+        """For a schedule, whose requests need a key each. It counts within one tick, so a run that dies burns no later one's.
+
+        ``nothing`` is the reason of skipping where there are no notes either.
+        """
+        keyed = [request.with_replaced_attrs(run_key=request.partition_key) for request in self.requests]
+        return keyed or dg.SkipReason(self.why(nothing))
 
 
 def ask(
