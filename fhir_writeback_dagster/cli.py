@@ -90,6 +90,7 @@ def open_runs(layer: Layer, tenant: str | None) -> Iterator[Iterator[RunContext]
     """The :data:`~fhir_writeback_dagster.orchestration.run_context.OpenRuns` of the project that this command is for."""
     from fhir_writeback_dagster.config.tenants import load_tenant, tenant_ids
     from fhir_writeback_dagster.ops.database import open_database, register
+    from fhir_writeback_dagster.ops.environment import holding_secrets
     from fhir_writeback_dagster.ops.folder import StateFolder
     from fhir_writeback_dagster.orchestration.run_context import open_run
 
@@ -101,7 +102,8 @@ def open_runs(layer: Layer, tenant: str | None) -> Iterator[Iterator[RunContext]
 
     config = project()
     names = [load_tenant(config.home / "tenants", tenant).tenant] if tenant else tenant_ids(config.home / "tenants")
-    with open_database(config, StateFolder(config.home), progress) as database:
+    state = StateFolder(config.home)
+    with holding_secrets(config, state, layer, config.tenants()[0]), open_database(config, state, progress) as database:
         yield places()
 
 

@@ -20,6 +20,7 @@ from dotenv import dotenv_values
 from fhir_writeback_dagster.config.settings import LAYERS, Layer
 from fhir_writeback_dagster.config.tenants import Tenant, load_tenant, tenant_ids
 from fhir_writeback_dagster.errors import ConfigError
+from fhir_writeback_dagster.ops.folder import refuse_exposed
 from fhir_writeback_dagster.ops.provision import Dsns
 
 LOCATIONS: tuple[Layer, ...] = ("ingest", "decide", "commit", "audit")
@@ -31,11 +32,14 @@ _LOGINS = (*LAYERS, "dagster")
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Configuration:
-    """``environment`` is the user's own; no child process gets it as it is. ``ports``: a name of :data:`PORTS` to a number."""
+    """``environment`` is the user's own; no child process gets it as it is. ``ports``: a name of :data:`PORTS` to a number.
+    ``written`` are the names that `.env` sets.
+    """
 
     home: Path
     environment: Mapping[str, str]
     ports: Mapping[str, int]
+    written: frozenset[str] = frozenset()
 
     @property
     def dsns(self) -> Dsns | None:
@@ -73,14 +77,14 @@ def load_configuration(
     """Read ``<home>/.env`` under ``environment`` (default: this process's own).
 
     :raises ConfigError: a port is not a number, or `.env` cannot be read.
+    :raises ServiceError: others may read `.env`.
     """
     path = home / ".env"
     try:
-        written = dotenv_values(path, interpolate=False) if path.is_file() else {}
+        written = read_env_file(path)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError("file_unreadable", type(error).__name__, where=str(path), fix="make it readable UTF-8") from None
-    everything = {name: value for name, value in written.items() if value is not None}
-    everything.update(os.environ if environment is None else environment)
+    everything = written | dict(os.environ if environment is None else environment)
     chosen = {}
     for name, default in ports.items():
         variable = f"FHIR_WRITEBACK_PORT_{name.upper()}"
@@ -88,4 +92,15 @@ def load_configuration(
         if not text.isdecimal() or int(text) > 65535:
             raise ConfigError("bad_port", "not a port number", where=variable, fix="a number from 1 to 65535, 0 for any free")
         chosen[name] = int(text)
-    return Configuration(home.resolve(), everything, chosen)
+    return Configuration(home.resolve(), everything, chosen, frozenset(written))
+
+
+def read_env_file(path: Path) -> dict[str, str]:
+    """The variables that a file in the form of ``.env`` sets; none where there is no such file.
+
+    :raises ServiceError: others than its owner may read it.
+    """
+    if not path.is_file():
+        return {}
+    refuse_exposed(path)
+    return {name: value for name, value in dotenv_values(path, interpolate=False).items() if value is not None}

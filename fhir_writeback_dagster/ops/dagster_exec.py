@@ -14,7 +14,7 @@ from fhir_writeback_dagster.errors import ServiceError
 from fhir_writeback_dagster.ops import lock
 from fhir_writeback_dagster.ops.configuration import Configuration
 from fhir_writeback_dagster.ops.database import Progress, open_database
-from fhir_writeback_dagster.ops.environment import dagster_environment
+from fhir_writeback_dagster.ops.environment import dagster_environment, needs
 from fhir_writeback_dagster.ops.folder import StateFolder
 from fhir_writeback_dagster.ops.running import LOCK, running
 from fhir_writeback_dagster.ops.signals import Stopped
@@ -29,19 +29,22 @@ def exec_environment(config: Configuration, progress: Progress) -> Iterator[dict
     published = lock.read(state.path / LOCK)
     if published and published.get("up"):
         with open_database(config, state, progress) as database:
-            yield _with_users(dagster_environment(state, database.dsns))
+            yield _with_users(config, dagster_environment(state, database.dsns))
         return
     with running(config, progress, dagster=False) as everything:
-        yield _with_users(everything.services.environment())
+        yield _with_users(config, everything.services.environment())
 
 
 def run_dagster_tool(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
     """Run a command in this terminal to its end; its exit code.
 
+    It works in ``DAGSTER_HOME``: Dagster's commands take every variable of a `.env` where they are started, and the project's
+    has the keys of all layers. Its `workspace.yaml` is there too.
+
     :raises ServiceError: there is no such command.
     """
     try:
-        process = subprocess.Popen(arguments, env=environment)  # noqa: S603 - the user's own command
+        process = subprocess.Popen(arguments, env=environment, cwd=environment["DAGSTER_HOME"])  # noqa: S603 - the user's own command
     except OSError as error:
         raise ServiceError(
             "command_missing", error.strerror or type(error).__name__, where=arguments[0], fix="is it installed?"
@@ -60,8 +63,9 @@ def run_dagster_tool(arguments: Sequence[str], environment: Mapping[str, str]) -
         raise
 
 
-def _with_users(ours: dict[str, str]) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("FHIR_WRITEBACK_")}
+def _with_users(config: Configuration, ours: dict[str, str]) -> dict[str, str]:
+    secret = {need.variable for tenant in config.tenants()[0] for need in needs(tenant)} | set(config.written)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("FHIR_WRITEBACK_") and name not in secret}
     # The folder of this interpreter first: `dagster` is found there also where its virtual environment is not active.
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)))
     return kept | ours | {"PATH": path}

@@ -20,15 +20,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-
-from dotenv import dotenv_values
 
 from fhir_writeback_dagster.config.secret_managers import REACHED_BY
 from fhir_writeback_dagster.config.settings import DSN, HOME, LAYER, Layer
 from fhir_writeback_dagster.config.tenants import Tenant
 from fhir_writeback_dagster.errors import SecretError
-from fhir_writeback_dagster.ops.configuration import LOCATIONS, Configuration
+from fhir_writeback_dagster.ops.configuration import LOCATIONS, Configuration, read_env_file
 from fhir_writeback_dagster.ops.folder import StateFolder
 from fhir_writeback_dagster.ops.provision import Dsns
 from fhir_writeback_dagster.ops.sockets import socket_of
@@ -89,6 +88,16 @@ def layer_environment(
     config: Configuration, state: StateFolder, dsns: Dsns, layer: Layer, tenants: Iterable[Tenant]
 ) -> tuple[dict[str, str], list[SecretError]]:
     """The whole environment of a layer's processes, and the secrets that its tenants name and nobody gave."""
+    own, missing = layer_secrets(config, state, layer, tenants)
+    environment = storage_environment(state, dsns) | own
+    environment |= {HOME: str(config.home), LAYER: layer, DSN: dsns.of(layer)}
+    return environment, missing
+
+
+def layer_secrets(
+    config: Configuration, state: StateFolder, layer: Layer, tenants: Iterable[Tenant]
+) -> tuple[dict[str, str], list[SecretError]]:
+    """The variables that are a layer's own, those that ``tenants`` name as secrets among them, and what nobody gave."""
     own = _own_variables(config, state, layer)
     missing = []
     for need in (need for tenant in tenants for need in needs(tenant) if layer in need.layers):
@@ -104,9 +113,23 @@ def layer_environment(
                     fix=f"set it in the environment, in .env or in {state.path / 'env' / (layer + '.env')}",
                 )
             )
-    environment = storage_environment(state, dsns) | own
-    environment |= {HOME: str(config.home), LAYER: layer, DSN: dsns.of(layer)}
-    return environment, missing
+    return own, missing
+
+
+@contextmanager
+def holding_secrets(config: Configuration, state: StateFolder, layer: Layer, tenants: Iterable[Tenant]) -> Iterator[None]:
+    """This process holds what a layer's would while the block runs: for a command that works as the layer, on `.env` and all."""
+    own, _ = layer_secrets(config, state, layer, tenants)
+    before = {name: os.environ.get(name) for name in own}
+    os.environ.update(own)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def write_layer_file(state: StateFolder, layer: Layer, values: Mapping[str, str]) -> None:
@@ -117,9 +140,7 @@ def write_layer_file(state: StateFolder, layer: Layer, values: Mapping[str, str]
 
 
 def _own_variables(config: Configuration, state: StateFolder, layer: Layer) -> dict[str, str]:
-    path = state.path / "env" / f"{layer}.env"
-    written = dotenv_values(path, interpolate=False) if path.is_file() else {}
-    own = {name: value for name, value in written.items() if value is not None}
+    own = read_env_file(state.path / "env" / f"{layer}.env")
     prefix = f"FHIR_WRITEBACK_{layer.upper()}__"
     own |= {name.removeprefix(prefix): value for name, value in config.environment.items() if name.startswith(prefix)}
     return own

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import secrets
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,19 @@ def unusable(path: Path, error: OSError) -> ServiceError:
     return ServiceError(
         "path_unusable", error.strerror or type(error).__name__, where=str(path), fix="make it a folder this user can write"
     )
+
+
+def refuse_exposed(path: Path) -> None:
+    """Nothing is read from, or written to, a place of secrets that others than its owner may read or change.
+
+    :raises ServiceError: they may, or it is another user's.
+    """
+    found = path.stat()
+    if found.st_mode & 0o077:
+        mode = "700" if stat.S_ISDIR(found.st_mode) else "600"
+        raise ServiceError("exposed", "others than its owner may read it", where=str(path), fix=f"chmod {mode} {path}")
+    if os.geteuid() not in {0, found.st_uid}:
+        raise ServiceError("exposed", "it belongs to another user", where=str(path), fix="work as that user, or remove it")
 
 
 class StateFolder:
@@ -37,6 +51,7 @@ class StateFolder:
             for part in ("", *parts):
                 path = path / part
                 path.mkdir(mode=0o700, exist_ok=True)
+                refuse_exposed(path)
             if not os.access(path, os.W_OK | os.X_OK):
                 raise PermissionError(13, "Permission denied")
         except OSError as error:
@@ -67,6 +82,7 @@ class StateFolder:
         """
         path = self.path / name
         try:
+            refuse_exposed(path)
             value = json.loads(path.read_bytes())
         except FileNotFoundError:
             return {}

@@ -10,7 +10,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import click
@@ -18,6 +19,7 @@ import dagster as dg
 import psycopg2  # type: ignore[import-untyped]
 from dagster._config import Field
 from dagster._core.instance.ref import InstanceRef
+from dagster._core.secrets.env_file import get_env_var_dict
 from dagster._serdes import ConfigurableClassData
 from sqlalchemy import Engine, event
 from sqlalchemy.exc import DisconnectionError
@@ -43,8 +45,15 @@ class Instance(dg.DagsterInstance):
     def config_schema(cls) -> Mapping[str, Field]:
         """Nothing is added to the keys of dagster.yaml.
 
-        :raises click.ClickException: Dagster's database is not configured; its tools print that as one line.
+        :raises click.ClickException: Dagster's database is not configured, or the process holds secrets that are not Dagster's;
+            its tools print that as one line.
         """
+        if told := sorted(_from_env_file()):
+            message = (
+                f"{Path.cwd()}/.env: Dagster has read it, and holds {', '.join(told[:3])} and what else is for a layer alone "
+                "[secrets_in_dagster] — run it as `fhir-writeback exec -- dagster …`"
+            )
+            raise click.ClickException(message)
         if not os.environ.get(VARIABLES[0]):
             missing = ", ".join(name for name in VARIABLES if not os.environ.get(name))
             message = (
@@ -58,6 +67,17 @@ class Instance(dg.DagsterInstance):
     @classmethod
     def config_defaults(cls, base_dir: str) -> Mapping[str, ConfigurableClassData | None]:
         return InstanceRef.config_defaults(base_dir)
+
+
+def _from_env_file() -> set[str]:
+    """Secrets that this process has from a `.env` where it was started: Dagster's commands take all that stands in it."""
+    written = get_env_var_dict(str(Path.cwd()))
+    kept = {*VARIABLES, "FHIR_WRITEBACK_HOME"}
+    return {name for name, value in written.items() if value and os.environ.get(name) == value} - kept - _ports(written)
+
+
+def _ports(names: Iterable[str]) -> set[str]:
+    return {name for name in names if name.startswith("FHIR_WRITEBACK_PORT_")}
 
 
 def _still_there(connection: Any, _record: object, _proxy: object) -> None:

@@ -15,9 +15,9 @@ from dagster._core.remote_origin import RegisteredCodeLocationOrigin
 from dagster._grpc.impl import get_external_schedule_execution, get_external_sensor_execution
 from support import PROJECT, Database
 
+from fhir_writeback_dagster.config.settings import HOME
+from fhir_writeback_dagster.config.tenants import tenant_ids
 from fhir_writeback_dagster.ids import new_id
-from fhir_writeback_dagster.settings import HOME
-from fhir_writeback_dagster.tenants import tenant_ids
 
 LOCATIONS = ("ingest", "decide", "commit", "audit")
 

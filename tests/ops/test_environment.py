@@ -95,6 +95,7 @@ def test_a_secret_that_nobody_gave_is_named_with_the_tenant_and_the_mend(home: P
 
 
 def test_the_environment_wins_over_dotenv(home: Path) -> None:
+    (home / ".env").touch(mode=0o600)
     (home / ".env").write_text("FHIR_WRITEBACK_PORT_WEB=4001\nFHIR_WRITEBACK_PORT_POSTGRES=4002\n")
     config = load_configuration(home, {"FHIR_WRITEBACK_PORT_WEB": "5001"})
     assert (config.ports["web"], config.ports["postgres"]) == (5001, 4002)
