@@ -73,7 +73,9 @@ def resolve(reference: str, home: Path) -> Secret:
         value = os.environb.get(name.encode())
         if not value:
             raise SecretError(
-                "secret_missing", f"{reference} is not set in this process", fix=f"give {name} to this layer's environment"
+                "secret_missing",
+                f"{reference} is not set in this process",
+                fix=f"set {name} in .env, or in this layer's environment",
             )
         return Secret(value)
     for scheme, read in STORES.items():
