@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from fhir_writeback_dagster.errors import describe
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:
@@ -11,3 +13,10 @@ class Problem:
 
     code: str
     column: str
+    detail: str = ""
+    """Of a defect of ours: class and place of the exception, safe to show."""
+
+
+def defect(error: Exception, column: str) -> Problem:
+    """What nobody foresaw ends the row, and is named so that somebody can fix it."""
+    return Problem("defect", column, describe(error))

@@ -69,7 +69,11 @@ from fhir_writeback_dagster.canonical import KINDS
 from fhir_writeback_dagster.config.strict_model import StrictModel
 from fhir_writeback_dagster.config.tenants import TimeZone
 from fhir_writeback_dagster.ingest.contracts.fields import Conditions, DateFrom, IdentifierFrom, fields_model
+from fhir_writeback_dagster.ingest.contracts.reserved_columns import BROKEN, LINE
 from fhir_writeback_dagster.ingest.contracts.row_rules import ActorFrom, AnyRule, Column, PatientFrom, RowRule, column_role
+
+#: What databases put where nothing has ended yet.
+NO_END = ("9999-12-31", "2099-12-31")
 
 
 class Table(StrictModel):
@@ -91,7 +95,18 @@ class Table(StrictModel):
     final_newline: Literal["required", "optional"] = Field(
         "required", description="a csv file without a last line end may be cut within a value; a manifest proves it whole"
     )
+    escape: Literal["\\"] | None = Field(None, description="csv: a backslash before a quote or another backslash makes it text")
+    title_lines: int = Field(0, ge=0, le=100, description="csv: lines that say something above the header")
+    footer: tuple[str, ...] = Field((), description="csv: globs of lines below the last row, such as `Total rows: *`")
     nulls: tuple[str, ...] = ("",)
+    no_end: tuple[str, ...] = Field(
+        NO_END, description="days that stand for `no end`, in any order of day and month; or texts, as they are written"
+    )
+    ends: tuple[str, ...] = Field(
+        (),
+        description="columns that say when something ended, besides those that the rules show to be; a time that is still to "
+        "come is as if not said",
+    )
     columns: dict[str, Annotated[Column, BeforeValidator(column_role)]] = Field(min_length=1)
     patient: PatientFrom | None = None
     encounter: tuple[IdentifierFrom, ...] = ()
@@ -150,6 +165,10 @@ class Table(StrictModel):
         return page
 
     def _check_columns(self) -> None:
+        if reserved := sorted({BROKEN, LINE} & self.columns.keys()):
+            raise ValueError(f"reserved names: {', '.join(reserved)}")
+        if unknown := sorted(set(self.ends) - self.columns.keys()):
+            raise ValueError(f"`ends` names no column: {', '.join(unknown)}")
         read = set(_columns_read(self))
         if unknown := sorted(read - self.columns.keys()):
             raise ValueError(f"not in `columns`: {', '.join(unknown)}")
@@ -238,5 +257,6 @@ class Contract(StrictModel):
         return any(fnmatchcase(file_name, pattern) for pattern in self.ignore)
 
     def table_of(self, file_name: str) -> str | None:
-        """Name of the first table whose pattern the file's name (no folders) matches."""
-        return next((name for name, table in self.tables.items() if fnmatchcase(file_name, table.files)), None)
+        """Name of the first table whose pattern the file's name (no folders) matches, also without its `.gz` or `.zip`."""
+        names = (file_name, *(file_name.removesuffix(end) for end in (".gz", ".zip") if file_name.endswith(end)))
+        return next((name for one in names for name, table in self.tables.items() if fnmatchcase(one, table.files)), None)

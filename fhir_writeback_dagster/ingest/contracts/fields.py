@@ -7,7 +7,17 @@ from functools import cache
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError, create_model, field_validator, model_validator
+import polars as pl
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    create_model,
+    field_validator,
+    model_validator,
+)
 
 from fhir_writeback_dagster import canonical
 from fhir_writeback_dagster.config.strict_model import StrictModel
@@ -15,15 +25,41 @@ from fhir_writeback_dagster.config.tenants import TimeZone
 from fhir_writeback_dagster.rules.consent.codes import ACT_CODE
 from fhir_writeback_dagster.rules.fhir.unit_conversion import UnknownUnitError, factor
 
-#: Column -> its texts (None is a column that says nothing), or whether it says anything. All columns must hold.
-Conditions = dict[str, Literal["present", "absent"] | tuple[str | None, ...]]
 
+def _regular_expression(pattern: str) -> str:
+    try:
+        pl.Series([""]).str.contains(f"^(?:{pattern})$")
+    except pl.exceptions.ComputeError:
+        raise ValueError(f"{pattern!r} is no regular expression (Rust's regex)") from None
+    return pattern
+
+
+#: Of the whole text; Rust's regex, which takes linear time whatever the text.
+Regex = Annotated[str, AfterValidator(_regular_expression)]
 
 #: What may stand before a number: no digit, sign or mark of a number, so that one text has one reading.
 Sign = Annotated[str, Field(pattern=r"^[^\d\s.,+-]+( [^\d\s.,+-]+)*$")]
 
 #: FHIR's own signs (R4, quantity-comparator).
 COMPARATORS: Mapping[str, canonical.Comparator] = MappingProxyType({"<": "<", "<=": "<=", ">=": ">=", ">": ">"})
+
+
+class Matches(StrictModel):
+    """A column's whole text is as the regular expression says, or says something that is not."""
+
+    matches: Regex | None = None
+    not_matches: Regex | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Matches:
+        if (self.matches is None) == (self.not_matches is None):
+            raise ValueError("expected one of matches, not_matches")
+        return self
+
+
+#: Column -> its texts (None is a column that says nothing), a regular expression, or what it says: anything, nothing, a number
+#: (with or without a comparator), or something that is no number. All columns must hold.
+Conditions = dict[str, Literal["present", "absent", "number", "not_number"] | Matches | tuple[str | None, ...]]
 
 
 class From(StrictModel):
@@ -65,17 +101,29 @@ class TextFrom(From):
         return self
 
 
+ZoneName = Annotated[str, Field(pattern=r"^[A-Za-z]{2,5}$")]
+Offset = Annotated[str, Field(pattern=r"^[+-]\d{2}:\d{2}$")]
+
+
 class DateFrom(From):
     """A date or time, with the precision that it came with.
 
     ISO 8601 and dates with an English month name (``3 Apr 2025``) need no ``order``. Dates of digits alone
-    (``03/04/2025``, ``20250403``) need it: without, they are quarantined as ``ambiguous_date`` unless only one reading exists.
-    Years have four digits. A time without an offset is in ``time_zone``, else the contract's, else the tenant's.
+    (``03/04/2025``) need it: without, they are quarantined as ``ambiguous_date`` unless only one reading exists, as of
+    ``20250403`` and HL7's ``20250403101500+0200``. Years have four digits and lie within 1800 to 2199. A time without an
+    offset is in ``time_zone``, else the contract's, else the tenant's. A zone's short name counts only where ``zones`` says
+    what it is here: EST is New York's, or Brisbane's.
     """
 
     column: str
     time_column: str | None = Field(None, description="the time of day, where it has a column of its own")
     order: Literal["dmy", "mdy", "ymd"] | None = None
+    form: Literal["text", "epoch_seconds", "epoch_milliseconds", "excel"] = Field(
+        "text", description="what a number stands for: seconds or milliseconds since 1970 in UTC, or days since 1899-12-30"
+    )
+    zones: dict[ZoneName, Offset] = Field(
+        default_factory=dict, description="short names of zones that may stand behind a time: {EST: '-05:00'}"
+    )
     time_zone: TimeZone | None = None
 
 
@@ -127,9 +175,12 @@ class QuantityFrom(From):
     takes none, and so does a kind other than lab_result that leaves it out (``comparator_not_allowed``). R4's vital-signs
     profiles do not forbid one, but who reads a vital sign takes it for a reading: a contract has to want it. A bound that is
     converted is rounded outwards: ``<4.94`` as ``<4.9`` would say more than was measured.
+
+    ``extract`` takes the number out of a longer text: of ``120/80`` the one before the slash by ``([0-9]+)/[0-9]+``.
     """
 
     column: str
+    extract: Regex | None = Field(None, description="a regular expression of the whole text, with one group: the number")
     unit: str | None = None
     unit_column: str | None = None
     units: tuple[str, ...] = ()
@@ -143,12 +194,19 @@ class QuantityFrom(From):
     @model_validator(mode="after")
     def _check(self) -> QuantityFrom:
         self._one_of("unit", "unit_column")
+        if self.extract is not None and not _has_one_group(self.extract):
+            raise ValueError("`extract` needs exactly one group (write others as `(?:...)`)")
         for code in (*self.units, *([self.unit] if self.unit else [])):
             try:
                 factor(code, code)
             except UnknownUnitError:
                 raise ValueError(f"{code} is no UCUM code") from None
         return self
+
+
+def _has_one_group(pattern: str) -> bool:
+    names = pl.select(pl.lit("").str.extract_groups(f"^(?:{pattern})$")).to_series().dtype
+    return len(names.fields) == 1 if isinstance(names, pl.Struct) else False
 
 
 class IdentifierFrom(From):

@@ -1,5 +1,9 @@
-"""Columns that a reader makes and a contract may name."""
+"""Columns that a reader makes and no file delivers."""
 
 from __future__ import annotations
 
+#: fhir: the URL of the Patient and of the Encounter that a resource names; their elements are the columns ``@patient.…``.
 PATIENT_URL, ENCOUNTER_URL = "@patient", "@encounter"
+
+#: Of a line that is no row: the reason code, and the line as it was delivered.
+BROKEN, LINE = "@broken", "@line"

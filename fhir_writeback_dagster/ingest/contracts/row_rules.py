@@ -23,6 +23,7 @@ from fhir_writeback_dagster.ingest.contracts.fields import (
     DateFrom,
     Fields,
     IdentifierFrom,
+    Matches,
     TextFrom,
     check_comparators,
     check_words,
@@ -142,6 +143,15 @@ def _row_rule(value: object) -> str:
 AnyRule = Annotated[Annotated[RowRule, Tag("rule")] | Annotated[NotWritten, Tag("not_written")], Discriminator(_row_rule)]
 
 
+_NUMBER = r"(?:[<>]=?|[≤≥])?\s*[+-]?(?:[0-9]+(?:[.,][0-9]+)?|[.,][0-9]+)(?:[eE][+-]?[0-9]+)?"
+
+
+def _as_the_pattern(column: str, pattern: str, *, wanted: bool) -> pl.Expr:
+    """A column that says nothing neither matches nor does not."""
+    found = pl.col(column).str.contains(f"^(?:{pattern})$")
+    return (found if wanted else ~found).fill_null(value=False)
+
+
 def holds(when: Conditions) -> pl.Expr:
     """Whether a row is as the conditions say."""
     tests = []
@@ -150,6 +160,10 @@ def holds(when: Conditions) -> pl.Expr:
             tests.append(pl.col(column).is_not_null())
         elif wanted == "absent":
             tests.append(pl.col(column).is_null())
+        elif wanted in ("number", "not_number"):
+            tests.append(_as_the_pattern(column, _NUMBER, wanted=wanted == "number"))
+        elif isinstance(wanted, Matches):
+            tests.append(_as_the_pattern(column, wanted.matches or wanted.not_matches or "", wanted=wanted.matches is not None))
         else:
             texts = [text for text in wanted if text is not None]
             test = pl.col(column).is_in(texts).fill_null(value=False)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, TypeVar
 
 import polars as pl
@@ -32,15 +33,21 @@ from fhir_writeback_dagster.ingest.contracts.fields import (
 from fhir_writeback_dagster.ingest.contracts.row_rules import PatientFrom, holds
 from fhir_writeback_dagster.ingest.normalise import dates
 from fhir_writeback_dagster.ingest.normalise.conversions import concept, content, put_together, quantity
-from fhir_writeback_dagster.ingest.problems import Problem
+from fhir_writeback_dagster.ingest.problems import Problem, defect
+from fhir_writeback_dagster.orchestration.run_context import utc_now
 
 K = TypeVar("K", bound=Hashable)
 Texts = Sequence[str | None]
 
 
-def each(keys: Sequence[K], make: Callable[[K], Any]) -> list[Any]:
-    """``make`` of each key, called once for equal ones."""
-    made = {key: make(key) for key in dict.fromkeys(keys)}
+def each(keys: Sequence[K], make: Callable[[K], Any], column: str) -> list[Any]:
+    """``make`` of each key, called once for equal ones; an exception is a :class:`Problem` of ``column`` in its place."""
+    made: dict[K, Any] = {}
+    for key in dict.fromkeys(keys):
+        try:
+            made[key] = make(key)
+        except Exception as error:  # noqa: BLE001 - one row's value never ends the other rows
+            made[key] = defect(error, column)
     return [made[key] for key in keys]
 
 
@@ -50,12 +57,14 @@ class Maker:
 
     :param systems: identifier system of each name, from the tenant; :func:`~.sources.source_of` has seen that all are there.
     :param zone: of times without an offset, where the contract's field says none.
+    :param now: when the rows are read (UTC): an end that is still to come has not happened.
     """
 
     source: str
     systems: Mapping[str, str]
     zone: str
     concept_maps: Mapping[str, ConceptMap]
+    now: datetime = field(default_factory=utc_now)
     _makers: dict[type[From], Callable[[Any, pl.DataFrame], list[Any]]] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -121,7 +130,7 @@ class Maker:
 
         if spec.column is None:
             return [read(spec.constant)] * frame.height
-        return each(_texts(frame, spec.column), read)
+        return each(_texts(frame, spec.column), read, spec.column)
 
     def texts(self, spec: TextFrom, frame: pl.DataFrame) -> list[Any]:
         """Plain texts, translated where the contract says how."""
@@ -138,7 +147,7 @@ class Maker:
         if spec.time_column:
             times = _texts(frame, spec.time_column)
             texts = [day if day is None or time is None else f"{day} {time}" for day, time in zip(texts, times, strict=True)]
-        read = dates.parse([t for t in texts if t is not None], spec.order, spec.time_zone or self.zone)
+        read = dates.read({t: None for t in texts if t is not None}, spec, spec.time_zone or self.zone)
         made: dict[str | None, Any] = {
             text: Problem(parsed.problem, spec.column) if parsed.problem else parsed.value for text, parsed in read.items()
         }
@@ -146,9 +155,13 @@ class Maker:
 
     def quantities(self, spec: QuantityFrom, frame: pl.DataFrame, signs: Mapping[str, Comparator]) -> list[Any]:
         values = _texts(frame, spec.column)
+        if spec.extract is not None:
+            part = pl.col(spec.column).str.extract(f"^(?:{spec.extract})$", 1)
+            parts = frame.select(part.fill_null("")).to_series()  # a text without that part is no number
+            values = [None if whole is None else found for whole, found in zip(values, parts, strict=True)]
         named = _texts(frame, spec.unit_column) if spec.unit_column else [spec.unit] * frame.height
         compared = _texts(frame, spec.comparator_column) if spec.comparator_column else [None] * frame.height
-        return each(list(zip(values, named, compared, strict=True)), lambda key: quantity(spec, signs, *key))
+        return each(list(zip(values, named, compared, strict=True)), lambda key: quantity(spec, signs, *key), spec.column)
 
     def concepts(self, spec: ConceptFrom, frame: pl.DataFrame) -> list[Any]:
         columns = [
@@ -156,18 +169,20 @@ class Maker:
             for column in (spec.column, spec.system_column, spec.display, spec.text)
         ]
         concept_map = self.concept_maps[spec.concept_map] if spec.concept_map else None
-        return each(list(zip(*columns, strict=True)), lambda key: concept(spec, concept_map, *key))
+        return each(list(zip(*columns, strict=True)), lambda key: concept(spec, concept_map, *key), spec.column or "code")
 
     def identifiers(self, spec: IdentifierFrom, frame: pl.DataFrame) -> list[Any]:
         if spec.system_column:
             systems = _texts(frame, spec.system_column)
             pairs = zip(systems, _texts(frame, spec.column), strict=True)
-            return each(list(pairs), lambda pair: Identifier(system=pair[0], value=pair[1]) if all(pair) else None)
+            made = lambda pair: Identifier(system=pair[0], value=pair[1]) if all(pair) else None  # noqa: E731
+            return each(list(pairs), made, spec.column)
         system = spec.system or self.systems[spec.name or ""]
-        return each(_texts(frame, spec.column), lambda text: None if text is None else Identifier(system=system, value=text))
+        made = lambda text: None if text is None else Identifier(system=system, value=text)  # noqa: E731
+        return each(_texts(frame, spec.column), made, spec.column)
 
     def contents(self, spec: ContentFrom, frame: pl.DataFrame) -> list[Any]:
-        return [None if text is None else content(spec, text) for text in _texts(frame, spec.column)]
+        return each(_texts(frame, spec.column), lambda text: None if text is None else content(spec, text), spec.column)
 
     def reactions(self, spec: ReactionFrom, frame: pl.DataFrame) -> list[Any]:
         manifestations = self.concepts(spec.manifestation, frame)
@@ -189,7 +204,7 @@ class Maker:
                 text = values[text]
             return None if text is None else Coding(system=spec.system, code=text)
 
-        return each(_texts(frame, spec.column), read)
+        return each(_texts(frame, spec.column), read, spec.column)
 
     def components(self, spec: ComponentFrom, frame: pl.DataFrame, kind: str) -> list[Any]:
         nothing = [None] * frame.height
@@ -219,7 +234,7 @@ class Maker:
                 return absent
             return put_together(PatientRef, identifiers=found, **dict(zip(said, key[count:], strict=True)))
 
-        return each(list(zip(*identifiers, *columns, strict=True)), make)
+        return each(list(zip(*identifiers, *columns, strict=True)), make, absent.column)
 
     def encounters(self, specs: Sequence[IdentifierFrom], frame: pl.DataFrame) -> list[tuple[Identifier, ...]]:
         if not specs:

@@ -17,11 +17,13 @@ from pydantic import ValidationError
 from fhir_writeback_dagster.canonical import Actor, CanonicalRecord, Coding, Component, Concept
 from fhir_writeback_dagster.ingest.contracts.contract import Table
 from fhir_writeback_dagster.ingest.contracts.fields import record_model
+from fhir_writeback_dagster.ingest.contracts.reserved_columns import BROKEN
 from fhir_writeback_dagster.ingest.contracts.row_rules import ActorFrom, Group, NotWritten, RowRule, holds
 from fhir_writeback_dagster.ingest.normalise.columns import Maker, each
 from fhir_writeback_dagster.ingest.normalise.conversions import Content
 from fhir_writeback_dagster.ingest.normalise.dates import instant
-from fhir_writeback_dagster.ingest.problems import Problem
+from fhir_writeback_dagster.ingest.normalise.texts import read_texts
+from fhir_writeback_dagster.ingest.problems import Problem, defect
 from fhir_writeback_dagster.ingest.readers.fhir import labels_of, unread
 
 _ROW = "\x00row"  # a name that no column has
@@ -56,21 +58,24 @@ class Normalised:
 
     records: list[Record] = field(default_factory=list)
     others: dict[int, NotARecord] = field(default_factory=dict)
+    defects: dict[str, None] = field(default_factory=dict)
+    """Of rows that ended by a defect of ours: class and place of the exception, safe to show."""
 
 
 def normalise(frame: pl.DataFrame, name: str, table: Table, actor: ActorFrom, maker: Maker) -> Normalised:
     """Read all rows of ``frame``, text as delivered, by the rules of ``table`` (called ``name`` in its contract)."""
     delivered = frame
-    said = pl.all().str.strip_chars()
-    frame = (
-        frame.select(list(table.columns)).select(pl.when(~said.is_in(table.nulls)).then(said).name.keep()).with_row_index(_ROW)
-    )
+    frame = read_texts(delivered, table, maker.zone, maker.now).with_row_index(_ROW)
     made = Normalised()
     labels = labels_of(delivered) if table.format == "fhir" else []
     free = pl.repeat(value=True, n=frame.height, eager=True)
+    if BROKEN in delivered.columns:
+        free = delivered[BROKEN].is_null()
+        lines = enumerate(delivered[BROKEN])
+        made.others.update((row, NotARecord("quarantined", reason)) for row, reason in lines if reason is not None)
     for rule in table.rows:
         takes = free & frame.select(holds(rule.when).alias("takes")).to_series() if rule.when else free
-        free &= ~takes
+        free = free & ~takes
         part = frame.filter(takes)
         if table.format == "fhir" and isinstance(rule, RowRule):
             lost = unread(delivered, table, rule)
@@ -172,7 +177,9 @@ class _Rule:
         models: Sequence[str | None] = [actor.model] * self.frame.height
         if actor.model_column:
             models = self.frame[actor.model_column].to_list()
-        return each(models, lambda model: Actor(type=actor.type, id=actor.id or maker.source, model=model))
+        return each(
+            models, lambda model: Actor(type=actor.type, id=actor.id or maker.source, model=model), actor.model_column or ""
+        )
 
     def _orders(self, maker: Maker) -> list[Any]:
         """The source's own order of versions: an instant, None or a :class:`Problem` for each row."""
@@ -180,7 +187,9 @@ class _Rule:
         if spec is None:
             return [None] * self.frame.height
         zone = spec.time_zone or maker.zone
-        return each(maker.dates(spec, self.frame), lambda text: instant(text, zone) if isinstance(text, str) else text)
+        return each(
+            maker.dates(spec, self.frame), lambda text: instant(text, zone) if isinstance(text, str) else text, spec.column
+        )
 
     def _marks(self, keys: list[tuple[str, ...]], texts: list[tuple[str | None, ...]]) -> list[str | None]:
         """What tells apart rows that agree in identity: None for the first in order of the discriminator, then 2, 3, …
@@ -216,9 +225,13 @@ class _Rule:
         except ValidationError as error:
             place = error.errors(include_url=False, include_context=False, include_input=False)[0]["loc"]
             return Problem("bad_value", _column_of(self.rule, str(place[0])))
+        except Exception as error:  # noqa: BLE001 - one row never ends the other rows
+            return defect(error, "")
 
     def _quarantine(self, row: int, problem: Problem) -> None:
-        self.made.others[row] = NotARecord("quarantined", problem.code, problem.column)
+        self.made.others[row] = NotARecord("quarantined", problem.code, problem.column or None)
+        if problem.detail:
+            self.made.defects[problem.detail] = None
 
     def _group(self, group: Group, rows: list[int], said: list[dict[str, Any]], orders: list[Any]) -> None:
         keys = [tuple(text or "" for text in key) for key in self.frame.select(group.by).iter_rows()]

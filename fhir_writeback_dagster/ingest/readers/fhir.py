@@ -39,7 +39,6 @@ _NAME = re.compile(r"_?[A-Za-z][A-Za-z0-9]*")
 
 _RELATIVE = re.compile(r"[A-Z][A-Za-z]+/[A-Za-z0-9\-.]{1,64}", re.ASCII)
 
-
 #: Column of the URL and beginning of the columns of the elements, the type, and where a resource names it.
 _REFERENCES = (
     (PATIENT_URL, "Patient", ("subject", "patient")),

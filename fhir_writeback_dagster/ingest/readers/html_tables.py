@@ -3,8 +3,8 @@
 A page's tables of data are those without a table inside; of these every one is read whose header has all required columns,
 one after the other. The header is the ``thead``, or the leading rows of ``th`` alone; a column's name is what stands above it,
 from top to bottom: ``Result / Unit``. A merged cell says its text in each row and column that it covers, as HTML means it. A
-row that is one cell is the heading of those below it. Footers, repeated headers and what a style hides within a cell are left
-out.
+row that is one cell is the heading of those below it. Footers, repeated headers and what is hidden or struck out within a cell
+are left out (:mod:`~fhir_writeback_dagster.ingest.readers.html_text`).
 
 Columns that a contract may declare beside these: ``@caption``, ``@section`` (the heading), ``@column 3`` (one without a name),
 and those of its ``page``: name → XPath of the one place outside of the table that holds it, such as the patient's banner.
@@ -13,6 +13,7 @@ and those of its ``page``: name → XPath of the one place outside of the table 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,15 +23,24 @@ from lxml import etree, html
 
 from fhir_writeback_dagster.errors import ExtractRefused
 from fhir_writeback_dagster.ingest.contracts.contract import Table
+from fhir_writeback_dagster.ingest.readers.html_text import text_of
+from fhir_writeback_dagster.ingest.readers.limits import Shape
 
-#: More than any portal shows; a page that claims more by its spans is no page for people.
-MAX_COLUMNS, MAX_CELLS = 1_000, 5_000_000
+#: More than any portal shows; a page that claims more, by its spans or by its tags, is no page for people.
+MAX_COLUMNS, MAX_CELLS, MAX_TAGS, MAX_PAGE = 1_000, 1_000_000, 500_000, 64 * 1024 * 1024
+_MAX_SPAN = 65_534  # HTML, 4.9.11
+#: Characters of one tag outside of quotes: the parser compares each attribute with all before it (120,000 took 28 s, measured).
+_MAX_TAG = 4_096
 
-_TAG = re.compile(r"<(/?)(table|html)\b", re.IGNORECASE)
-_UNSEEN = re.compile(r"<!--.*?-->|<(script|style|template)\b.*?</\1\s*>", re.IGNORECASE | re.DOTALL)
-_BREAKS = frozenset({"br", "p", "div", "li", "tr", "td", "th", "dt", "dd"})
-_SILENT = frozenset({"script", "style", "template", "noscript"})
-_HIDDEN = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.IGNORECASE)
+_AS_SENT = "deliver the page as the portal sent it"
+
+#: Comments, elements that hold no tags, and tags, each to its end or to the end of the page: so all of it is looked at once.
+_MARKUP = re.compile(
+    r"<!--.*?(?P<comment>-->|\Z)|<(?P<silent>script|style|template)\b.*?(?P<end></(?P=silent)\s*>|\Z)"
+    r"|<(?P<close>/?)(?P<name>[a-z][a-z0-9:-]*+)(?P<rest>(?>=\s*+\"[^\"]*+\"|=\s*+'[^']*+'|[^>])*+)",
+    re.IGNORECASE | re.DOTALL,
+)
+_QUOTED = re.compile(r"=\s*+(?:\"[^\"]*+\"|'[^']*+')")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,19 +77,21 @@ def read_tables(text: str, table: Table, *, whole: bool) -> pl.DataFrame:
     try:
         root = html.document_fromstring(text.encode(), parser=parser)
     except etree.LxmlError:
-        raise ExtractRefused("bad_html", "there is no page in it", fix="deliver the page as the portal sent it") from None
+        raise ExtractRefused("bad_html", "there is no page in it", fix=_AS_SENT) from None
+    # The parser stops where elements are more than 2,048 deep in one another, and says so only here.
+    if any(error.type_name == "ERR_RESOURCE_LIMIT" or error.level_name == "FATAL" for error in parser.error_log):
+        raise ExtractRefused("too_deep", "elements lie too deep in one another", fix=_AS_SENT)
     wanted = [name for name in table.required if name not in table.page and not name.startswith("@")]
     rows: list[dict[str, str | None]] = []
+    shape = Shape(MAX_CELLS, MAX_COLUMNS)
     missing: list[str] | None = None
-    for element in root.iter("table"):
-        if element.find(".//table") is not None:
-            continue
-        header, lines = _read(element)
+    for element in _tables_of_data(root):
+        header, lines = _read(element, shape)
         if lacking := [name for name in wanted if name not in header]:
             missing = lacking if missing is None or len(lacking) < len(missing) else missing
             continue
         missing = []
-        caption = " ".join(_text(c) for c in element.iterchildren("caption")) or None
+        caption = " ".join(text_of(c) for c in element.iterchildren("caption")) or None
         rows += [{"@caption": caption, **row} for row in _rows(header, lines)]
     if missing is None or missing:
         raise ExtractRefused(
@@ -90,25 +102,57 @@ def read_tables(text: str, table: Table, *, whole: bool) -> pl.DataFrame:
     page = _page(root, table)
     names = dict.fromkeys(name for row in rows for name in row if not name.startswith("@") or name in table.columns)
     names = dict.fromkeys([*wanted, *table.page]) | names
+    Shape(MAX_CELLS, MAX_COLUMNS).check(len(rows), len(names))
     return pl.DataFrame({name: pl.Series([row.get(name, page.get(name)) for row in rows], dtype=pl.String) for name in names})
 
 
+def _tables_of_data(root: Any) -> Iterator[Any]:
+    """Tables without a table inside, in the page's order."""
+    last = None
+    for event, element in etree.iterwalk(root, events=("start", "end"), tag="table"):
+        if event == "start":
+            last = element
+        elif element is last:
+            yield element
+
+
 def _check_whole(text: str, *, whole: bool) -> None:
-    tags = [(mark == "/", name.lower()) for mark, name in _TAG.findall(_UNSEEN.sub("", text))]
-    cut = tags.count((False, "table")) > tags.count((True, "table"))
-    if cut or (not whole and (False, "html") in tags and (True, "html") not in tags):
-        raise ExtractRefused(
-            "truncated",
-            f"the page ends within its {'table' if cut else 'text'}",
-            line=text.count("\n") + 1,
-            fix="deliver the whole page again",
-        )
+    """In one pass: does the page end, and has it no more tags than a page has?
+
+    :raises ExtractRefused: see there.
+    """
+    if len(text) > MAX_PAGE:
+        raise ExtractRefused("file_too_large", f"a page of more than {MAX_PAGE} characters", fix="deliver it in parts")
+    tags: Counter[tuple[str, str]] = Counter()
+    for count, found in enumerate(_MARKUP.finditer(text)):
+        if count > MAX_TAGS:
+            raise ExtractRefused("too_wide", f"more than {MAX_TAGS} tags", line=_line(text, found.start()), fix=_AS_SENT)
+        if found["comment"] == "" or found["end"] == "":
+            raise _cut("comment" if found["comment"] == "" else found["silent"].lower(), text)
+        if name := found["name"]:
+            if len(found["rest"]) > _MAX_TAG and len(_QUOTED.sub("", found["rest"])) > _MAX_TAG:
+                raise ExtractRefused("too_wide", "a tag has too many attributes", line=_line(text, found.start()), fix=_AS_SENT)
+            tags[found["close"], name.lower()] += 1
+    if tags["", "table"] > tags["/", "table"]:
+        raise _cut("table", text)
+    if not whole and tags["", "html"] and not tags["/", "html"]:
+        raise _cut("text", text)
+
+
+def _cut(within: str, text: str) -> ExtractRefused:
+    return ExtractRefused(
+        "truncated", f"the page ends within its {within}", line=_line(text, len(text)), fix="deliver the whole page again"
+    )
+
+
+def _line(text: str, at: int) -> int:
+    return text.count("\n", 0, at) + 1
 
 
 def _page(root: Any, table: Table) -> dict[str, str | None]:
     values: dict[str, str | None] = {}
     for name, path in table.page.items():
-        found = {" ".join(one.split()) if isinstance(one, str) else _text(one) for one in root.xpath(path)} - {""}
+        found = {" ".join(one.split()) if isinstance(one, str) else text_of(one) for one in root.xpath(path)} - {""}
         if len(found) > 1 or (not found and table.columns[name].required):
             raise ExtractRefused(
                 "page_value",
@@ -119,11 +163,11 @@ def _page(root: Any, table: Table) -> dict[str, str | None]:
     return values
 
 
-def _read(element: Any) -> tuple[list[str], list[_Line]]:
+def _read(element: Any, shape: Shape) -> tuple[list[str], list[_Line]]:
     """Names of the columns, and the lines below the header; no names where there is no header."""
     groups = _groups(element)
-    head = [line for kind, rows in groups if kind == "thead" for line in _lines(rows)]
-    body = [line for kind, rows in groups if kind == "tbody" for line in _lines(rows)]
+    head = [line for kind, rows in groups if kind == "thead" for line in _lines(rows, shape)]
+    body = [line for kind, rows in groups if kind == "tbody" for line in _lines(rows, shape)]
     while not head or (body and body[0].is_header and not any(kind == "thead" for kind, _ in groups)):
         if not body or not body[0].is_header:
             break
@@ -160,24 +204,22 @@ def _groups(element: Any) -> list[tuple[str, list[Any]]]:
     return groups
 
 
-def _lines(rows: Sequence[Any]) -> Iterator[_Line]:
+def _lines(rows: Sequence[Any], shape: Shape) -> Iterator[_Line]:
     """Rows of one group with each cell in every slot that it covers."""
     held: dict[int, tuple[_Cell, int]] = {}
-    total = 0
     for number, row in enumerate(rows):
         slots: list[_Cell] = []
         for element in row.iterchildren("td", "th"):
             _carry(held, slots)
-            cell = _Cell(_text(element), element.tag == "th")
+            cell = _Cell(text_of(element), element.tag == "th")
             down = _span(element, "rowspan") or len(rows) - number
-            for _ in range(_span(element, "colspan") or 1):
+            for _ in range(min(_span(element, "colspan") or 1, MAX_COLUMNS + 1)):
                 if down > 1:
                     held[len(slots)] = (cell, down - 1)
                 slots.append(cell)
         _carry(held, slots)
-        total += len(slots)
-        if len(slots) > MAX_COLUMNS or total > MAX_CELLS:
-            raise ExtractRefused("too_wide", "its spans make more cells than a page has", line=row.sourceline, fix="fix them")
+        shape.check(1, len(slots), row.sourceline)
+        shape.cells -= len(slots)
         yield _Line(row.sourceline, tuple(slots))
 
 
@@ -193,7 +235,9 @@ def _carry(held: dict[int, tuple[_Cell, int]], slots: list[_Cell]) -> None:
 def _span(element: Any, name: str) -> int:
     """A span as HTML reads it: 1 where it is no number; 0 stands for a rowspan to the end of its group."""
     text = (element.get(name) or "1").strip()
-    return min(int(text), 65_534) if text.isascii() and text.isdigit() else 1
+    if not (text.isascii() and text.isdigit()):
+        return 1
+    return min(int(text), _MAX_SPAN) if len(text) <= len(str(_MAX_SPAN)) else _MAX_SPAN
 
 
 def _rows(header: Sequence[str], lines: Sequence[_Line]) -> Iterator[dict[str, str | None]]:
@@ -212,18 +256,3 @@ def _rows(header: Sequence[str], lines: Sequence[_Line]) -> Iterator[dict[str, s
                 fix="a table of its own for rows of another kind",
             )
         yield {**dict(zip(header, line.texts, strict=True)), "@section": section}
-
-
-def _text(element: Any) -> str:
-    return " ".join("".join(_pieces(element)).split())
-
-
-def _pieces(element: Any) -> Iterator[str]:
-    yield element.text or ""
-    for part in element:
-        if not (part.tag in _SILENT or part.get("hidden") is not None or _HIDDEN.search(part.get("style") or "")):
-            gap = " " if part.tag in _BREAKS else ""
-            yield gap
-            yield from _pieces(part)
-            yield gap
-        yield part.tail or ""

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from fhir_writeback_dagster.errors import ExtractRefused
 from fhir_writeback_dagster.ingest.contracts.contract import Table
+from fhir_writeback_dagster.ingest.contracts.reserved_columns import BROKEN, LINE
 from fhir_writeback_dagster.ingest.readers.read import MAX_FIELD, read
 
 SECRET = "Jane-Doe-1970"
@@ -100,9 +101,17 @@ def test_a_missing_last_line_end_is_no_cut_where_the_file_is_proved_whole() -> N
     assert read(b"a,b\n1,2", table(final_newline="optional"), whole=False).height == 1
 
 
-@pytest.mark.parametrize("data", [b"a,b\n1,2,3\n4,5\n", b"a,b\n1\n4,5\n"])
-def test_a_ragged_row_in_the_middle(data: bytes) -> None:
-    error = refused(data)
+@pytest.mark.parametrize("line", ["1,2,3", "1"])
+def test_a_row_of_another_width_ends_alone(line: str) -> None:
+    frame = read(f"a,b\n{line}\n4,5\n".encode(), table(), whole=False)
+    assert frame.rows(named=True) == [
+        {"a": None, "b": None, BROKEN: "ragged_row", LINE: line},
+        {"a": "4", "b": "5", BROKEN: None, LINE: None},
+    ]
+
+
+def test_a_file_whose_rows_are_all_of_another_width_is_refused() -> None:
+    error = refused(b"a,b\n1,2,3\n4,5,6\n")
     assert (error.code, error.line) == ("ragged_row", 2)
 
 
@@ -173,16 +182,34 @@ def test_json_lines_without_a_last_line_end_are_whole() -> None:
     assert read(b'{"a": 1, "b": 2}', table(format="jsonl"), whole=False).height == 1
 
 
-@pytest.mark.parametrize("line", ["nonsense", "[1]", '"x"', "1"])
-def test_a_line_that_is_no_object(line: str) -> None:
-    error = refused(f'{{"a": 1, "b": 2}}\n{line}\n{{"a": 1, "b": 2}}\n'.encode(), format="jsonl")
-    assert (error.code, error.line) == ("bad_json", 2)
+@pytest.mark.parametrize("line", ["nonsense", "[1]", '"x"', "1", '{"a": NaN}', '{"a": 1, "b": 2', '{"a.b": 1, "a": {"b": 2}}'])
+def test_a_line_that_is_no_object_ends_alone(line: str) -> None:
+    frame = read(f'{{"a": 1, "b": 2}}\n{line}\n{{"a": 3, "b": 4}}\n'.encode(), table(format="jsonl"), whole=False)
+    assert frame["a"].to_list() == ["1", None, "3"]
+    assert frame[LINE].to_list() == [None, line, None]
+    assert frame[BROKEN][1] in {"bad_json", "duplicate_name"}
+
+
+def test_a_file_without_an_object_is_refused() -> None:
+    error = refused(b"a,b\n1,2\n", format="jsonl")
+    assert (error.code, error.line) == ("bad_json", 1)
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
+def test_what_a_reader_says_of_a_line_cannot_be_delivered(form: str) -> None:
+    data = {
+        "csv": f"a,b,{BROKEN}\n1,2,{SECRET}\n".encode(),
+        "jsonl": json.dumps({"a": 1, "b": 2, BROKEN: SECRET}).encode(),
+        "parquet": parquet(a=["1"], b=["2"], **{BROKEN: [SECRET]}),
+    }
+    assert refused(data[form], format=form).code == "bad_header"
 
 
 def test_deep_json_is_refused_and_does_not_crash() -> None:
     assert refused(b'{"a": ' + b"[" * 100_000 + b"\n", format="jsonl").code == "bad_json"
-    deep = b'{"a": ' * 5_000 + b"1" + b"}" * 5_000
-    assert refused(deep + b"\n", format="jsonl").code in {"bad_json", "missing_column"}
+    for depth in (100, 900, 5_000, 100_000):
+        deep = b'{"a": ' * depth + b"1" + b"}" * depth
+        assert refused(deep + b"\n", format="jsonl").code in {"bad_json", "too_deep"}
 
 
 def parquet(**columns: list[Any]) -> bytes:
