@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from protocol import network, workers
-from protocol.ehr import Phase, Resource, Tier, inert
+from protocol.ehr import PERSON, Phase, Resource, Tier, inert
 from protocol.engine import NEWEST, Link, Rules, live
 from protocol.explore import Move, Violation
 from protocol.world import HELD, IDLE, At, Budget, Intent, Worker, World, show
@@ -29,6 +29,10 @@ class Model:
     bounded: bool
     budget: Budget
     revisions: int = 2
+    lags: bool = False
+    """The search index may show what is stored later than the quiet period ends."""
+    answers_us: bool = False
+    """People change the resource only when they have seen the newest revision in it."""
     updates: bool = False
     """The first revision stands in the EHR already; the others come to a resource that is linked."""
     rules: Rules = field(default_factory=Rules)
@@ -103,7 +107,12 @@ class Model:
     def _has_rested(self, world: World) -> bool:
         """A mediator is no network: what it took in hand may take days."""
         away = [r for r in world.requests() if not (self.tier.create == "mediated" and r.phase is Phase.IN_HAND)]
-        return not away and all(r.indexed for r in world.resources)
+        return not away and (self.lags or all(r.indexed for r in world.resources))
+
+    def may_touch(self, world: World) -> bool:
+        """May a person change the resource now? Once they have, it is theirs."""
+        says = world.resources[0].says
+        return says == len(world.intents) if self.answers_us else says > PERSON
 
     def _has_patience(self, intent: Intent) -> bool:
         """It waits for a mediator, or for a target that lets us look."""

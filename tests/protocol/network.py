@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from protocol.ehr import PERSON, Answer, Phase, Request, edited, serve
+from protocol.ehr import MOVED, PERSON, Answer, Phase, Request, Shows, edited, serve
 from protocol.explore import Move, Violation
 from protocol.world import IDLE, At, Worker, World, name_of
 
@@ -47,6 +47,22 @@ def _served(model: Model, world: World, request: Request, n: int | None) -> Iter
             now = _answered(now, n, world.workers[n], request, still, answer)
         done = f"answered {answer.status}" if answer else "taken up" if still else "declined"
         yield model.move(f"{whose} is {done}", now, environment=True)
+        if answer is not None and n is not None and answer.status in _SUCCESS:
+            for kind, said, how in _said_otherwise(answer):
+                if now.budget.has(kind):
+                    heard = now.spend(kind).put(n, now.workers[n]._replace(heard=said))
+                    yield model.move(f"{whose} is done and answered {how}", heard, fault=True)
+
+
+_SUCCESS = (200, 201)
+_PAGE = Answer(404, shows=Shows.PAGE)
+
+
+def _said_otherwise(answer: Answer) -> Iterator[tuple[str, Answer, str]]:
+    """What was done, told so that it has to be read with care: the fault, what comes in place of ``answer``, and in words."""
+    yield "swaps", Answer(answer.status, shows=Shows.ANOTHERS), "with another's resource"
+    yield "bare", Answer(answer.status, shows=Shows.NOTHING), "without a body"
+    yield "denials", Answer(429), "429"
 
 
 def _answered(now: World, n: int, worker: Worker, request: Request, still: Request | None, answer: Answer | None) -> World:
@@ -63,6 +79,13 @@ def _silence(model: Model, world: World, n: int, worker: Worker, request: Reques
     if world.budget.has("losses"):
         now = world.spend("losses").put(n, over).orphan(worker)
         yield model.move(f"{name_of(worker)} has no answer in time", now, fault=True)
+        if not model.rules.sends_once:
+            again = worker._replace(request=request._replace(phase=Phase.ON_ITS_WAY))
+            now = world.spend("losses").orphan(worker).put(n, again)
+            yield model.move(f"the HTTP library of {name_of(worker)} sends again", now, fault=True)
+    if world.budget.has("pages"):
+        now = world.spend("pages").put(n, over._replace(heard=_PAGE)).orphan(worker)
+        yield model.move(f"a gateway answers {name_of(worker)} {_PAGE.status}", now, fault=True)
     if request.phase is Phase.ON_ITS_WAY:
         for kind, status in (("busy", 429), ("rejections", 422)):
             if world.budget.has(kind):
@@ -79,6 +102,10 @@ def _around(model: Model, world: World) -> Iterator[Move[World]]:
         if not resource.indexed:
             shown = (*world.resources[:n], resource._replace(indexed=True), *world.resources[n + 1 :])
             yield model.move("the search index catches up", world._replace(resources=shown), environment=True)
-    if world.budget.has("edits") and world.resources and world.resources[0].says != PERSON:
-        touched = world.spend("edits")._replace(resources=edited(world.resources))
-        yield model.move("a person changes the resource", touched, fault=True)
+        if resource.fresh:
+            over = (*world.resources[:n], resource._replace(fresh=False), *world.resources[n + 1 :])
+            yield model.move("the second is over", world._replace(resources=over), environment=True)
+    for kind, says, does in (("edits", PERSON, "changes the resource"), ("moves", MOVED, "files it elsewhere")):
+        if world.budget.has(kind) and world.resources and model.may_touch(world):
+            touched = world.spend(kind)._replace(resources=edited(model.tier, world.resources, says))
+            yield model.move(f"a person {does}", touched, fault=True)

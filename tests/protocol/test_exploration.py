@@ -4,6 +4,8 @@
 ``nothing_lost``          what is called committed stood in the EHR; what is dropped has something newer in its place
 ``none_reverted``         no revision is overwritten by an older one
 ``person_stands``         what a person wrote is not overwritten
+``own_patient``           nothing is written into another patient's resource, nor into the chart of another patient
+``ours_stays_ours``       what we wrote is not taken for somebody else's
 ``fresh_recheck``         nothing is sent on a re-check from before its last claim
 ``nobody_asked_in_vain``  no person is asked about our own doing
 ``every_intent_ends``     from every reachable state an end is reachable, and without faults it is reached
@@ -18,7 +20,20 @@ import re
 
 import pytest
 from protocol.broken import BROKEN, Broken
-from protocol.ehr import ATOMIC, BLIND, CLIENT_ID, MEDIATED, NO_IF_MATCH, NOTHING, RACY, REVISION_KEY, SEARCH, VENDOR_KEY
+from protocol.ehr import (
+    ATOMIC,
+    BLIND,
+    BY_CONTENT,
+    BY_TIME,
+    CLIENT_ID,
+    MEDIATED,
+    NO_IF_MATCH,
+    NOTHING,
+    RACY,
+    REVISION_KEY,
+    SEARCH,
+    VENDOR_KEY,
+)
 from protocol.engine import Rules
 from protocol.explore import Found, dead_end, explore, livelock, story
 from protocol.model import Model
@@ -34,6 +49,8 @@ EVERY_FAULT = Budget(
 WIRE_FAULTS = Budget(faults=2, crashes=1, expiries=1, losses=2, duplicates=1)
 DEEP = Budget(faults=4, crashes=2, losses=2, duplicates=1)
 """For explorations without late workers, where a worker whose lease runs out is the same as one that dies."""
+MISLED = Budget(faults=2, crashes=1, losses=1, busy=1, edits=1, moves=1, swaps=1, bare=1, denials=1, cuts=2)
+"""Any two of them, those included that come as an answer and are none."""
 ONCE_EACH = EVERY_FAULT._replace(duplicates=0)
 """Every request arrives at most once."""
 
@@ -48,6 +65,11 @@ EXACT = {
     "vendor idempotency key": _exact(Model(VENDOR_KEY, bounded=False, budget=WIRE_FAULTS)),
     "atomic If-None-Exist": _exact(Model(ATOMIC, bounded=False, budget=EVERY_FAULT)),
     "If-Match": Model(ATOMIC, bounded=False, budget=EVERY_FAULT, updates=True),
+    "If-Unmodified-Since": Model(BY_TIME, bounded=False, budget=MISLED, updates=True),
+    "client-assigned id, misled": _exact(Model(CLIENT_ID, bounded=False, budget=MISLED)),
+    "vendor idempotency key, misled": _exact(Model(VENDOR_KEY, bounded=False, budget=MISLED)),
+    "atomic If-None-Exist, misled": _exact(Model(ATOMIC, bounded=False, budget=MISLED)),
+    "If-Match, misled": Model(ATOMIC, bounded=False, budget=MISLED, updates=True),
     "client-assigned id, deep": _exact(Model(CLIENT_ID, bounded=False, budget=DEEP._replace(faults=3), drops_late_workers=True)),
     "vendor key, deep": _exact(Model(VENDOR_KEY, bounded=False, budget=DEEP._replace(faults=3), drops_late_workers=True)),
     "atomic If-None-Exist, deep": _exact(Model(ATOMIC, bounded=False, budget=DEEP, drops_late_workers=True)),
@@ -55,6 +77,10 @@ EXACT = {
 }
 """Whatever is late, lost or repeated."""
 
+_TRUE_REFUSALS = MISLED._replace(denials=0)
+"""What is answered with 429 was not done."""
+_ACKNOWLEDGED = Budget(faults=2, bare=1, busy=1, edits=1, moves=1)
+_ANSWERED = Budget(faults=3, losses=1, edits=1, swaps=1, busy=1)
 BOUNDED = {
     "atomic If-None-Exist": Model(ATOMIC, bounded=True, budget=ONCE_EACH),
     "non-atomic If-None-Exist": Model(RACY, bounded=True, budget=ONCE_EACH),
@@ -64,13 +90,24 @@ BOUNDED = {
     "If-Match, requests repeated": Model(ATOMIC, bounded=True, budget=EVERY_FAULT, updates=True),
     "mediated, no 202 lost": Model(MEDIATED, bounded=True, budget=Budget(faults=2, busy=1, revocations=1, rejections=1)),
     "looks refused": Model(BLIND, bounded=True, budget=ONCE_EACH),
+    "non-atomic If-None-Exist, misled": Model(RACY, bounded=True, budget=_TRUE_REFUSALS),
+    "search before create, misled": Model(SEARCH, bounded=True, budget=MISLED),
+    "search before create, a slow index": Model(SEARCH, bounded=True, lags=True, budget=_ACKNOWLEDGED),
+    "identifiers dropped, misled": Model(BY_CONTENT, bounded=True, budget=MISLED, revisions=1),
+    "nothing, misled": Model(NOTHING, bounded=True, budget=_TRUE_REFUSALS),
+    "If-Match ignored, misled": Model(NO_IF_MATCH, bounded=True, budget=MISLED._replace(edits=0, moves=0), updates=True),
+    "If-Match ignored, people answer us": Model(
+        NO_IF_MATCH, bounded=True, budget=_ANSWERED, revisions=1, updates=True, answers_us=True
+    ),
+    "mediated, misled": Model(MEDIATED, bounded=True, budget=MISLED._replace(losses=0, crashes=0, pages=0)),
+    "looks refused, misled": Model(BLIND, bounded=True, budget=_TRUE_REFUSALS),
     "non-atomic, deep": Model(RACY, bounded=True, budget=DEEP._replace(duplicates=0), drops_late_workers=True),
     "search, deep": Model(SEARCH, bounded=True, budget=DEEP._replace(duplicates=0), drops_late_workers=True),
     "nothing, deep": Model(NOTHING, bounded=True, budget=DEEP._replace(duplicates=0), drops_late_workers=True),
 }
 """Where nothing is under way any more when the quiet period ends, and the index shows what is stored."""
 
-_LOSS, _TWICE = Budget(faults=1, losses=1), Budget(faults=1, duplicates=1)
+_LOSS, _TWICE, _DENIED = Budget(faults=1, losses=1), Budget(faults=1, duplicates=1), Budget(faults=1, denials=1)
 NOT_WITHOUT = {
     "non-atomic If-None-Exist without the bound": (Model(RACY, bounded=False, budget=_LOSS), "one_resource"),
     "search before create without the bound": (Model(SEARCH, bounded=False, budget=_LOSS), "one_resource"),
@@ -78,6 +115,8 @@ NOT_WITHOUT = {
     "non-atomic If-None-Exist, repeated": (Model(RACY, bounded=True, budget=_TWICE), "one_resource"),
     "search before create, repeated": (Model(SEARCH, bounded=True, budget=_TWICE), "one_resource"),
     "nothing, repeated": (Model(NOTHING, bounded=True, budget=_TWICE), "one_resource"),
+    "non-atomic If-None-Exist, refused though done": (Model(RACY, bounded=True, budget=_DENIED), "one_resource"),
+    "nothing, refused though done": (Model(NOTHING, bounded=True, budget=_DENIED), "one_resource"),
     "If-Match ignored, repeated": (Model(NO_IF_MATCH, bounded=True, budget=_TWICE, updates=True), "none_reverted"),
     "If-Match ignored, a person writes": (
         Model(NO_IF_MATCH, bounded=True, budget=Budget(faults=1, edits=1), updates=True),

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from protocol.ehr import PERSON, Answer, Request
-from protocol.engine import Asked, Link, Plan, Sight, live
+from protocol.ehr import PERSON, Answer, Request, Shows
+from protocol.engine import CUT, Asked, Link, Plan, Sight, live
 from protocol.explore import Move, Violation
 from protocol.world import IDLE, At, Worker, World, name_of
 
@@ -60,6 +60,8 @@ def _tell(
     world, actions = model.apply(world, revision, event, newest=worker.newest, quiet=quiet)
     if event is Event.REVIEW and model.judges_reviews:
         _judge(model, world, revision)
+    if event is Event.REFUSE and world.budget.rejections == model.budget.rejections:
+        raise Violation("nobody_asked_in_vain", f"r{revision} is given up, and the EHR never refused it")
     goes_on = Action.LEASE in actions and Action.TRANSMIT not in actions
     after = Worker(revision, worker.newest, At.CLAIMED) if goes_on else IDLE
     text = f"{name_of(worker)} {doing}: {event.name}"
@@ -77,7 +79,7 @@ def _judge(model: Model, world: World, revision: int) -> None:
     intent, earlier = world.intents[revision - 1], world.intents[: revision - 1]
     if intent.life.state is not State.IN_REVIEW or not model.tier.search or intent.given_up:
         return
-    if not any(r.says == PERSON for r in world.resources) and not any(i.life.state is State.IN_REVIEW for i in earlier):
+    if not any(r.says <= PERSON for r in world.resources) and not any(i.life.state is State.IN_REVIEW for i in earlier):
         raise Violation("nobody_asked_in_vain", f"r{revision} goes to a person, and nobody else touched the fact")
 
 
@@ -97,16 +99,30 @@ def _check(model: Model, world: World, n: int, worker: Worker) -> Iterator[Move[
         yield _tell(model, world, n, Event.SUPERSEDE, "re-checks")
         return
     doubt = any((i.life.unanswered or i.life.accepted) and i.life.state is State.IN_REVIEW for i in world.intents[: revision - 1])
-    plan = model.rules.plan(model.tier, world.link, revision, world.resources, doubt=doubt)
-    if isinstance(plan, Event):
-        sight = model.rules.see(model.tier, world.link, world.resources)
-        link = Link(revision, sight.version) if plan is Event.SETTLED and sight is not None else None
-        yield _tell(model, world, n, plan, "re-checks", link=link)
+    rules, tier, link = model.rules, model.tier, world.link
+    if not rules.needs_sight(tier, link):
+        yield _plan(model, world, n, worker, None, doubt=doubt)
         return
+    yield _plan(model, world, n, worker, rules.see(tier, link, world.resources), doubt=doubt)
+    if link.revision and budget.has("pages"):
+        yield _tell(model, world.spend("pages"), n, rules.page("read", 404).event, "reads a gateway's page", fault=True)
+    if rules.searches(tier, link) and budget.has("cuts"):
+        yield _plan(model, world.spend("cuts"), n, worker, CUT, doubt=doubt)
+
+
+def _plan(model: Model, world: World, n: int, worker: Worker, sight: Sight | None, *, doubt: bool) -> Move[World]:
+    revision = worker.revision
+    plan = model.rules.plan(world.link, revision, sight, doubt=doubt)
+    cut = sight is CUT
+    if isinstance(plan, Event):
+        link = Link(revision, sight.version) if plan is Event.SETTLED and sight is not None else None
+        if link is not None and not (model.tier.keeps_identifier or world.intents[revision - 1].life.unanswered):
+            raise Violation("ours_stays_ours", f"r{revision} is taken for somebody else's")
+        return _tell(model, world, n, plan, "searches in part" if cut else "re-checks", link=link, fault=cut)
     if worker.newest:
         world = world.put_intent(revision, world.intents[revision - 1]._replace(checked=True))
-    text = f"{name_of(worker)} re-checks, plans {'an update' if plan.update else 'a create'}"
-    yield model.move(text, world.put(n, worker._replace(at=At.CHECKED, plan=plan)))
+    text = f"{name_of(worker)} {'searches in part' if cut else 're-checks'}, plans {'an update' if plan.update else 'a create'}"
+    return model.move(text, world.put(n, worker._replace(at=At.CHECKED, plan=plan)), fault=cut)
 
 
 def _mark(model: Model, world: World, n: int, worker: Worker) -> Iterator[Move[World]]:
@@ -127,7 +143,7 @@ def _send(model: Model, world: World, n: int, worker: Worker) -> Iterator[Move[W
     if not (worker.newest and world.intents[worker.revision - 1].checked):
         raise Violation("fresh_recheck", f"r{worker.revision} is sent on a re-check from before its last claim")
     assert isinstance(worker.plan, Plan)
-    request = Request(worker.revision, worker.plan.update, worker.plan.base)
+    request = Request(worker.revision, worker.plan.update, worker.plan.base, astray=worker.plan.astray)
     sent = worker._replace(at=At.WAITING, plan=(), request=request)
     yield model.move(f"{name_of(worker)} sends", world.put(n, sent))
 
@@ -139,8 +155,15 @@ def _record(model: Model, world: World, n: int, worker: Worker) -> Iterator[Move
     asked = Asked(revision, request.update, world.intents[revision - 1].life.unanswered)
     if not model.rules.marks_before_sending:
         world, _ = model.apply(world, revision, Event.PASSED, newest=worker.newest)
+    if answer is not None and answer.shows is Shows.NOTHING:
+        if world.budget.has("busy"):
+            lost = model.rules.unlocated(update=request.update)
+            yield _tell(model, world.spend("busy"), n, lost.event, "cannot read what Location names", fault=True)
+        answer = model.rules.located(model.tier, world.link, answer, world.resources)
     outcome = model.rules.answered(model.tier, asked, answer, world.resources)
-    link = Link(revision, answer.version or world.resources[0].version) if answer and outcome.event is Event.CONFIRM else None
+    link = None
+    if answer is not None and outcome.event is Event.CONFIRM:
+        link = Link(revision, answer.version or world.resources[0].version, astray=answer.shows is Shows.ANOTHERS)
     doing = f"records {answer.status if answer else 'a silence'}"
     yield _tell(model, world, n, outcome.event, doing, link=link, quiet=outcome.quiet)
 
@@ -154,10 +177,17 @@ def _look(model: Model, world: World, n: int, worker: Worker) -> Iterator[Move[W
         event = model.rules.refused(given_up=world.intents[worker.revision - 1].given_up)
         yield _tell(model, world, n, event, "is not let look")
         return
-    sight = model.rules.see(model.tier, world.link, world.resources)
+    rules, link = model.rules, world.link
+    sight = rules.see(model.tier, link, world.resources)
     found = "cannot ask" if sight is None else f"finds {f'r{sight.says}' if sight.many else 'nothing'}"
     seen = worker._replace(at=At.LOOKED, heard=() if sight is None else sight)
     yield model.move(f"{name_of(worker)} looks and {found}", world.put(n, seen))
+    if world.budget.has("cuts") and rules.searches(model.tier, link):
+        seen = worker._replace(at=At.LOOKED, heard=CUT)
+        yield model.move(f"{name_of(worker)} looks and is shown a part", world.spend("cuts").put(n, seen), fault=True)
+    if world.budget.has("pages") and not rules.searches(model.tier, link):
+        event = Event.LOSE if rules.page("read", 404).event is Event.RETRY else Event.REVIEW
+        yield _tell(model, world.spend("pages"), n, event, "reads a gateway's page", fault=True)
 
 
 def _conclude(model: Model, world: World, n: int, worker: Worker) -> Iterator[Move[World]]:

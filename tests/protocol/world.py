@@ -10,7 +10,7 @@ from enum import IntEnum
 from functools import cache
 from typing import NamedTuple
 
-from protocol.ehr import PERSON, Answer, Request, Resources
+from protocol.ehr import MOVED, PERSON, Answer, Request, Resources
 from protocol.engine import NEWEST, Link, Plan, Sight
 
 from fhir_writeback_dagster.commit.protocol.transitions import IntentState, State
@@ -69,6 +69,18 @@ class Budget(NamedTuple):
     rejections: int = 0
     revocations: int = 0
     edits: int = 0
+    moves: int = 0
+    """A person files the resource into another patient's chart."""
+    swaps: int = 0
+    """A success is answered with what belongs to another request."""
+    bare: int = 0
+    """A success is answered without a body."""
+    denials: int = 0
+    """What was done is answered with 429."""
+    pages: int = 0
+    """A gateway answers in place of the EHR, whatever becomes of the request."""
+    cuts: int = 0
+    """A search shows a part of what there is, and says so."""
 
     def has(self, kind: str) -> bool:
         return bool(self.faults and getattr(self, kind))
@@ -126,9 +138,12 @@ def name_of(worker: Worker) -> str:
     return f"r{worker.revision}'s {'worker' if worker.newest else 'late worker'}"
 
 
+_WHOSE = {PERSON: "a person", MOVED: "another patient's"}
+
+
 def show(world: World) -> str:
     """One line: the intents (``?``: a send without an answer), the chart, and requests that come late."""
     lives = " ".join(f"r{n}:{i.life.state}{'?' if i.life.unanswered else ''}" for n, i in enumerate(world.intents, 1))
-    chart = " ".join(f"{'a person' if r.says == PERSON else f'r{r.says}'} v{r.version}" for r in world.resources)
+    chart = " ".join(f"{_WHOSE.get(r.says, f'r{r.says}')} v{r.version}" for r in world.resources)
     late = " ".join(f"r{r.revision}" for r in world.orphans)
     return f"{lives} | EHR: {chart or 'nothing'}{f' | on its way: {late}' if late else ''}"
