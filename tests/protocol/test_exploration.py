@@ -1,4 +1,4 @@
-"""The protocol under every fault, exhaustively: the real ``commit.protocol.step`` and ``commit.taxonomy`` in a small world.
+"""The protocol under every fault, exhaustively: the real ``commit.protocol.transitions.step`` and error classes in a small world.
 
 ``one_resource``          at most one resource a business key
 ``nothing_lost``          what is called committed stood in the EHR; what is dropped has something newer in its place

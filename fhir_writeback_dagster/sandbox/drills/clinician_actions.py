@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from fhir_writeback_dagster.sandbox.check import fact_of
+from fhir_writeback_dagster.sandbox.drills.history import version_of
 from fhir_writeback_dagster.sandbox.drills.tenant_under_test import TenantUnderTest
 from fhir_writeback_dagster.sandbox.story.expected import Planted, Value
 
@@ -37,6 +38,7 @@ def merge_patients(ward: TenantUnderTest) -> None:
         )
     ward.charts.update(merged.values())
     ward.wanted = {replace(fact, chart_id=merged.get(fact.chart_id, fact.chart_id)): value for fact, value in ward.wanted.items()}
+    ward.told |= {replace(f, chart_id=merged[f.chart_id]): told for f, told in ward.told.items() if f.chart_id in merged}
     ward.trouble("patients_merged")
 
 
@@ -52,7 +54,8 @@ def edit_resources(ward: TenantUnderTest, rows: Sequence[Planted]) -> None:
         if number % 3 == 1:
             code, value, unit = row.value.parts[0]
             assert not isinstance(value, str)
-            chart.update({**resource, "valueQuantity": {**resource["valueQuantity"], "value": value + 7}})
+            changed = {**resource, "valueQuantity": {**resource["valueQuantity"], "value": value + 7}}
+            ward.by_people.add(version_of(chart.update(changed)))
             ward.wanted[row.fact] = Value(((code, value + 7, unit),))
         else:
             chart.delete("Observation", resource["id"])

@@ -26,6 +26,7 @@ from fhir_writeback_dagster.ops.report import TenantReport, read_report
 from fhir_writeback_dagster.orchestration.run_context import RunContext, open_run
 from fhir_writeback_dagster.sandbox.demo_home import zone_of
 from fhir_writeback_dagster.sandbox.drills.environment import DrillEnvironment
+from fhir_writeback_dagster.sandbox.drills.history import Version
 from fhir_writeback_dagster.sandbox.drills.worker_pool import WorkerPool
 from fhir_writeback_dagster.sandbox.fault_proxy.exchange import WRITES
 from fhir_writeback_dagster.sandbox.story.expected import FactKey, Planted, Value
@@ -59,6 +60,8 @@ class TenantUnderTest:
     theirs: set[FactKey] = field(default_factory=set)
     told: dict[FactKey, list[Value]] = field(default_factory=dict)
     """Every value that any extract told of a fact."""
+    by_people: set[Version] = field(default_factory=set)
+    """Versions of resources that people made in the EHR."""
     charts: set[str] = field(default_factory=set)
     """Ids of the patients whose charts are looked into."""
     rows_told: int = 0

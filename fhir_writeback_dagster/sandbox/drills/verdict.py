@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from fhir_writeback_dagster.orchestration.run_context import RunContext
 from fhir_writeback_dagster.rules.fhir.resource import Resource
 from fhir_writeback_dagster.sandbox.check import WRITTEN, agree, fact_of, value_of
+from fhir_writeback_dagster.sandbox.drills.history import denials, name_of, of_another, over_denial
 from fhir_writeback_dagster.sandbox.drills.tenant_under_test import TenantUnderTest
 from fhir_writeback_dagster.sandbox.story.expected import FactKey, Value
 
@@ -18,9 +20,10 @@ class DrillVerdict:
 
     :param duplicates: resources beside the first of the same fact. Read in the EHR.
     :param lost: facts that should stand in the EHR as told last, and do not, and no person was asked about. Read in the EHR.
-    :param wrongly_sent: what stands there and should not: for a patient whose consent was withdrawn, in the chart of a merged
-        patient, over what a person had changed; a value that nobody told, where a person is asked about the fact; and versions
-        stored while nothing was to be written. Read in the EHR.
+    :param wrongly_sent: resources that stand there and should not: for a patient whose consent was withdrawn, in the chart of a
+        merged patient, over what a person had changed; resources that have, or had in their history, a version that was stored
+        over a denial or that says what no extract told of its fact (another's); and versions stored while nothing was to be
+        written. Read in the EHR.
     :param unaccounted: rows that are in no end, or open still; and resources that the EHR and the ledger do not both know, unless
         a person is asked about their fact (a write in doubt may arrive when nobody can look any more).
     :param with_people: facts that should stand and were given to a person instead.
@@ -51,26 +54,32 @@ def find(ward: TenantUnderTest) -> DrillVerdict:
     short = {fact for fact, value in ward.wanted.items() if value is not None and not _stands(standing.get(fact), value)}
     overwritten = {fact for fact in short & ward.theirs if fact in standing}
     missed = short - overwritten
-    # What a person is asked about may still say what was told before; anything else is our doing.
     asked = missed & ledger.with_people
-    never_told = {fact for fact in asked & standing.keys() if not _was_told(standing[fact], ward.told.get(fact))}
-    unwanted = sum(len(there) for fact, there in standing.items() if ward.wanted.get(fact) is None)
+    unwanted = {name_of(resource) for fact, there in standing.items() if ward.wanted.get(fact) is None for resource in there}
     report = ward.report()
     astray = abs(ward.rows_told - report.rows) + abs(report.rows - sum(report.ends.values())) + report.ends["waiting"]
-    in_doubt = {_name(resource) for fact in ledger.with_people & standing.keys() for resource in standing[fact]}
-    in_ehr = {_name(resource) for there in standing.values() for resource in there}
+    in_doubt = {name_of(resource) for fact in ledger.with_people & standing.keys() for resource in standing[fact]}
+    in_ehr = {name_of(resource) for there in standing.values() for resource in there}
     return DrillVerdict(
         duplicates=sum(len(there) - 1 for there in standing.values()),
         lost=len(missed - ledger.with_people),
-        wrongly_sent=unwanted + len(overwritten) + len(never_told) + ward.written_for_nothing,
+        wrongly_sent=len(unwanted | _wrong_once(ward, standing)) + len(overwritten) + ward.written_for_nothing,
         unaccounted=astray + len((in_ehr ^ ledger.resources) - in_doubt),
         with_people=len(asked),
         reconciled=ledger.reconciled,
     )
 
 
-def _name(resource: Resource) -> str:
-    return f"{resource['resourceType']}/{resource['id']}"
+def _wrong_once(ward: TenantUnderTest, standing: Mapping[FactKey, Sequence[Resource]]) -> set[str]:
+    """Names of the resources whose history holds a version that we should not have written, whatever stands there now."""
+    chart = ward.stage.server.chart
+    ours = {name_of(resource): resource["id"] for there in standing.values() for resource in there}
+    kinds = {name.split("/")[0] for name in ours}
+    versions = [v for kind in kinds for v in chart.history(kind, ours.values()) if name_of(v) in ours]
+    grace = ward.run("commit", lambda run: run.tenant.consent.max_age + run.tenant.ehr.timeout)
+    numbers = {person.mrn: person.chart_id for person in ward.people}
+    denied = denials((c for c in chart.search("Consent") if c["meta"].get("lastUpdated")), numbers)
+    return over_denial(versions, denied, grace) | of_another(versions, ward.told, ward.by_people)
 
 
 def _standing(ward: TenantUnderTest) -> dict[FactKey, list[Resource]]:
@@ -87,10 +96,6 @@ def _standing(ward: TenantUnderTest) -> dict[FactKey, list[Resource]]:
 
 def _stands(there: list[Resource] | None, value: Value) -> bool:
     return bool(there) and all(agree(value_of(resource), value) for resource in there or ())
-
-
-def _was_told(there: list[Resource], told: list[Value] | None) -> bool:
-    return all(any(agree(value_of(resource), value) for value in told or ()) for resource in there)
 
 
 def _ledger(run: RunContext) -> _Ledger:

@@ -9,6 +9,7 @@
 
 `exchange`      a request, what interaction it is, an answer
 `faults`        what can go wrong with one exchange
+`misleading`    answers that look like evidence and are none
 `script`        rules: what goes wrong when, the same under the same seed
 `personality`   what an EHR always does otherwise than R4 says
 `server`        the proxy itself

@@ -74,13 +74,13 @@ class Repeat:
 class Say:
     """It is answered on the way with an OperationOutcome of ``code``; the server acts on it only if ``after_commit``.
 
-    :param retry_after: seconds, as the answer's ``Retry-After``.
+    :param retry_after: the answer's ``Retry-After``: seconds, or whatever else an EHR writes there.
     :param challenge: the answer's ``WWW-Authenticate``.
     """
 
     status: int
     code: str
-    retry_after: int | None = None
+    retry_after: int | str | None = None
     challenge: str = ""
     after_commit: bool = False
 

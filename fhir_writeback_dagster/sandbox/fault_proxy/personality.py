@@ -6,13 +6,15 @@ before the client does; the server behind stays a real one.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
 from urllib.parse import parse_qsl
 
 from fhir_writeback_dagster import canonicaljson
 from fhir_writeback_dagster.rules.fhir.resource import Resource
+from fhir_writeback_dagster.sandbox.fault_proxy.disguises import Disguise, disguised
 from fhir_writeback_dagster.sandbox.fault_proxy.exchange import ProxyAnswer, ProxyInteraction, ProxyRequest, outcome
 from fhir_writeback_dagster.sandbox.fault_proxy.faults import FHIR_JSON
 
@@ -44,6 +46,10 @@ class Personality:
     :param no_location: a create is answered without ``Location``.
     :param refuses_body_id: a create whose body has an `id` is refused (Epic).
     :param refuses_unfiltered: status of a search of patients, encounters or consents that names nobody (Epic).
+    :param refuses_patients: a regular expression: a search that names a patient whose id it matches is refused with 403.
+    :param combines: by type, parameters of which a search by patient needs one (US Core's mandatory combinations).
+    :param informs: every search says in an OperationOutcome what changes nothing (Epic does on each).
+    :param disguises_patients: how consents name their patients: each in one of these forms.
     :param lacks: interactions that it does not have: 405, or 404 for `history`.
     :param requests: at most so many requests …
     :param window_s: … in this many seconds by the clock (eClinicalWorks counts calendar minutes); the others get a 429.
@@ -70,6 +76,10 @@ class Personality:
     no_location: bool = False
     refuses_body_id: bool = False
     refuses_unfiltered: int | None = None
+    refuses_patients: str | None = None
+    combines: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    informs: bool = False
+    disguises_patients: tuple[Disguise, ...] = ()
     lacks: tuple[ProxyInteraction, ...] = ()
     requests: int | None = None
     window_s: float = 60.0
@@ -90,6 +100,16 @@ class Personality:
             return self._refusal(400, "invalid")
         if self.refuses_unfiltered and kind == "search" and _names_nobody(request):
             return self._refusal(self.refuses_unfiltered, "too-costly")
+        return self._refuses_search(request) if kind == "search" else None
+
+    def _refuses_search(self, request: ProxyRequest) -> ProxyAnswer | None:
+        asked = _asked_for(request)
+        patients = [one.removeprefix("Patient/") for name, value in asked if name == "patient" for one in value.split(",")]
+        if self.refuses_patients and any(re.search(self.refuses_patients, patient) for patient in patients):
+            return self._refusal(403, "forbidden")
+        needed = self.combines.get(request.path.split("/")[0], ())
+        if patients and needed and not any(name in needed for name, _ in asked):
+            return self._refusal(400, "required")
         return None
 
     def looks_at(self, request: ProxyRequest) -> ProxyRequest | None:
@@ -122,8 +142,8 @@ class Personality:
             return _changed(request, self._bundle)
         return request
 
-    def says(self, request: ProxyRequest, answer: ProxyAnswer) -> ProxyAnswer:
-        """The server's answer as this EHR gives it."""
+    def says(self, request: ProxyRequest, answer: ProxyAnswer, base_url: str) -> ProxyAnswer:
+        """The server's answer as this EHR gives it; ``base_url`` is its own FHIR base."""
         if self.drops_etags:
             answer = _without_versions(answer)
         stale = answer.status == 412 and request.interaction in ("update", "patch") and "if-match" in request.headers
@@ -135,7 +155,9 @@ class Personality:
             answer = replace(answer, status=self.created_status)
             answer = answer.without("location", "content-location") if self.no_location else answer
             answer = replace(answer, body=b"") if self.empty_created else answer
-        return answer
+        if forms := self.disguises_patients:
+            answer = _each_resource(answer, lambda resource: disguised(resource, forms, base_url))
+        return _with_information(answer) if self.informs and request.interaction == "search" else answer
 
     def _refusal(self, status: int, code: str) -> ProxyAnswer:
         """An error as this EHR words it."""
@@ -169,9 +191,14 @@ def _code_of(answer: ProxyAnswer) -> str:
 
 def _names_nobody(request: ProxyRequest) -> bool:
     """A search of a patient's types by parameters that ask for whatever there is; the next page of a search is none."""
-    form = request.body.decode(errors="replace") if request.method == "POST" else ""
-    names = {name for name, value in parse_qsl(f"{request.query}&{form}") if value}
+    names = {name for name, value in _asked_for(request) if value}
     return request.path.split("/")[0] in _OF_PATIENTS and not any(name not in _NAME_NOBODY for name in names)
+
+
+def _asked_for(request: ProxyRequest) -> list[tuple[str, str]]:
+    """The parameters of a search, from its URL and its form."""
+    form = request.body.decode(errors="replace") if request.method == "POST" else ""
+    return parse_qsl(f"{request.query}&{form}")
 
 
 def _changed(request: ProxyRequest, change: Callable[[Resource], Resource]) -> ProxyRequest:
@@ -185,15 +212,27 @@ def _less(resource: Resource, names: tuple[str, ...]) -> Resource:
 
 def _without_versions(answer: ProxyAnswer) -> ProxyAnswer:
     """No ``ETag``, and no `versionId` in a resource, nor in those of a Bundle."""
-    answer = answer.without("etag")
+    return _each_resource(answer.without("etag"), _versionless)
+
+
+def _each_resource(answer: ProxyAnswer, change: Callable[[Resource], Resource]) -> ProxyAnswer:
+    """``change`` made to the resource of an answer, and to those of a Bundle."""
     found = answer.resource()
     if found is None:
         return answer
     entries = [
-        {**entry, "resource": _versionless(entry["resource"])} if "resource" in entry else entry
-        for entry in found.get("entry") or []
+        {**entry, "resource": change(entry["resource"])} if "resource" in entry else entry for entry in found.get("entry") or []
     ]
-    return answer.saying(_versionless({**found, "entry": entries} if entries else found))
+    return answer.saying(change({**found, "entry": entries} if entries else found))
+
+
+def _with_information(answer: ProxyAnswer) -> ProxyAnswer:
+    found = answer.resource()
+    if found is None or found.get("type") != "searchset":
+        return answer
+    issue = [{"severity": "information", "code": "informational"}]
+    told = {"resource": {"resourceType": "OperationOutcome", "issue": issue}, "search": {"mode": "outcome"}}
+    return answer.saying({**found, "entry": [*(found.get("entry") or []), told]})
 
 
 def _versionless(resource: Resource) -> Resource:

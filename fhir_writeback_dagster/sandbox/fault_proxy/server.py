@@ -196,7 +196,7 @@ class FaultProxy:
         key = who.key_of(request)
         if key is not None and (original := self._done.get(key)) is not None:
             return replace(original, status=409)
-        answer = who.says(request, await self._exchange(who.hears(request)))
+        answer = who.says(request, await self._exchange(who.hears(request)), self.base_url)
         if key is not None and answer.status < 300:
             self._done[key] = answer
         return answer

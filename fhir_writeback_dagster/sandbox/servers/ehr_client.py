@@ -123,6 +123,22 @@ class EhrClient:
         """How many versions of this type the EHR ever stored: any write, whoever made it, makes the number rise."""
         return int(self._send("GET", f"/{resource_type}/_history?_count=1")["total"])
 
+    def history(self, resource_type: str, ids: Iterable[str]) -> list[Resource]:
+        """Every version of every resource of a type that was ever stored; of those with ``ids`` where the EHR shows no more."""
+        try:
+            return self._versions(f"/{resource_type}/_history?_count=1000")
+        except TargetError:
+            return [version for one in ids for version in self._versions(f"/{resource_type}/{one}/_history")]
+
+    def _versions(self, path: str) -> list[Resource]:
+        found: list[Resource] = []
+        following: str | None = path
+        while following is not None:
+            bundle = self._send("GET", following)
+            found += [entry["resource"] for entry in bundle.get("entry", []) if "resource" in entry]
+            following = next((link["url"] for link in bundle.get("link", []) if link["relation"] == "next"), None)
+        return found
+
     def bearer(self) -> str:
         """An ``Authorization`` header's value for other clients; this makes sure that its token is a good one."""
         self.versions("Patient")

@@ -120,7 +120,7 @@ def test_what_is_wrong_in_the_ehr_is_counted_whatever_the_ledger_says(
     added(lambda: chart.delete("Observation", gone["id"]), lost=1, unaccounted=1)
     added(lambda: chart.create({k: v for k, v in twice.items() if k not in ("id", "identifier")}), duplicates=1, unaccounted=1)
     value = {**changed["valueQuantity"], "value": changed["valueQuantity"]["value"] + 9}
-    added(lambda: chart.update({**changed, "valueQuantity": value}), lost=1)
+    added(lambda: chart.update({**changed, "valueQuantity": value}), lost=1, wrongly_sent=1)
     added(lambda: ward.wanted.update({facts[3]: None}), wrongly_sent=1)
     ward.theirs.add(facts[4])
     code, number, unit = rows[4].value.parts[0]
@@ -129,7 +129,7 @@ def test_what_is_wrong_in_the_ehr_is_counted_whatever_the_ledger_says(
     ledger = verdict._ledger
     asked = {"with_people": frozenset({facts[2]})}
     with_person = partial(monkeypatch.setattr, verdict, "_ledger", lambda context: replace(ledger(context), **asked))
-    added(with_person, lost=-1, with_people=1, wrongly_sent=1)
+    added(with_person, lost=-1, with_people=1)
     ward.rows_told += 1
     assert find(ward).unaccounted == 3
     assert unwanted["id"] != overwritten["id"]

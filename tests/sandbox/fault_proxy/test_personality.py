@@ -173,3 +173,47 @@ def test_errors_need_not_be_operation_outcomes(ehr: Ehr, more: str, body: dict[s
     assert client.patch("Observation/1", json=[]).json() == body
     missing = client.get("Observation/nobody")
     assert (missing.status_code, list(missing.json())) == (404, list(body))
+
+
+def test_searches_for_some_patients_are_refused(ehr: Ehr) -> None:
+    client = ehr("refuses_patients: '^a$'")
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    asked = {"patient=Patient/a": 403, "patient=b,Patient/a": 403, "patient=Patient/b": 200, "code=a": 200}
+    assert {q: client.post("Observation/_search", content=q, headers=form).status_code for q in asked} == asked
+    assert client.get("Patient/a").status_code == 200
+
+
+def test_a_search_by_patient_needs_another_parameter(ehr: Ehr) -> None:
+    client = ehr("combines: {Observation: [category, code]}")
+    asked = {"patient=a": 400, "patient=a&code=8867-4": 200, "patient=a&category=vital-signs": 200, "identifier=x": 200}
+    assert {query: client.get(f"Observation?{query}").status_code for query in asked} == asked
+    assert client.get("Condition?patient=a").status_code == 200
+
+
+def test_a_search_says_what_changes_nothing(ehr: Ehr) -> None:
+    client = ehr("informs: true")
+    _create(client)
+    kinds = [entry["resource"]["resourceType"] for entry in client.get("Observation").json()["entry"]]
+    assert kinds == ["Observation", "OperationOutcome"]
+    assert client.get("Observation?code=none").json()["entry"][0]["search"]["mode"] == "outcome"
+    assert client.get("Patient/a").json()["resourceType"] == "Patient"
+
+
+@pytest.mark.parametrize(
+    ("form", "named"),
+    [
+        ("https", "https://127.0.0.1:"),
+        ("another_host", "http://ehr-node-3.internal:8443/r4/Patient/a"),
+        ("slash", "Patient/a/"),
+        ("versioned", "Patient/a/_history/1"),
+        ("absolute", "http://127.0.0.1:"),
+    ],
+)
+def test_consents_name_their_patient_otherwise(ehr: Ehr, open_sekmet: Sekmet, form: str, named: str) -> None:
+    code = {"coding": [{"system": "http://loinc.org", "code": "59284-0"}]}
+    consent = {"resourceType": "Consent", "id": "c", "status": "active", "scope": code, "category": [code], "policyRule": code}
+    open_sekmet.load([{**consent, "patient": {"reference": "Patient/a"}}])
+    client = ehr(f"disguises_patients: [{form}]")
+    shown = [client.get("Consent/c").json(), client.get("Consent").json()["entry"][0]["resource"]]
+    assert all(one["patient"]["reference"].startswith(named) and "Patient/a" in one["patient"]["reference"] for one in shown)
+    assert _create(client).json()["subject"] == {"reference": "Patient/a"}
