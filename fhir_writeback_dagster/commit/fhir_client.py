@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
+from dataclasses import replace
 from urllib.parse import urlencode, urljoin
 
 from fhir_writeback_dagster.commit.auth.client_auth import check_method
 from fhir_writeback_dagster.commit.auth.credential_log import approved_endpoint, teller
 from fhir_writeback_dagster.commit.auth.scopes import needed
-from fhir_writeback_dagster.commit.auth.tokens import SECONDS, Tokens
+from fhir_writeback_dagster.commit.auth.tokens import SECONDS, TokenClient, Tokens
 from fhir_writeback_dagster.commit.http.egress import Egress, production_hosts
+from fhir_writeback_dagster.commit.http.request import Request
 from fhir_writeback_dagster.commit.http.tls import certificate_of, client_context
 from fhir_writeback_dagster.commit.http.transport import Http, NoAnswer
-from fhir_writeback_dagster.commit.limits.rate_windows import CallKind, RateLimiter
+from fhir_writeback_dagster.commit.limits.rate_windows import RateLimiter
 from fhir_writeback_dagster.commit.protocol.answer import Answer, dicts
 from fhir_writeback_dagster.commit.protocol.error_classes import ErrorClass, Recovery, classify, unanswered_outcome
 from fhir_writeback_dagster.errors import TargetError
@@ -62,62 +63,41 @@ class FhirClient:
         """
         await self._tokens.header()
 
-    async def send(
-        self,
-        method: str,
-        path: str,
-        headers: Mapping[str, str] | None = None,
-        body: bytes = b"",
-        *,
-        deadline: float | None = None,
-        kind: CallKind = "read",
-        had_turn: int = 0,
-    ) -> Answer:
-        """One request below the base; a 401 gets one new token and the same request again (it was not acted on).
+    async def send(self, request: Request) -> Answer:
+        """One request; a 401 gets one new token and the same request again (it was not acted on).
 
-        :param path: relative to the base; empty for the base itself. One that begins with a slash is below the host: the
-            vendor's own API, for which a FHIR base has no place.
-        :param kind: what it is to the target's rate windows.
-        :param had_turn: as so many entries it has had its turn; if it has to be repeated, it needs another one like that.
         :raises NoAnswer: no whole answer came.
         :raises TargetError: no token could be had; the request was not sent.
         """
-        url = urljoin(self.base_url, path) if path.startswith("/") else f"{self.base_url}/{path}".rstrip("/")
-        return await self._request(method, url, headers or {}, body, deadline, kind, had_turn)
-
-    async def _request(
-        self,
-        method: str,
-        url: str,
-        headers: Mapping[str, str],
-        body: bytes,
-        deadline: float | None = None,
-        kind: CallKind = "read",
-        had_turn: int = 0,
-    ) -> Answer:
         token = await self._tokens.header()
         # HAPI answers a search of the last minute from its cache otherwise: a look would not see what was just written there.
-        whole = {"Accept": FHIR_JSON, "Cache-Control": "no-cache", **self._headers, **headers}
-        ask = partial(self._http.request, method, url, content=body, deadline=deadline, kind=kind)
-        answer = await ask(headers={**whole, **token}, entries=0 if had_turn else 1)
+        headers = {"Accept": FHIR_JSON, "Cache-Control": "no-cache", **self._headers, **request.headers}
+        request = replace(request, url=self._absolute(request.url), headers={**headers, **token})
+        answer = await self._http.request(request)
         if answer.status == 401 and await self._tokens.refused(token):
             token = await self._tokens.header()
-            answer = await ask(headers={**whole, **token}, entries=had_turn or 1)
+            answer = await self._http.request(replace(request, headers={**headers, **token}, had_turn=False))
         return answer
+
+    def _absolute(self, url: str) -> str:
+        if url.startswith(("http://", "https://", "/")):
+            return urljoin(self.base_url, url)
+        return f"{self.base_url}/{url}".rstrip("/")
 
     async def read(self, resource_type: str, resource_id: str, *, request_id: str = "") -> Answer:
         """The answer to a read, whatever it is.
 
         :raises NoAnswer: none came.
         """
-        return await self.send("GET", f"{resource_type}/{resource_id}", {"X-Request-Id": request_id} if request_id else None)
+        headers = {"X-Request-Id": request_id} if request_id else {}
+        return await self.send(Request("GET", f"{resource_type}/{resource_id}", headers))
 
     async def get(self, resource_type: str, resource_id: str) -> Resource | None:
         """The resource as it stands; None: it is gone, or never was (404, 410).
 
         :raises Unreadable: nobody can say.
         """
-        answer = await self._ask("GET", f"{self.base_url}/{resource_type}/{resource_id}", {}, b"", f"reading {resource_type}")
+        answer = await self._ask(Request("GET", f"{resource_type}/{resource_id}"), f"reading {resource_type}")
         if answer.status in (404, 410):
             return None
         found = self._whole(answer, resource_type, f"reading {resource_type}")
@@ -136,7 +116,8 @@ class FhirClient:
         """Page after page of matches. The search itself is a POST, so that no value stands in a URL that servers log."""
         form = urlencode([*params, ("_count", str(count))]).encode()
         headers = {"Content-Type": "application/x-www-form-urlencoded", "Prefer": "handling=strict"}
-        first = await self._bundle("POST", f"{self.base_url}/{resource_type}/_search", headers, form, resource_type)
+        search = Request("POST", f"{resource_type}/_search", headers, form, "search")
+        first = await self._bundle(search, resource_type)
         async for page in self._from(first, resource_type):
             yield page
 
@@ -145,7 +126,7 @@ class FhirClient:
 
         :raises Unreadable: a page did not come.
         """
-        first = await self._bundle("GET", f"{self.base_url}/{resource_type}/{resource_id}/_history", {}, b"", resource_type)
+        first = await self._bundle(Request("GET", f"{resource_type}/{resource_id}/_history"), resource_type)
         async for page in self._from(first, resource_type):
             yield page
 
@@ -164,14 +145,14 @@ class FhirClient:
                     where=self.base_url,
                     fix="set `ehr.base_url` to the base that the EHR's links use",
                 )
-            bundle = await self._bundle("GET", url, {}, b"", resource_type)
+            bundle = await self._bundle(Request("GET", url), resource_type)
         raise TargetError("endless_search", f"{resource_type} has more than {MAX_PAGES} pages", where=self.base_url)
 
     async def count(self, resource_type: str) -> int | None:
         """How many resources of a type there are; None: the server does not say."""
         headers = {"Content-Type": "application/x-www-form-urlencoded"}
-        url = f"{self.base_url}/{resource_type}/_search"
-        total = (await self._bundle("POST", url, headers, b"_summary=count", resource_type)).get("total")
+        search = Request("POST", f"{resource_type}/_search", headers, b"_summary=count", "search")
+        total = (await self._bundle(search, resource_type)).get("total")
         return total if isinstance(total, int) else None
 
     async def capability(self) -> Resource:
@@ -179,7 +160,7 @@ class FhirClient:
 
         :raises TargetError: it cannot be read, or it is not R4's.
         """
-        found = await self._resource("GET", f"{self.base_url}/metadata", {}, b"", "CapabilityStatement")
+        found = await self._resource(Request("GET", "metadata"), "CapabilityStatement")
         version = str(found.get("fhirVersion", ""))
         if not version.startswith("4.0"):
             shown = version if version.replace(".", "").isalnum() and len(version) < 20 else "none"
@@ -188,18 +169,16 @@ class FhirClient:
             )
         return found
 
-    async def _bundle(self, method: str, url: str, headers: Mapping[str, str], body: bytes, what: str) -> Resource:
-        return await self._resource(method, url, headers, body, "Bundle", what)
+    async def _bundle(self, request: Request, what: str) -> Resource:
+        return await self._resource(request, "Bundle", what)
 
-    async def _resource(
-        self, method: str, url: str, headers: Mapping[str, str], body: bytes, expected: str, what: str = ""
-    ) -> Resource:
+    async def _resource(self, request: Request, expected: str, what: str = "") -> Resource:
         what = f"reading {what or expected}"
-        return self._whole(await self._ask(method, url, headers, body, what), expected, what)
+        return self._whole(await self._ask(request, what), expected, what)
 
-    async def _ask(self, method: str, url: str, headers: Mapping[str, str], body: bytes, what: str) -> Answer:
+    async def _ask(self, request: Request, what: str) -> Answer:
         try:
-            return await self._request(method, url, headers, body, kind="read" if method == "GET" else "search")
+            return await self.send(request)
         except NoAnswer as none:
             outcome = unanswered_outcome("read", sent=none.sent)
             outcome = outcome if none.sent and none.code != "too_large" else ErrorClass(none.code, outcome.recovery)
@@ -249,16 +228,8 @@ async def open_ehr(run: RunContext, pace: RateLimiter | None = None, *, moved: b
             return certificate != before
 
         scopes, approved = _needed(run)
-        tokens = Tokens(
-            http,
-            run.tenant,
-            home,
-            scopes,
-            teller(run),
-            approved=None if moved else approved,
-            token_seconds=vendor.access.token_seconds.get(SECONDS),
-            renew=renew,
-        )
+        client = TokenClient(run.tenant, home, scopes, None if moved else approved, vendor.access.token_seconds.get(SECONDS))
+        tokens = Tokens(http, client, teller(run), renew)
         yield FhirClient(
             http, tokens, dict.fromkeys(vendor.access.headers.get(()), ehr.auth.client_id) if ehr.auth.client_id else None
         )

@@ -17,6 +17,7 @@ from psycopg import Connection
 
 from fhir_writeback_dagster.commit.adapters.registry import adapter_for
 from fhir_writeback_dagster.commit.engine.gate import SendGate
+from fhir_writeback_dagster.commit.engine.group import RunResources
 from fhir_writeback_dagster.commit.engine.recheck import Recheck
 from fhir_writeback_dagster.commit.engine.run_loop import LINGER_S, Engine
 from fhir_writeback_dagster.commit.fhir_client import FhirClient, open_ehr
@@ -102,10 +103,10 @@ async def _commit(run: RunContext, deadline_s: float) -> tuple[CommitReport, lis
             lease_s = run.tenant.ehr.timeout.total_seconds() + LEASE_MARGIN_S
             gate = SendGate(run, db, recheck, lease_s, await db.run(partial(holds.cap, run=run)))
             adapter = adapter_for(await db.run(partial(read_target, run=run)), run.tenant)
-            engine = Engine(run, db, ehr, pace, gate, adapter, f"{run.run_id}/{os.getpid()}")
+            engine = Engine(RunResources(run, db, ehr, pace, adapter), gate, f"{run.run_id}/{os.getpid()}")
             with _stopping(engine.stop) as signals:
                 await engine.run(began + deadline_s)
-            trouble = engine.shipping.trouble
+            trouble = engine.trouble
             left, held = await db.run(partial(_finish, run=run, trouble=trouble is not None, throttled_s=pace.held_s))
         report = CommitReport(
             counts={name: count for name, count in engine.counts.items() if count},

@@ -22,10 +22,11 @@ from protocol.model import Model, Told
 from protocol.world import Budget, World, show
 from support import Database
 
-from fhir_writeback_dagster.commit.engine.recheck import Objection, Recheck
+from fhir_writeback_dagster.commit.engine.recheck import Recheck
 from fhir_writeback_dagster.commit.engine.recording import record
 from fhir_writeback_dagster.commit.ledger import intents
-from fhir_writeback_dagster.commit.protocol.model import Attempt, Intent, Standing, change
+from fhir_writeback_dagster.commit.protocol import changes
+from fhir_writeback_dagster.commit.protocol.model import Attempt, Intent, Standing
 from fhir_writeback_dagster.commit.protocol.transitions import ENDS, TABLE, Event, State
 from fhir_writeback_dagster.config.tenants import Tenant
 from fhir_writeback_dagster.ids import new_id
@@ -139,7 +140,7 @@ class Replay:
     def tell(self, worker: int, revision: int, event: Event) -> None:
         """``worker`` tells what it knows by what it holds, which may be old."""
         item = self.held[worker]
-        step = change(item, event, reason="replayed", **self._details(event, revision))
+        step = self._step(item, event, revision)
         if step is None:
             return
         with self.run.store.tenant(self.run.id) as connection:
@@ -148,13 +149,25 @@ class Replay:
             item.now = step.after
             self.told[revision - 1].append(f"intent.{step.after.state}")
 
-    def _details(self, event: Event, revision: int) -> dict[str, Any]:
-        if event in (Event.CONFIRM, Event.SETTLED):
-            resource = {"resourceType": "Observation", "id": self.key, "meta": {"versionId": str(revision)}}
-            return {"outcome": "created", "standing": Standing(resource, f'W/"{revision}"')}
-        if event is Event.PASSED:
-            return {"attempt": Attempt(new_id(), "create", "if_none_exist", "replayed")}
-        return {"wait_s": 3600.0}
+    def _step(self, item: Intent, event: Event, revision: int) -> changes.Change | None:
+        resource = {"resourceType": "Observation", "id": self.key, "meta": {"versionId": str(revision)}}
+        standing, attempt = Standing(resource, f'W/"{revision}"'), Attempt(new_id(), "create", "if_none_exist", "replayed")
+        results = (
+            changes.Passed(attempt),
+            changes.Settled("created", "replayed", standing),
+            changes.Confirmed("created", standing),
+            changes.Accepted("replayed", 3600),
+            changes.Lost("replayed", 3600),
+            changes.Retry("replayed", 3600),
+            changes.Absent(3600),
+            *(kind("replayed") for kind in (changes.Stop, changes.Review, changes.Refuse, changes.Withdraw, changes.Supersede)),
+        )
+        result = next(one for one in results if one.event is event)
+        if item.now.state is State.SENDING:
+            return changes.after_answer(item, cast("changes.AfterAnswer", result), attempt)
+        if item.now.state is State.RECONCILING:
+            return changes.after_look(item, cast("changes.AfterLook", result))
+        return changes.at_gate(item, cast("changes.AtGate", result))
 
     def follow(self, told: Told) -> None:
         worker, revision, event = told
@@ -261,4 +274,4 @@ def test_a_newer_revision_goes_to_the_person_who_has_the_older_one_in_doubt(tabl
     replay.claim(0, 2)
     with tables.run.store.tenant(tables.run.id) as connection:
         found = Recheck(tables.run).objections(connection, [replay.held[0]])
-    assert found == {replay.intents[1]: Objection(Event.REVIEW, "earlier_revision_in_doubt")}
+    assert found == {replay.intents[1]: changes.Review("earlier_revision_in_doubt")}

@@ -15,9 +15,9 @@ from urllib.parse import urlencode
 from fhir_writeback_dagster.commit.adapters.base import Halt, Locators, WirePlan
 from fhir_writeback_dagster.commit.adapters.generic import Generic
 from fhir_writeback_dagster.commit.protocol.answer import Answer, dicts
+from fhir_writeback_dagster.commit.protocol.changes import Refuse
 from fhir_writeback_dagster.commit.protocol.error_classes import ErrorClass, Recovery
 from fhir_writeback_dagster.commit.protocol.model import Intent, Standing
-from fhir_writeback_dagster.commit.protocol.transitions import Event
 from fhir_writeback_dagster.config.tenants import Tenant
 from fhir_writeback_dagster.errors import ConfigError
 from fhir_writeback_dagster.rules.target.capabilities import Target
@@ -54,7 +54,7 @@ class Athena(Generic):
             patient = _number_of(item.patient_id)
             form = fields(self.capabilities.vendor, item.payload)
         except Unwritable as reason:
-            return Halt(Event.REFUSE, reason.code)
+            return Refuse(reason.code)
         kind = "problems" if item.resource_type == "Condition" else "vitals"
         return WirePlan(
             request="create",

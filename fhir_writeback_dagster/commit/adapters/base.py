@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from dataclasses import dataclass
+from typing import Literal, Protocol
 
 from fhir_writeback_dagster.commit.protocol.answer import Answer
+from fhir_writeback_dagster.commit.protocol.changes import Refuse, Review, Settled, Supersede
 from fhir_writeback_dagster.commit.protocol.error_classes import ErrorClass, RequestKind
 from fhir_writeback_dagster.commit.protocol.model import Intent, Standing
-from fhir_writeback_dagster.commit.protocol.transitions import Event
 from fhir_writeback_dagster.rules.fhir.resource import Resource
 from fhir_writeback_dagster.rules.target.capabilities import Target
 
@@ -37,24 +37,14 @@ class WirePlan:
 
 
 @dataclass(frozen=True, slots=True)
-class Settled:
-    """Nothing to send: ``standing`` says it already."""
+class NotNow:
+    """It cannot be planned now; what it needs to know of the target or the chart has to be read again later."""
 
-    outcome: Literal["suppressed", "created", "updated", "reconciled"]
     reason: str
-    standing: Standing
 
 
-@dataclass(frozen=True, slots=True)
-class Halt:
-    """It cannot be sent now, or not without a person; ``event`` is what that is to the protocol."""
-
-    event: Event
-    reason: str
-    evidence: dict[str, Any] = field(default_factory=dict)
-    link_state: str | None = None
-
-
+Halt = NotNow | Review | Refuse | Supersede
+"""It cannot be sent now, or not without a person."""
 Plan = WirePlan | Settled | Halt
 
 

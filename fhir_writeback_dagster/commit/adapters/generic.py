@@ -9,16 +9,16 @@ from dataclasses import replace
 from typing import Any
 
 from fhir_writeback_dagster import canonicaljson
-from fhir_writeback_dagster.commit.adapters.base import ChartFacts, Halt, Locators, Plan, Settled, WirePlan
+from fhir_writeback_dagster.commit.adapters.base import ChartFacts, Halt, Locators, NotNow, Plan, WirePlan
 from fhir_writeback_dagster.commit.adapters.search import bears, if_none_exist
 from fhir_writeback_dagster.commit.adapters.superseding import key_of, successor, supersedes
 from fhir_writeback_dagster.commit.adapters.three_way_merge import in_error, merge
 from fhir_writeback_dagster.commit.adapters.vendor_errors import interpret
 from fhir_writeback_dagster.commit.fhir_client import FHIR_JSON
 from fhir_writeback_dagster.commit.protocol.answer import Answer, dicts
+from fhir_writeback_dagster.commit.protocol.changes import Refuse, Review, Settled, Supersede
 from fhir_writeback_dagster.commit.protocol.error_classes import ErrorClass, Recovery, classify
 from fhir_writeback_dagster.commit.protocol.model import Intent, Link, Standing
-from fhir_writeback_dagster.commit.protocol.transitions import Event
 from fhir_writeback_dagster.rules.fhir.content import difference, same_content
 from fhir_writeback_dagster.rules.fhir.natural_key import natural_key
 from fhir_writeback_dagster.rules.fhir.resource import Resource
@@ -68,17 +68,17 @@ class Generic:
     def plan(self, item: Intent, facts: ChartFacts) -> Plan:
         if item.resource_type == "Patient":
             # Patients are never created, and a change of demographics is a person's to make until that way is built.
-            return Halt(Event.REVIEW, "changes_patient")
+            return Review("changes_patient")
         if item.link is None:
-            return Halt(Event.SUPERSEDE, "nothing_to_retract") if in_error(item.payload) else self._create(item, facts)
+            return Supersede("nothing_to_retract") if in_error(item.payload) else self._create(item, facts)
         if item.link.state != "active" and in_error(item.payload):
             return Settled("suppressed", f"{item.link.state}_in_ehr", _as_linked(item.link))
         if item.link.state != "active":
-            return Halt(Event.REVIEW, f"{item.link.state}_in_ehr")
+            return Review(f"{item.link.state}_in_ehr")
         if item.link.content_hash == item.content_hash:
             return Settled("suppressed", "content_unchanged", _as_linked(item.link))
         if item.link.origin == "foreign":
-            return Halt(Event.REVIEW, "foreign_owned")
+            return Review("foreign_owned")
         return self._update(item, item.link, facts.current)
 
     def _create(self, item: Intent, facts: ChartFacts) -> Plan:
@@ -114,14 +114,14 @@ class Generic:
             raise RuntimeError("an update is planned without the current resource")
         outcome = classify("update", answer)
         if answer.status in (404, 410):
-            return Halt(Event.REVIEW, "deleted_in_ehr", link_state="deleted")
+            return Review("deleted_in_ehr", undone="deleted")
         current = answer.resource()
         if outcome.recovery is not Recovery.CONFIRM or current is None:
-            return Halt(Event.RETRY, outcome.code if outcome.recovery is not Recovery.CONFIRM else "odd_answer")
+            return NotNow(outcome.code if outcome.recovery is not Recovery.CONFIRM else "odd_answer")
         if (current["resourceType"], current.get("id")) != (link.resource_type, link.resource_id):
-            return Halt(Event.REVIEW, "odd_answer")
+            return Review("odd_answer")
         if in_error(current) and not in_error(item.payload):
-            return Halt(Event.REVIEW, "retracted_in_ehr", link_state="retracted")
+            return Review("retracted_in_ehr", undone="retracted")
         merged = merge(link, current, self._as_kept(item.payload, current))
         wanted = merged.wanted
         patch = difference(current, wanted)
@@ -129,7 +129,7 @@ class Generic:
         if not patch:
             return Settled("updated" if item.now.unanswered else "suppressed", "chart_has_same", standing)
         if merged.conflicts:
-            return Halt(Event.REVIEW, "clinician_edited", {"elements": list(merged.conflicts)})
+            return Review("clinician_edited", {"elements": list(merged.conflicts)})
         if supersedes(item) and not in_error(item.payload):
             return self._supersede(item, link)
         form = self._target.update_form(link.resource_type)
@@ -160,7 +160,7 @@ class Generic:
             return _refused(refusal)
         plan = self.create_request(replace(item, payload=payload, business_key=key_of(item)))
         if isinstance(plan, Halt) or plan.precondition == "search":
-            return Halt(Event.REVIEW, "supersede_unguarded")
+            return Review("supersede_unguarded")
         return plan
 
     def _as_kept(self, payload: Resource, current: Resource) -> Resource:
@@ -176,11 +176,11 @@ class Generic:
         precondition = self._target.vendor.update.precondition.value
         if precondition == "if_match":
             etag = answer.headers.get("etag")
-            return Halt(Event.REVIEW, "no_etag") if etag is None else {"If-Match": etag}
+            return Review("no_etag") if etag is None else {"If-Match": etag}
         if precondition == "if_unmodified_since":
             changed = answer.headers.get("last-modified")
-            return Halt(Event.REVIEW, "no_last_modified") if changed is None else {"If-Unmodified-Since": changed}
-        return Halt(Event.REVIEW, "update_unguarded")
+            return Review("no_last_modified") if changed is None else {"If-Unmodified-Since": changed}
+        return Review("update_unguarded")
 
     def recognise(self, plan: WirePlan, answer: Answer) -> Standing | None:
         found = answer.resource()
@@ -198,12 +198,12 @@ class Generic:
 def known_already(item: Intent, facts: ChartFacts) -> Settled | Halt | None:
     """What the chart holds of a fact that is to be created: ours already, or somebody else's; None: nothing."""
     if facts.ours is None:
-        return Halt(Event.REVIEW, "search_unreliable")
+        return Review("search_unreliable")
     if len(facts.ours) > 1:
-        return Halt(Event.REVIEW, "several_matches", {"resources": _names(facts.ours)})
+        return Review("several_matches", {"resources": _names(facts.ours)})
     for found in facts.ours:
         if not same_content(item.payload, found):
-            return Halt(Event.REVIEW, "existed_differently", {"resources": _names(facts.ours)})
+            return Review("existed_differently", {"resources": _names(facts.ours)})
         return Settled("reconciled" if item.now.unanswered else "suppressed", "existed", Standing(found, None))
     for theirs in facts.alike:
         if same_content(item.payload, theirs) and not in_error(theirs):
@@ -211,14 +211,15 @@ def known_already(item: Intent, facts: ChartFacts) -> Settled | Halt | None:
     if facts.alike:
         retracted = all(in_error(theirs) for theirs in facts.alike)
         reason = "chart_has_retracted" if retracted else "chart_has_other"
-        return Halt(Event.REVIEW, reason, {"resources": _names(facts.alike)})
+        return Review(reason, {"resources": _names(facts.alike)})
     return None
 
 
 def _refused(refusal: str) -> Halt:
     """What the target does not take: never, not without a person, or not before its CapabilityStatement is read."""
-    events = {NOT_READ: Event.RETRY, "target_cannot_update": Event.REVIEW}
-    return Halt(events.get(refusal, Event.REFUSE), refusal)
+    if refusal == NOT_READ:
+        return NotNow(refusal)
+    return Review(refusal) if refusal == "target_cannot_update" else Refuse(refusal)
 
 
 def _key_of_fact(system: str, item: Intent) -> str:

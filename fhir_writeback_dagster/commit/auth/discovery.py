@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from fhir_writeback_dagster.commit.http.request import Request
 from fhir_writeback_dagster.commit.http.transport import Http, NoAnswer
 from fhir_writeback_dagster.errors import TargetError
 
@@ -51,7 +52,7 @@ async def smart_configuration(http: Http) -> dict[str, Any]:
 async def _document(http: Http, url: str) -> dict[str, Any]:
     headers = {"Accept": "application/json, application/fhir+json;q=0.9"}
     try:
-        answer = await http.request("GET", url, headers)
+        answer = await http.request(Request("GET", url, headers))
     except NoAnswer as none:
         raise unreachable(http, "the EHR", none) from None
     if answer.status >= 500:

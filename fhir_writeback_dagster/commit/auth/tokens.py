@@ -13,6 +13,7 @@ from urllib.parse import urlencode
 from fhir_writeback_dagster.commit.auth.client_auth import Proof, prove
 from fhir_writeback_dagster.commit.auth.discovery import token_endpoint, unreachable
 from fhir_writeback_dagster.commit.auth.scopes import broader, missing
+from fhir_writeback_dagster.commit.http.request import Request
 from fhir_writeback_dagster.commit.http.transport import Http, NoAnswer
 from fhir_writeback_dagster.commit.protocol.answer import Answer
 from fhir_writeback_dagster.config.tenants import Tenant
@@ -44,31 +45,40 @@ class Granted:
 OnGranted = Callable[[Granted], Awaitable[None]]
 
 
+@dataclass(frozen=True, slots=True)
+class TokenClient:
+    """For whom tokens are asked, and what they have to be good for.
+
+    ``needed`` are the scopes that the tenant's mappings need, asked for where the tenant names none. ``approved`` is the token
+    endpoint that the EHR named when it was approved; see :func:`token_endpoint`. A token lives ``token_seconds`` where its
+    answer does not say.
+    """
+
+    tenant: Tenant
+    home: Path
+    needed: Sequence[str] = ()
+    approved: str | None = None
+    token_seconds: int = SECONDS
+
+    @property
+    def scopes(self) -> tuple[str, ...]:
+        """What is asked for."""
+        return self.tenant.ehr.auth.scopes or tuple(self.needed)
+
+
 class Tokens:
     """The tenant's access token: fetched once for all who wait, kept until shortly before it expires.
 
-    :param needed: the scopes that the tenant's mappings need; asked for where the tenant names none.
-    :param told: is told of each token that was had.
-    :param approved: the token endpoint that the EHR named when it was approved; see :func:`token_endpoint`.
+    :param on_granted: is told of each token that was had.
     :param renew: takes up a certificate of ours that was changed; True: it was.
     """
 
     def __init__(
-        self,
-        http: Http,
-        tenant: Tenant,
-        home: Path,
-        needed: Sequence[str] = (),
-        told: OnGranted | None = None,
-        *,
-        approved: str | None = None,
-        token_seconds: int = SECONDS,
-        renew: Callable[[], bool] = lambda: False,
+        self, http: Http, client: TokenClient, on_granted: OnGranted | None = None, renew: Callable[[], bool] = lambda: False
     ) -> None:
-        self._http, self._tenant, self._home, self._needed, self._told = http, tenant, home, tuple(needed), told
-        self._approved, self._token_seconds, self._renew = approved, token_seconds, renew
-        self._scopes = tenant.ehr.auth.scopes or self._needed
-        self._where = f"tenants/{tenant.tenant}.yaml ehr.auth"
+        self._http, self._client, self._on_granted, self._renew = http, client, on_granted, renew
+        self._tenant, self._home = client.tenant, client.home
+        self._where = f"tenants/{client.tenant.tenant}.yaml ehr.auth"
         self._lock = asyncio.Lock()
         self._endpoint: str | None = None
         self._token: str | None = None
@@ -103,15 +113,17 @@ class Tokens:
 
     async def _fetch(self) -> None:
         if self._endpoint is None:
-            self._endpoint = await token_endpoint(self._http, self._tenant.ehr.auth.token_endpoint, self._approved)
+            self._endpoint = await token_endpoint(self._http, self._tenant.ehr.auth.token_endpoint, self._client.approved)
         proof, answer = await self._ask(self._endpoint)
         if answer.status in (400, 401):
             # Was the key or secret changed while we asked? Then the one that was refused is not the one that stands there.
             again, second = (proof, answer) if proof.credential == self._now() else await self._ask(self._endpoint)
             proof, answer = again, second
         granted = self._take(answer)
-        if self._told:
-            await self._told(Granted(proof.credential, granted, tuple(broader(granted, self._needed or self._scopes))))
+        if self._on_granted:
+            await self._on_granted(
+                Granted(proof.credential, granted, tuple(broader(granted, self._client.needed or self._client.scopes)))
+            )
 
     async def _ask(self, endpoint: str) -> tuple[Proof, Answer]:
         for pause in PAUSES_S:
@@ -132,8 +144,8 @@ class Tokens:
     async def _ask_once(self, endpoint: str) -> tuple[Proof, Answer]:
         self._renew()
         proof = prove(self._tenant, self._home, endpoint)
-        form = {"grant_type": "client_credentials", "scope": " ".join(self._scopes), **proof.form}
-        return proof, await self._http.request("POST", endpoint, {**_FORM, **proof.headers}, urlencode(form).encode())
+        form = {"grant_type": "client_credentials", "scope": " ".join(self._client.scopes), **proof.form}
+        return proof, await self._http.request(Request("POST", endpoint, {**_FORM, **proof.headers}, urlencode(form).encode()))
 
     def _now(self) -> str:
         return prove(self._tenant, self._home, self._endpoint or "").credential
@@ -168,15 +180,15 @@ class Tokens:
                 fix="is this key's public half (or this secret) registered for this client, and are the scopes allowed to it?",
             )
         scope = granted.get("scope")
-        scopes = tuple(scope.split()) if isinstance(scope, str) else self._scopes  # RFC 6749, 5.1: left out where as asked
-        if lacking := missing(self._scopes, scopes):
+        scopes = tuple(scope.split()) if isinstance(scope, str) else self._client.scopes  # RFC 6749, 5.1: left out where as asked
+        if lacking := missing(self._client.scopes, scopes):
             raise TargetError(
                 "scope_missing",
                 f"not granted: {', '.join(lacking)}",
                 where=self._where,
                 fix="have the EHR grant these scopes, or take them out of `scopes`; nothing was written",
             )
-        seconds = float(lifetime) if isinstance(lifetime, int) and lifetime > 0 else float(self._token_seconds)
+        seconds = float(lifetime) if isinstance(lifetime, int) and lifetime > 0 else float(self._client.token_seconds)
         self._token, self._renew_at = token, time.monotonic() + seconds - min(SKEW_SECONDS, seconds / 4)
         self.fetched += 1
         return scopes

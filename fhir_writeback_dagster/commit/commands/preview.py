@@ -12,13 +12,14 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 from uuid import UUID
 
-from fhir_writeback_dagster.commit.adapters.base import Adapter, ChartFacts, Halt, Plan, Settled, WirePlan
+from fhir_writeback_dagster.commit.adapters.base import Adapter, ChartFacts, Halt, Plan, WirePlan
 from fhir_writeback_dagster.commit.adapters.registry import adapter_for
 from fhir_writeback_dagster.commit.engine.chart_lookup import ChartLookup
 from fhir_writeback_dagster.commit.engine.reconcile import Reconciler
 from fhir_writeback_dagster.commit.fhir_client import open_ehr
 from fhir_writeback_dagster.commit.http.transport import NoAnswer
 from fhir_writeback_dagster.commit.ledger import intents
+from fhir_writeback_dagster.commit.protocol.changes import Settled
 from fhir_writeback_dagster.commit.protocol.model import Intent
 from fhir_writeback_dagster.commit.protocol.transitions import State
 from fhir_writeback_dagster.commit.sqlfile import statement

@@ -37,7 +37,7 @@ def _options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.command("shadow")
 @_options
 @click.pass_obj
-def shadow_command(open_runs: OpenRuns, *, tenant: str | None, count: int, kind: str | None, as_json: bool, values: bool) -> None:
+def shadow_command(open_runs: OpenRuns, *, tenant: str | None, count: int, kind: str | None, as_json: bool, values: bool) -> None:  # noqa: PLR0913 - one parameter an option
     """What `off` and `shadow` held back: what would have been written, and how it differs from the chart as it is now."""
     _show(open_runs, _SHADOWED, _compared, tenant, count, kind, as_json=as_json, values=values)
 
@@ -45,14 +45,14 @@ def shadow_command(open_runs: OpenRuns, *, tenant: str | None, count: int, kind:
 @click.command("dry-run")
 @_options
 @click.pass_obj
-def dry_run_command(
+def dry_run_command(  # noqa: PLR0913 - one parameter an option
     open_runs: OpenRuns, *, tenant: str | None, count: int, kind: str | None, as_json: bool, values: bool
 ) -> None:
     """The requests that the newest unsent candidates would become, planned against the EHR as it is now. Nothing is sent."""
     _show(open_runs, _NOT_SENT, _request, tenant, count, kind, as_json=as_json, values=values)
 
 
-def _show(
+def _show(  # noqa: PLR0913, PLR0917 - one parameter an option
     open_runs: OpenRuns,
     states: Sequence[str],
     line: Callable[[Preview], str],

@@ -109,7 +109,7 @@ def probe(run: RunContext, *, read_only: bool, approve: bool = False) -> Report:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 @_by_option
 @click.pass_obj
-def probe_command(open_runs: OpenRuns, *, tenant: str, read_only: bool, approve: bool, as_json: bool, by: str) -> None:
+def probe_command(open_runs: OpenRuns, *, tenant: str, read_only: bool, approve: bool, as_json: bool, by: str) -> None:  # noqa: PLR0913 - one parameter an option
     """Ask TENANT's EHR what it does, beside what the matrix says; on agreement that is what it is compared with nightly.
 
     Exit code 1 where it does less than the matrix says, or than was approved, and writing relies on it; also where it did not

@@ -13,6 +13,7 @@ import click
 
 from fhir_writeback_dagster import canonicaljson
 from fhir_writeback_dagster.commit.fhir_client import FHIR_JSON, open_ehr
+from fhir_writeback_dagster.commit.http.request import Request
 from fhir_writeback_dagster.commit.protocol.answer import Answer, dicts
 from fhir_writeback_dagster.errors import ConfigError
 from fhir_writeback_dagster.orchestration.run_context import OpenRuns, RunContext
@@ -49,15 +50,13 @@ def validate(run: RunContext, payloads: dict[str, dict[str, Any]]) -> list[Valid
 
     async def work() -> list[ValidatedPayload]:
         async with open_ehr(run) as ehr:
-            headers = {"Content-Type": FHIR_JSON}
-            return [
-                _judged(
-                    name, await ehr.send("POST", f"{payload['resourceType']}/$validate", headers, canonicaljson.encode(payload))
-                )
-                for name, payload in payloads.items()
-            ]
+            return [_judged(name, await ehr.send(_validation(payload))) for name, payload in payloads.items()]
 
     return asyncio.run(work())
+
+
+def _validation(payload: dict[str, Any]) -> Request:
+    return Request("POST", f"{payload['resourceType']}/$validate", {"Content-Type": FHIR_JSON}, canonicaljson.encode(payload))
 
 
 def _judged(name: str, answer: Answer) -> ValidatedPayload:

@@ -15,23 +15,22 @@ from uuid import UUID
 
 from psycopg import Connection
 
-from fhir_writeback_dagster.commit.adapters.base import Settled, WirePlan
-from fhir_writeback_dagster.commit.engine.recheck import Objection, Recheck
+from fhir_writeback_dagster.commit.engine.recheck import Recheck
 from fhir_writeback_dagster.commit.engine.recording import record
 from fhir_writeback_dagster.commit.ledger.async_database import AsyncDatabase
 from fhir_writeback_dagster.commit.limits import holds
-from fhir_writeback_dagster.commit.protocol.model import Attempt, Change, Intent, change
-from fhir_writeback_dagster.commit.protocol.transitions import Action, Event
+from fhir_writeback_dagster.commit.protocol.changes import Change, Passed, Settled, Stop, at_gate
+from fhir_writeback_dagster.commit.protocol.model import Intent
+from fhir_writeback_dagster.commit.protocol.transitions import Action
 from fhir_writeback_dagster.orchestration.run_context import RunContext
 
 
 @dataclass(frozen=True, slots=True)
 class Want:
-    """An intent that is ready to go: with its request and the attempt that it becomes, or with what stands there already."""
+    """An intent that is ready to go: ``result`` is what it becomes unless the re-check objects."""
 
-    item: Intent
-    plan: WirePlan | Settled
-    attempt: Attempt | None = None
+    intent: Intent
+    result: Passed | Settled
 
 
 @dataclass(slots=True)
@@ -97,28 +96,30 @@ class SendGate:
                 continue
             for job, made in zip(jobs, results, strict=True):
                 for one in made:
-                    one.item.now = one.after
+                    one.intent.now = one.after
                 if not job.done.cancelled():
                     job.done.set_result(made)
 
     def _transaction(self, connection: Connection[Any], jobs: Sequence[_Job]) -> list[list[Change]]:
         wants = [want for job in jobs for want in job.wants]
         decided = self._decide(connection, wants)
-        every = [[*(c for want in job.wants if (c := decided[want.item.intent_id])), *job.changes] for job in jobs]
+        every = [[*(c for want in job.wants if (c := decided[want.intent.intent_id])), *job.changes] for job in jobs]
         changes = [c for changes in every for c in changes]
         moved = record(connection, self.run, changes, self.lease_s)
-        if sent := sum(Action.TRANSMIT in c.actions for c in changes if c.item.intent_id in moved):
+        if sent := sum(Action.TRANSMIT in c.actions for c in changes if c.intent.intent_id in moved):
             holds.count(connection, self.run, sent)
-        return [[c for c in changes if c.item.intent_id in moved] for changes in every]
+        return [[c for c in changes if c.intent.intent_id in moved] for changes in every]
 
     def _decide(self, connection: Connection[Any], wants: Sequence[Want]) -> dict[UUID, Change | None]:
         if not wants:
             return {}
         if not self.recheck.mirror_is_young(connection):
             self.mirror_too_old = True
-            return {want.item.intent_id: change(want.item, Event.STOP, reason="mirror_too_old") for want in wants}
-        objections = self.recheck.objections(connection, [want.item for want in wants])
-        decided = {want.item.intent_id: _step(want, objections.get(want.item.intent_id)) for want in wants}
+            return {want.intent.intent_id: at_gate(want.intent, Stop("mirror_too_old")) for want in wants}
+        objections = self.recheck.objections(connection, [want.intent for want in wants])
+        decided = {
+            want.intent.intent_id: at_gate(want.intent, objections.get(want.intent.intent_id, want.result)) for want in wants
+        }
         return decided | self._held_back(connection, [c for c in decided.values() if c and Action.TRANSMIT in c.actions])
 
     def _held_back(self, connection: Connection[Any], sending: Sequence[Change]) -> dict[UUID, Change | None]:
@@ -128,18 +129,9 @@ class SendGate:
         allowed = holds.allowance(connection, self.run, self.cap)
         self.held = allowed.stopped
         if allowed.stopped:
-            return {c.item.intent_id: change(c.item, Event.STOP, reason="held") for c in sending}
+            return {c.intent.intent_id: at_gate(c.intent, Stop("held")) for c in sending}
         if allowed.left is None or allowed.left >= len(sending):
             return {}
         holds.hold(connection, self.run, "cap", None)
         self.held = True
-        return {c.item.intent_id: change(c.item, Event.STOP, reason="cap") for c in sending[allowed.left :]}
-
-
-def _step(want: Want, objection: Objection | None) -> Change | None:
-    if objection is not None:
-        return change(want.item, objection.event, reason=objection.reason)
-    if isinstance(want.plan, Settled):
-        plan = want.plan
-        return change(want.item, Event.SETTLED, outcome=plan.outcome, reason=plan.reason, standing=plan.standing)
-    return change(want.item, Event.PASSED, attempt=want.attempt)
+        return {c.intent.intent_id: at_gate(c.intent, Stop("cap")) for c in sending[allowed.left :]}

@@ -17,8 +17,9 @@ from psycopg import Connection
 
 from fhir_writeback_dagster.commit.mirror.model import mirrored
 from fhir_writeback_dagster.commit.mirror.store import read_sync
+from fhir_writeback_dagster.commit.protocol.changes import Refuse, Review, Supersede, Withdraw
 from fhir_writeback_dagster.commit.protocol.model import Intent
-from fhir_writeback_dagster.commit.protocol.transitions import Event, State
+from fhir_writeback_dagster.commit.protocol.transitions import State
 from fhir_writeback_dagster.commit.sqlfile import statement
 from fhir_writeback_dagster.config.tenants import Mode, ModeSettings, load_tenant
 from fhir_writeback_dagster.errors import ServiceError
@@ -34,12 +35,8 @@ _UNREADABLE = (ServiceError, LookupError, TypeError, ValueError, AttributeError)
 _DROPPED = [State.WITHDRAWN, State.DISCARDED]
 
 
-@dataclass(frozen=True, slots=True)
-class Objection:
-    """Why an intent is not sent: what it is to the protocol, and the code that decide, reviewers and the log see."""
-
-    event: Event
-    reason: str
+Objection = Withdraw | Review | Refuse | Supersede
+"""Why an intent is not sent; its reason is the code that decide, reviewers and the log see."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +135,7 @@ class Recheck:
                 policy_ask = replace(PolicyRequest.from_json(context["policy"]), now=now, encounter_status=known.encounter_status)
                 asked.append((item, known, policy_ask, replace(ConsentRequest.from_json(context["consent"]), at=now)))
             except _UNREADABLE:
-                found[item.intent_id] = Objection(Event.REFUSE, "context_unreadable")
+                found[item.intent_id] = Refuse("context_unreadable")
         consents = self._consents_of(connection, {item.patient_id for item, *_ in asked})
         policies = self._policies.decide([policy_ask for _, _, policy_ask, _ in asked])
         for (item, known, _, consent_ask), policy in zip(asked, policies, strict=True):
@@ -155,7 +152,7 @@ class Recheck:
             except _UNREADABLE:
                 outcome = "unreadable"
         allowed = outcome == "permit" or (outcome == "none" and self._may_without_consent(known))
-        return None if allowed else Objection(Event.WITHDRAW, f"consent_{outcome}")
+        return None if allowed else Withdraw(f"consent_{outcome}")
 
     def _may_without_consent(self, known: Facts) -> bool:
         none_found = self._run.tenant.consent.none_found
@@ -183,12 +180,12 @@ def about_records(
 ) -> Objection | None:
     """Verdict, revision order, patient and encounter; what a person approved for a closed encounter goes."""
     if known is None:
-        return Objection(Event.WITHDRAW, "verdict_gone")
+        return Withdraw("verdict_gone")
     if known.superseded:
-        return Objection(Event.SUPERSEDE, "superseded")
+        return Supersede("superseded")
     if known.in_doubt:
         # A person has that one, because it may stand in the EHR and cannot be looked up: ours would stand beside it.
-        return Objection(Event.REVIEW, "earlier_revision_in_doubt")
+        return Review("earlier_revision_in_doubt")
     in_encounter = item.patient_id in known.encounter_of
     complaints = (
         (not known.verdict_stands, "verdict_changed"),
@@ -209,17 +206,17 @@ def about_records(
         ),
     )
     reason = next((code for holds, code in complaints if holds), None)
-    return Objection(Event.WITHDRAW, reason) if reason else None
+    return Withdraw(reason) if reason else None
 
 
 def about_mode(mode: Mode, known: Facts | None, *, sampled: bool = False) -> Objection | None:
     """Where the mode asks for a person, it lets through what one approved with this very content."""
     if writes(mode) and (not needs_person(mode, sampled=sampled) or (known is not None and known.reviewed)):
         return None
-    return Objection(Event.WITHDRAW, f"mode_{mode}")
+    return Withdraw(f"mode_{mode}")
 
 
 def about_policy(policy: PolicyDecision, known: Facts) -> Objection | None:
     if policy.outcome == "automatic" or (policy.outcome == "review" and known.reviewed):
         return None
-    return Objection(Event.WITHDRAW, f"policy_{policy.outcome}")
+    return Withdraw(f"policy_{policy.outcome}")

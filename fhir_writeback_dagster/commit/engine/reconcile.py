@@ -6,47 +6,42 @@ Only what a complete and reliable look after the quiet period does not find may 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
-from fhir_writeback_dagster.commit.adapters.base import Adapter, ChartFacts, Halt, Settled, WirePlan
+from fhir_writeback_dagster.commit.adapters.base import Adapter, ChartFacts, Halt, NotNow, WirePlan
 from fhir_writeback_dagster.commit.adapters.search import bears, token
 from fhir_writeback_dagster.commit.adapters.superseding import key_of, successor, supersedes
 from fhir_writeback_dagster.commit.engine.chart_lookup import ChartLookup
+from fhir_writeback_dagster.commit.engine.target_health import TargetHealth
 from fhir_writeback_dagster.commit.fhir_client import FhirClient, Unreadable
 from fhir_writeback_dagster.commit.http.transport import NO_TURN, NoAnswer
 from fhir_writeback_dagster.commit.protocol.answer import Answer
+from fhir_writeback_dagster.commit.protocol.changes import Absent, Confirmed, Review, Settled, Stop
 from fhir_writeback_dagster.commit.protocol.error_classes import ErrorClass, Recovery, classify
 from fhir_writeback_dagster.commit.protocol.model import Intent, Link, Standing
-from fhir_writeback_dagster.commit.protocol.transitions import Event
 from fhir_writeback_dagster.errors import TargetError
 from fhir_writeback_dagster.rules.fhir.content import same_content
 from fhir_writeback_dagster.rules.fhir.resource import Resource
 
 
 @dataclass(frozen=True, slots=True)
-class ReconcileResult:
-    """What a look showed, as an event of the protocol: CONFIRM, ABSENT, REVIEW, LOSE (could not look, because of ``error``: later
-    again) or STOP (its turn did not come).
-    """
+class Unread:
+    """It could not be looked for; later again."""
 
-    event: Event
     reason: str
-    outcome: str | None = None
-    standing: Standing | None = None
-    evidence: dict[str, Any] = field(default_factory=dict)
-    link_state: str | None = None
-    error: TargetError | NoAnswer | None = None
 
 
-ABSENT = ReconcileResult(Event.ABSENT, "not_found")
+ReconcileResult = Confirmed | Absent | Review | Unread | Stop
+"""What a look showed; Stop: its turn did not come."""
 
 
 class Reconciler:
-    """``system`` is the tenant's own identifier system."""
+    """``system`` is the tenant's own identifier system; ``health`` is told of the looks that are refused."""
 
-    def __init__(self, ehr: FhirClient, chart: ChartLookup, adapter: Adapter, system: str) -> None:
-        self._ehr, self._chart, self._adapter, self._system = ehr, chart, adapter, system
+    def __init__(
+        self, ehr: FhirClient, chart: ChartLookup, adapter: Adapter, system: str, health: TargetHealth | None = None
+    ) -> None:
+        self._ehr, self._chart, self._adapter, self._system, self._health = ehr, chart, adapter, system, health
 
     async def facts(self, item: Intent) -> ChartFacts:
         """What the adapter needs to know of the chart before it plans ``item``.
@@ -68,8 +63,10 @@ class Reconciler:
             return await (self._created(item) if item.link is None else self._updated(item, item.link))
         except (TargetError, NoAnswer) as error:
             if error.code in NO_TURN:
-                return ReconcileResult(Event.STOP, item.reason or error.code)
-            return ReconcileResult(Event.LOSE, f"look_{error.code}", error=error)
+                return Stop(item.reason or error.code)
+            if self._health:
+                self._health.unreadable(error)
+            return Unread(f"look_{error.code}")
 
     async def _current(self, item: Intent, link: Link) -> Answer:
         """The linked resource as it stands there now, or that it is gone.
@@ -88,19 +85,19 @@ class Reconciler:
         by = self._adapter.reconcile(item)
         found = await self.by_identifier(item) if by.identifier else []
         if found is None:
-            return ReconcileResult(Event.REVIEW, "search_unreliable")
+            return Review("search_unreliable")
         if len(found) > 1:
-            return ReconcileResult(Event.REVIEW, "several_matches", evidence={"resources": _names(found)})
+            return Review("several_matches", {"resources": _names(found)})
         if found:
             return await self.compare(item, found[0])
         alike = [r for r in await self._chart.alike(item, fresh=True) if same_content(item.payload, r)]
         # Only an EHR that drops foreign identifiers shows ours by its content alone. Where ours would have been found, an equal
         # one is somebody else's: the plan that follows sees it too, and links it as theirs.
         if alike and not by.identifier:
-            return ReconcileResult(Event.CONFIRM, "found_by_natural_key", "reconciled", Standing(alike[0], None))
+            return Confirmed("reconciled", Standing(alike[0], None), "found_by_natural_key")
         if by.natural_key or self._adapter.capabilities.can_be_found(item.resource_type):
-            return ABSENT
-        return ReconcileResult(Event.REVIEW, "cannot_be_found")
+            return Absent()
+        return Review("cannot_be_found")
 
     async def by_identifier(self, item: Intent) -> list[Resource] | None:
         """The resources that bear the item's key; None: the server's search cannot be believed.
@@ -115,22 +112,25 @@ class Reconciler:
     async def compare(self, item: Intent, found: Resource) -> ReconcileResult:
         """``found`` bears our identifier: does it, or did it once, say what we wrote?"""
         if same_content(item.payload, found):
-            return ReconcileResult(Event.CONFIRM, "found", "reconciled", Standing(found, None))
+            return Confirmed("reconciled", Standing(found, None), "found")
         for version in await self._history(found["resourceType"], found["id"]) or ():
             if same_content(item.payload, version):
-                return ReconcileResult(Event.CONFIRM, "found_in_history", "reconciled", Standing(version, None))
-        return ReconcileResult(Event.REVIEW, "differs_from_ours", evidence={"resources": _names([found])})
+                return Confirmed("reconciled", Standing(version, None), "found_in_history")
+        return Review("differs_from_ours", {"resources": _names([found])})
 
     async def _superseded(self, item: Intent) -> ReconcileResult:
         """A document that takes the place of another is there or not; the one before says nothing about it."""
         found = await self.by_identifier(item)
         if found is None:
-            return ReconcileResult(Event.REVIEW, "search_unreliable")
+            return Review("search_unreliable")
         if len(found) > 1:
-            return ReconcileResult(Event.REVIEW, "several_matches", evidence={"resources": _names(found)})
+            return Review("several_matches", {"resources": _names(found)})
         assert item.link is not None
         whole = replace(item, payload=successor(item, item.link, self._system))
-        return replace(await self.compare(whole, found[0]), outcome="updated") if found else ABSENT
+        if not found:
+            return Absent()
+        compared = await self.compare(whole, found[0])
+        return replace(compared, outcome="updated") if isinstance(compared, Confirmed) else compared
 
     async def read_back(self, item: Intent, standing: Standing) -> Standing | None:
         """``standing`` as the EHR shows it now; None: it could not be read."""
@@ -148,22 +148,22 @@ class Reconciler:
         now = await self._current(item, link)
         plan = self._adapter.plan(item, ChartFacts(current=now))
         if isinstance(plan, Settled):
-            return ReconcileResult(Event.CONFIRM, "found", plan.outcome, plan.standing)
-        if isinstance(plan, Halt) and plan.event is Event.RETRY:
-            return ReconcileResult(Event.LOSE, f"look_{plan.reason}")
+            return Confirmed(plan.outcome, plan.standing, "found")
+        if isinstance(plan, NotNow):
+            return Unread(f"look_{plan.reason}")
         if isinstance(plan, WirePlan) and _version(now) == link.version_id:
-            return ABSENT
+            return Absent()
         # Somebody changed it: before our write, or after it, and back perhaps? Its history knows.
         versions = await self._since(link)
         for version in versions or ():
             then = self._adapter.plan(item, ChartFacts(current=Answer(200, {}, parsed=version)))
             if isinstance(then, Settled):
-                return ReconcileResult(Event.CONFIRM, "found_in_history", "updated", then.standing)
+                return Confirmed("updated", then.standing, "found_in_history")
         if isinstance(plan, Halt):
-            return ReconcileResult(Event.REVIEW, plan.reason, evidence=plan.evidence, link_state=plan.link_state)
+            return plan if isinstance(plan, Review) else Review(plan.reason)
         if versions is None and item.now.unanswered:
-            return ReconcileResult(Event.REVIEW, "history_unreadable")
-        return ABSENT
+            return Review("history_unreadable")
+        return Absent()
 
     async def _since(self, link: Link) -> list[Resource] | None:
         """The versions after the one that we left there, newest first; None: nobody can tell which these are."""

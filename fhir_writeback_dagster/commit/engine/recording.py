@@ -15,7 +15,8 @@ from psycopg import Connection
 from psycopg.types.json import Jsonb
 
 from fhir_writeback_dagster.commit.adapters.three_way_merge import left_by_us
-from fhir_writeback_dagster.commit.protocol.model import Change, Standing
+from fhir_writeback_dagster.commit.protocol.changes import Change
+from fhir_writeback_dagster.commit.protocol.model import Standing
 from fhir_writeback_dagster.commit.protocol.transitions import Action, State
 from fhir_writeback_dagster.commit.sqlfile import statement
 from fhir_writeback_dagster.ids import new_id
@@ -32,10 +33,10 @@ def record(connection: Connection[Any], run: RunContext, changes: Sequence[Chang
     :param lease_s: seconds of the lease that a step with the LEASE action begins anew.
     """
     moved = _move(connection, run, changes, lease_s)
-    done = [c for c in changes if c.item.intent_id in moved]
+    done = [c for c in changes if c.intent.intent_id in moved]
     _attempts(connection, run, [c for c in done if Action.TRANSMIT in c.actions])
     _answers(connection, run, [c for c in done if c.attempt and Action.TRANSMIT not in c.actions])
-    _links(connection, run, [c for c in done if c.standing or c.link_state])
+    _links(connection, run, [c for c in done if c.standing or c.undone])
     _reviews(connection, run, [c for c in done if Action.OPEN_REVIEW in c.actions])
     _quarantine(connection, run, [c for c in done if Action.OPEN_QUARANTINE in c.actions])
     _return(connection, run, [c for c in done if Action.RETURN in c.actions])
@@ -44,7 +45,7 @@ def record(connection: Connection[Any], run: RunContext, changes: Sequence[Chang
         by_state[one.after.state].append(one)
     for state in sorted(by_state):
         told = by_state[state]
-        record_event(connection, f"intent.{state}", [str(c.item.intent_id) for c in told], [_detail(c) for c in told])
+        record_event(connection, f"intent.{state}", [str(c.intent.intent_id) for c in told], [_detail(c) for c in told])
     return moved
 
 
@@ -55,7 +56,7 @@ def _move(connection: Connection[Any], run: RunContext, changes: Sequence[Change
         statement("move"),
         {
             "tenant": run.id,
-            "intents": [c.item.intent_id for c in changes],
+            "intents": [c.intent.intent_id for c in changes],
             "fences": [c.before.fence for c in changes],
             "befores": [c.before.state for c in changes],
             "afters": [c.after.state for c in changes],
@@ -80,7 +81,7 @@ def _attempts(connection: Connection[Any], run: RunContext, changes: Sequence[Ch
             {
                 "tenant": run.id,
                 "attempts": [a.attempt_id for _, a in sent],
-                "intents": [c.item.intent_id for c, _ in sent],
+                "intents": [c.intent.intent_id for c, _ in sent],
                 "fences": [c.after.fence for c, _ in sent],
                 "verbs": [a.verb for _, a in sent],
                 "preconditions": [a.precondition for _, a in sent],
@@ -115,32 +116,34 @@ def _links(connection: Connection[Any], run: RunContext, changes: Sequence[Chang
             {
                 "tenant": run.id,
                 "target": target,
-                "keys": [c.item.business_key for c, _ in found],
+                "keys": [c.intent.business_key for c, _ in found],
                 "types": [s.resource["resourceType"] for _, s in found],
                 "ids": [s.resource["id"] for _, s in found],
                 "versions": [s.version_id for _, s in found],
                 "etags": [s.etag for _, s in found],
                 "origins": [s.origin for _, s in found],
-                "sources": [c.item.source for c, _ in found],
-                "revisions": [c.item.revision for c, _ in found],
-                "hashes": [c.item.content_hash for c, _ in found],
-                "bases": [run.sealer.seal_json("ledger.link", f"{target}|{c.item.business_key}", _base(c, s)) for c, s in found],
+                "sources": [c.intent.source for c, _ in found],
+                "revisions": [c.intent.revision for c, _ in found],
+                "hashes": [c.intent.content_hash for c, _ in found],
+                "bases": [
+                    run.sealer.seal_json("ledger.link", f"{target}|{c.intent.business_key}", _base(c, s)) for c, s in found
+                ],
                 "states": ["active"] * len(found),
-                "intents": [c.item.intent_id for c, _ in found],
+                "intents": [c.intent.intent_id for c, _ in found],
             },
         )
-    undone = [c for c in changes if c.link_state]
+    undone = [c for c in changes if c.undone]
     if undone:
         connection.execute(
             "UPDATE ledger.link l SET state = x.state, changed_at = now() "
             "FROM unnest(%s::text[], %s::text[]) AS x (business_key, state) "
             "WHERE l.tenant = %s AND l.target = %s AND l.business_key = x.business_key",
-            ([c.item.business_key for c in undone], [c.link_state for c in undone], run.id, target),
+            ([c.intent.business_key for c in undone], [c.undone for c in undone], run.id, target),
         )
 
 
 def _base(change: Change, standing: Standing) -> Resource:
-    link = change.item.link
+    link = change.intent.link
     return left_by_us(link.base if link else None, standing.resource, standing.theirs)
 
 
@@ -154,10 +157,10 @@ def _reviews(connection: Connection[Any], run: RunContext, changes: Sequence[Cha
             (
                 run.id,
                 [new_id() for _ in changes],
-                [c.item.candidate_id for c in changes],
-                [c.item.intent_id for c in changes],
+                [c.intent.candidate_id for c in changes],
+                [c.intent.intent_id for c in changes],
                 [c.reason for c in changes],
-                [c.item.content_hash for c in changes],
+                [c.intent.content_hash for c in changes],
                 [Jsonb({**c.evidence, **_attempt_id(c)}) for c in changes],
             ),
         )
@@ -175,10 +178,10 @@ def _quarantine(connection: Connection[Any], run: RunContext, changes: Sequence[
                 run.id,
                 [new_id() for _ in changes],
                 [c.reason for c in changes],
-                [c.item.record_id for c in changes],
-                [c.item.candidate_id for c in changes],
-                [c.item.verdict_id for c in changes],
-                [c.item.intent_id for c in changes],
+                [c.intent.record_id for c in changes],
+                [c.intent.candidate_id for c in changes],
+                [c.intent.verdict_id for c in changes],
+                [c.intent.intent_id for c in changes],
                 [c.attempt.attempt_id if c.attempt else None for c in changes],
             ),
         )
@@ -188,7 +191,7 @@ def _return(connection: Connection[Any], run: RunContext, changes: Sequence[Chan
     if changes:
         connection.execute(
             "INSERT INTO ledger.outbox (tenant, candidate_id) SELECT %s, unnest(%s::uuid[]) ON CONFLICT DO NOTHING",
-            (run.id, sorted(c.item.candidate_id for c in changes)),
+            (run.id, sorted(c.intent.candidate_id for c in changes)),
         )
 
 
@@ -198,7 +201,7 @@ def _attempt_id(change: Change) -> dict[str, str]:
 
 def _detail(change: Change) -> dict[str, Any]:
     """What the audit log keeps of a step: codes, ids, versions and hashes."""
-    detail: dict[str, Any] = {"fence": change.after.fence, "event": change.event.name.lower(), **_attempt_id(change)}
+    detail: dict[str, Any] = {"fence": change.after.fence, "event": change.result.event.name.lower(), **_attempt_id(change)}
     if change.reason:
         detail["reason"] = change.reason
     if change.outcome:
@@ -211,5 +214,5 @@ def _detail(change: Change) -> dict[str, Any]:
         resource = change.standing.resource
         detail["resource"] = f"{resource['resourceType']}/{resource['id']}"
         detail["version"] = change.standing.version_id
-        detail["content"] = change.item.content_hash.hex()
+        detail["content"] = change.intent.content_hash.hex()
     return detail

@@ -15,7 +15,7 @@ import asyncio
 import logging
 import ssl
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Self
@@ -25,8 +25,9 @@ import httpx
 from httpx_aiohttp import AiohttpTransport
 
 from fhir_writeback_dagster.commit.http.egress import Egress, NotGlobal
+from fhir_writeback_dagster.commit.http.request import Request
 from fhir_writeback_dagster.commit.http.tls import client_context
-from fhir_writeback_dagster.commit.limits.rate_windows import CallKind, RateLimiter
+from fhir_writeback_dagster.commit.limits.rate_windows import RateLimiter
 from fhir_writeback_dagster.commit.protocol.answer import Answer
 from fhir_writeback_dagster.errors import TargetError
 
@@ -53,7 +54,7 @@ class NoAnswer(Exception):
 class Http:
     """``async with Http(egress, …) as http``; at most ``concurrency`` requests at once, the others wait their turn."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the settings of one pool of connections, by name
         self,
         egress: Egress,
         *,
@@ -110,30 +111,20 @@ class Http:
                 await transport.aclose()
             self._transport = None
 
-    async def request(
-        self,
-        method: str,
-        url: str,
-        headers: Mapping[str, str],
-        content: bytes = b"",
-        *,
-        deadline: float | None = None,
-        kind: CallKind = "read",
-        entries: int = 1,
-    ) -> Answer:
-        """Send one request and read its whole answer, within the tenant's `timeout` from when its turn comes.
+    async def request(self, request: Request) -> Answer:
+        """Send one request and read its whole answer, within the tenant's `timeout` from when its turn comes, and by its own
+        deadline: a worker that was held up (a stopped process, a full queue) never sends under a lease that somebody else has
+        taken.
 
-        :param kind: what it is to the target's rate windows, of so many ``entries``; 0: it has had its turn.
-        :param deadline: on `time.monotonic`'s scale; the exchange is over by then, and does not begin after it. A worker
-            that was held up (a stopped process, a full queue) so never sends under a lease that somebody else has taken.
         :raises NoAnswer: no whole answer came.
-        :raises TargetError: ``url`` is not at an allowed origin; nothing was sent.
+        :raises TargetError: its URL is not at an allowed origin; nothing was sent.
         """
-        self.egress.check(url)
-        if self.pace and entries and not await self.pace.turn(kind, entries):
+        self.egress.check(request.url)
+        if self.pace and not request.had_turn and not await self.pace.turn(request.kind, request.entries):
             raise NoAnswer(STOPPED, sent=False)
         async with self._slots:
-            seconds = self.timeout_s if deadline is None else min(self.timeout_s, deadline - time.monotonic())
+            by = request.deadline
+            seconds = self.timeout_s if by is None else min(self.timeout_s, by - time.monotonic())
             if seconds <= 0:
                 raise NoAnswer("too_late", sent=False)
             if self.pace and self.pace.held_s:
@@ -141,7 +132,7 @@ class Http:
             self.requests += 1
             try:
                 async with asyncio.timeout(seconds):
-                    answer = await self._exchange(method, url, headers, content)
+                    answer = await self._exchange(request)
             except TimeoutError:
                 raise NoAnswer("timeout", sent=True) from None
             except (httpx.HTTPError, aiohttp.ClientError, OSError) as error:
@@ -151,17 +142,17 @@ class Http:
             self.pace.hold(answer.retry_after(datetime.now(UTC)) or 0.0)
         return answer
 
-    async def _exchange(self, method: str, url: str, headers: Mapping[str, str], content: bytes) -> Answer:
+    async def _exchange(self, request: Request) -> Answer:
         if self._transport is None:
             raise RuntimeError("Http is used outside its block")
-        request = httpx.Request(
-            method,
-            url,
-            headers={"Accept-Encoding": "identity", "User-Agent": "fhir-writeback", **headers},
-            content=content,
+        ready = httpx.Request(
+            request.method,
+            request.url,
+            headers={"Accept-Encoding": "identity", "User-Agent": "fhir-writeback", **request.headers},
+            content=request.body,
             extensions={"timeout": {"connect": CONNECT_SECONDS}},
         )
-        response = await self._transport.handle_async_request(request)
+        response = await self._transport.handle_async_request(ready)
         try:
             body = bytearray()
             async for chunk in response.aiter_bytes():

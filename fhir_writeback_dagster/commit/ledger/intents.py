@@ -112,7 +112,7 @@ def reap(connection: Connection[Any], run: RunContext, gone: Sequence[str] = ())
     return {state: len(rows) for state, rows in by_state.items()}
 
 
-def claim(
+def claim(  # noqa: PLR0913 - what one statement is given, by name
     connection: Connection[Any], run: RunContext, *, worker: str, items: int, lease_s: float, share: int = 1
 ) -> list[Intent]:
     """Take up to ``items`` intents whose time has come, of patients none of whose are in flight.

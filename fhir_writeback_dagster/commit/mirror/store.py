@@ -53,7 +53,7 @@ def read_sync(connection: Connection[Any], run: RunContext) -> dict[str, Sync]:
     return {kind: Sync(*rest) for kind, *rest in found}
 
 
-def write_sync(
+def write_sync(  # noqa: PLR0913 - the columns of one row
     connection: Connection[Any], run: RunContext, kind: str, watermark: datetime | None, started: datetime, *, changed: bool
 ) -> None:
     """A refresh is complete. ``changed_at`` is taken after its pages were committed: who decided on the older mirror while
@@ -80,7 +80,7 @@ def write_sync(
     )
 
 
-def write_page(
+def write_page(  # noqa: PLR0913 - what one statement is given, by name
     connection: Connection[Any],
     run: RunContext,
     kind: MirroredType,

@@ -13,6 +13,7 @@ from fhir_writeback_dagster import canonicaljson
 from fhir_writeback_dagster.commit.adapters.generic import LOCATION
 from fhir_writeback_dagster.commit.adapters.search import bears, token
 from fhir_writeback_dagster.commit.fhir_client import FHIR_JSON, FhirClient
+from fhir_writeback_dagster.commit.http.request import Request
 from fhir_writeback_dagster.commit.http.transport import NoAnswer
 from fhir_writeback_dagster.commit.protocol.answer import Answer, dicts
 from fhir_writeback_dagster.rules.fhir.resource import Resource
@@ -53,7 +54,7 @@ class Traces:
 
     async def send(self, method: str, path: str, body: Any, headers: Mapping[str, str] | None = None) -> Answer:
         whole = {"Content-Type": FHIR_JSON, "Prefer": "return=representation", **(headers or {})}
-        answer = await self.ehr.send(method, path, whole, canonicaljson.encode(body))
+        answer = await self.ehr.send(Request(method, path, whole, canonicaljson.encode(body)))
         self._note(answer)
         return answer
 
@@ -80,7 +81,7 @@ class Traces:
         """Delete what was made; what cannot be deleted is marked as entered in error, or told of."""
         for made in sorted(self._made):
             try:
-                if (await self.ehr.send("DELETE", f"{TYPE}/{made}")).status < 300:
+                if (await self.ehr.send(Request("DELETE", f"{TYPE}/{made}"))).status < 300:
                     continue
                 now = await self.ehr.read(TYPE, made)
                 wrong = {**(now.resource() or {}), "status": "entered-in-error"}

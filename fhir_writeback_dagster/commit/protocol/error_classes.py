@@ -93,7 +93,7 @@ class ClassRule:
     retry_after: bool | None = None
 
 
-def _row(
+def _row(  # noqa: PLR0913 - a row of the table, by name
     status: int | tuple[int, int],
     requests: frozenset[RequestKind],
     code: str,

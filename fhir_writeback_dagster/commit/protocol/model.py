@@ -1,13 +1,12 @@
-"""What the engine holds about one intent, and what it asks the ledger to write."""
+"""What the engine holds about one intent."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 from uuid import UUID
 
-from fhir_writeback_dagster.commit.protocol.transitions import Action, Event, IntentState, step
+from fhir_writeback_dagster.commit.protocol.transitions import IntentState
 from fhir_writeback_dagster.rules.fhir.resource import Resource
 
 
@@ -92,30 +91,3 @@ class Standing:
         meta = self.resource.get("meta")
         version = meta.get("versionId") if isinstance(meta, dict) else None
         return version if isinstance(version, str) else None
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """One step of one intent with all that is written with it; made by :func:`change`."""
-
-    item: Intent
-    event: Event
-    before: IntentState
-    after: IntentState
-    actions: tuple[Action, ...]
-    reason: str | None = None
-    outcome: str | None = None
-    wait_s: float = 0.0
-    attempt: Attempt | None = None
-    standing: Standing | None = None
-    link_state: str | None = None
-    evidence: dict[str, Any] = field(default_factory=dict)
-
-
-def change(item: Intent, event: Event, **details: Any) -> Change | None:
-    """The step that ``event``, told by the holder of ``item``, makes; None where it means nothing.
-
-    ``details`` are fields of :class:`Change`: codes and ids, never a value of a patient.
-    """
-    after, actions = step(item.now, event, item.now.fence)
-    return None if after == item.now and not actions else Change(item, event, item.now, after, actions, **details)

@@ -15,6 +15,7 @@ from joserfc.jwk import ECKey, RSAKey
 
 from fhir_writeback_dagster.commit.auth.scopes import missing
 from fhir_writeback_dagster.commit.fhir_client import FhirClient, open_ehr
+from fhir_writeback_dagster.commit.http.request import Request
 from fhir_writeback_dagster.errors import ConfigError, SecretError, TargetError
 from fhir_writeback_dagster.sandbox.keys import make_client_key
 from fhir_writeback_dagster.sandbox.servers.sekmet import CLIENT_ID, Sekmet
@@ -43,7 +44,7 @@ def _token_requests(world: World, work: Callable[[FhirClient], Any]) -> int:
 
 def test_many_requests_share_one_token(world: World) -> None:
     async def many(ehr: FhirClient) -> None:
-        answers = await asyncio.gather(*(ehr.send("GET", "Patient/none") for _ in range(20)))
+        answers = await asyncio.gather(*(ehr.send(Request("GET", "Patient/none")) for _ in range(20)))
         assert {answer.status for answer in answers} == {404}
 
     assert _token_requests(world, many) == 1
@@ -61,7 +62,7 @@ def test_a_refused_token_is_renewed_once_for_all_and_the_same_request_goes_again
     line.rules.append(first_token)
 
     async def many(ehr: FhirClient) -> None:
-        answers = await asyncio.gather(*(ehr.send("GET", "Patient/none") for _ in range(3)))
+        answers = await asyncio.gather(*(ehr.send(Request("GET", "Patient/none")) for _ in range(3)))
         assert {answer.status for answer in answers} == {404}
 
     assert _token_requests(faulty, many) == 2
@@ -104,7 +105,7 @@ def test_a_token_is_renewed_before_it_expires_and_a_missing_scope_is_said_before
 
     async def slowly(ehr: FhirClient) -> None:
         for _ in range(3):
-            assert (await ehr.send("GET", "Patient/none")).status == 404
+            assert (await ehr.send(Request("GET", "Patient/none"))).status == 404
             await asyncio.sleep(1.6)
 
     assert _token_requests(reader, slowly) == 3

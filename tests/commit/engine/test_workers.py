@@ -22,8 +22,9 @@ from support import Database
 
 from fhir_writeback_dagster.commit.engine.recording import record
 from fhir_writeback_dagster.commit.ledger import intents
-from fhir_writeback_dagster.commit.protocol.model import Attempt, change
-from fhir_writeback_dagster.commit.protocol.transitions import Event, State
+from fhir_writeback_dagster.commit.protocol.changes import Passed, Review, Stop, at_gate
+from fhir_writeback_dagster.commit.protocol.model import Attempt
+from fhir_writeback_dagster.commit.protocol.transitions import State
 from fhir_writeback_dagster.config.settings import DSN
 from fhir_writeback_dagster.ids import new_id
 
@@ -158,8 +159,8 @@ def test_a_stale_fence_writes_nothing(world: World) -> None:
         assert intents.reap(connection, world.run) == {State.READY: 1}
         (now,) = intents.claim(connection, world.run, worker="now", items=10, lease_s=60)
     attempt = Attempt(new_id(), "create", "if_none_exist", "request")
-    for event, more in ((Event.PASSED, {"attempt": attempt}), (Event.REVIEW, {"reason": "x"}), (Event.STOP, {})):
-        step = change(late, event, **more)
+    for result in (Passed(attempt), Review("x"), Stop(None)):
+        step = at_gate(late, result)
         assert step is not None
         with _transaction(world) as connection:
             assert record(connection, world.run, [step], 60) == set()
@@ -175,7 +176,7 @@ def test_a_marker_needs_a_live_lease(world: World) -> None:
     with _transaction(world) as connection:
         intents.accept(connection, world.run, 10)
         (item,) = intents.claim(connection, world.run, worker="slow", items=10, lease_s=0)
-    step = change(item, Event.PASSED, attempt=Attempt(new_id(), "create", "if_none_exist", "request"))
+    step = at_gate(item, Passed(Attempt(new_id(), "create", "if_none_exist", "request")))
     assert step is not None
     with _transaction(world) as connection:
         assert record(connection, world.run, [step], 60) == set()

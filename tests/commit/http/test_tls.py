@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from fhir_writeback_dagster.commit.fhir_client import open_ehr
+from fhir_writeback_dagster.commit.http.request import Request
 from fhir_writeback_dagster.config.tenants import Tenant
 from fhir_writeback_dagster.errors import ConfigError, TargetError
 
@@ -114,7 +115,7 @@ def _https(
 def _status(world: World) -> int:
     async def work() -> int:
         async with open_ehr(world.run) as ehr:
-            return (await ehr.send("GET", "metadata")).status
+            return (await ehr.send(Request("GET", "metadata"))).status
 
     return asyncio.run(work())
 

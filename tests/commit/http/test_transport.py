@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 import pytest
 
 from fhir_writeback_dagster.commit.http.egress import Egress
+from fhir_writeback_dagster.commit.http.request import Request
 from fhir_writeback_dagster.commit.http.transport import Http, NoAnswer
 from fhir_writeback_dagster.commit.protocol.answer import Answer
 from fhir_writeback_dagster.errors import TargetError
@@ -51,7 +52,7 @@ def _post(base: str, *, timeout_s: float = 5, max_bytes: int = 1000, deadline: f
     async def work() -> Answer:
         egress = Egress(base, sandbox=True, where="test")
         async with Http(egress, concurrency=1, timeout_s=timeout_s, max_bytes=max_bytes) as http:
-            return await http.request("POST", f"{base}/Observation", {}, b"{}", deadline=deadline)
+            return await http.request(Request("POST", f"{base}/Observation", body=b"{}", deadline=deadline))
 
     return asyncio.run(work())
 
@@ -149,7 +150,7 @@ def test_cookies_are_not_kept() -> None:
     async def twice(base: str) -> None:
         async with Http(Egress(base, sandbox=True, where="test"), concurrency=1, timeout_s=5) as http:
             for _ in range(2):
-                await http.request("GET", base, {})
+                await http.request(Request("GET", base))
 
     with _server(behave) as base:
         asyncio.run(twice(base))
@@ -197,7 +198,7 @@ def test_a_production_name_that_resolves_to_a_private_address_is_refused() -> No
     async def work() -> None:
         egress = Egress("https://localhost/fhir", sandbox=False, where="")
         async with Http(egress, concurrency=1, timeout_s=5) as http:
-            await http.request("GET", "https://localhost/fhir/metadata", {})
+            await http.request(Request("GET", "https://localhost/fhir/metadata"))
 
     with pytest.raises(TargetError) as raised:
         asyncio.run(work())

@@ -1,0 +1,195 @@
+"""What an EHR's answer, or a look for one that never came, is to the ledger: the one place where such a change is made."""
+
+from __future__ import annotations
+
+import random
+import re
+from dataclasses import dataclass, replace
+from datetime import timedelta
+
+from fhir_writeback_dagster import canonicaljson
+from fhir_writeback_dagster.commit.adapters.base import Adapter, Halt, NotNow, WirePlan
+from fhir_writeback_dagster.commit.engine.defects import DEFECTS, report_defect
+from fhir_writeback_dagster.commit.engine.reconcile import Reconciler, ReconcileResult, Unread
+from fhir_writeback_dagster.commit.limits.backoff import backoff
+from fhir_writeback_dagster.commit.limits.rate_windows import RateLimiter
+from fhir_writeback_dagster.commit.protocol.answer import Answer
+from fhir_writeback_dagster.commit.protocol.changes import (
+    Absent,
+    Accepted,
+    AfterAnswer,
+    Change,
+    Confirmed,
+    Lost,
+    Refuse,
+    Retry,
+    Review,
+    Stop,
+    after_answer,
+    after_look,
+    at_gate,
+)
+from fhir_writeback_dagster.commit.protocol.error_classes import ErrorClass, Recovery
+from fhir_writeback_dagster.commit.protocol.model import Attempt, Intent, Standing
+from fhir_writeback_dagster.commit.protocol.transitions import Event
+from fhir_writeback_dagster.orchestration.run_context import RunContext
+from fhir_writeback_dagster.rules.fhir.content import lost
+from fhir_writeback_dagster.rules.target.effective_limits import quiet_of
+
+FIRST_POLL = timedelta(seconds=1)
+FIRST_PAUSE = 3
+"""What could not even be planned is not tried again at once (`backoff` of so many tries)."""
+BUNDLE_REFUSED = ErrorClass("bundle_refused", Recovery.RETRY)
+"""A bundle was refused as a whole, so none of it was done; one of its entries, or its size, is at fault."""
+ODD = ErrorClass("odd_answer", Recovery.RECONCILE)
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A request of an intent that is on its way, or was."""
+
+    intent: Intent
+    plan: WirePlan
+    attempt: Attempt
+
+
+@dataclass(frozen=True, slots=True)
+class Conclusions:
+    """Makes changes of plans that halt, of answers and of looks."""
+
+    run: RunContext
+    adapter: Adapter
+    reconciler: Reconciler
+    limiter: RateLimiter
+
+    def of_halt(self, intent: Intent, halt: Halt | Stop) -> Change | None:
+        """The step of an intent whose plan is that it cannot be sent now."""
+        if isinstance(halt, NotNow):
+            return at_gate(intent, Retry(halt.reason, backoff(max(intent.sends, FIRST_PAUSE))))
+        return at_gate(intent, halt)
+
+    def of_look(self, intent: Intent, found: ReconcileResult) -> Change | None:
+        """The step of an intent that was looked for in the EHR."""
+        settings, since = self.run.tenant.ehr, self._since_sent(intent)
+        if isinstance(found, Unread):
+            if since > settings.pending_ttl:
+                return after_look(intent, Review("look_refused_too_long", {"last": found.reason}))
+            return after_look(intent, Lost(found.reason, self._quiet_s()))
+        if isinstance(found, Absent) and intent.now.accepted:
+            # The target took it (202) and has not decided yet: it is asked ever more rarely, and at last a person.
+            if since > settings.pending_ttl:
+                return after_look(intent, Review("pending_too_long"))
+            return after_look(intent, Absent(min(max(since, FIRST_POLL), settings.mirror_every).total_seconds()))
+        return after_look(intent, found)
+
+    async def of_answer(self, sent: Sent, answer: Answer | ErrorClass) -> Change | None:
+        """The step that an answer is; one that we stumble over is looked into as if it had not come."""
+        try:
+            result, attempt = await self._answered(sent, answer)
+        except DEFECTS as error:
+            outcome = ErrorClass(report_defect(error, sent.intent), Recovery.RECONCILE)
+            result, attempt = self._failed(sent, outcome, answer if isinstance(answer, Answer) else None)
+        return after_answer(sent.intent, result, attempt)
+
+    async def _answered(self, sent: Sent, answer: Answer | ErrorClass) -> tuple[AfterAnswer, Attempt]:
+        if isinstance(answer, ErrorClass):
+            return self._failed(sent, answer, None)
+        sent = replace(sent, attempt=replace(sent.attempt, ehr_request_id=self._named_by_ehr(answer)))
+        outcome = self.adapter.interpret(sent.plan, answer)
+        if outcome.recovery is Recovery.REREAD:
+            return await self._reread(sent, outcome, answer)
+        if outcome.recovery not in (Recovery.CONFIRM, Recovery.COMPARE):
+            return self._failed(sent, outcome, answer)
+        standing = self.adapter.recognise(sent.plan, answer) or await self._look_it_up(sent.intent)
+        if standing is None:
+            return self._failed(sent, ODD, answer)
+        told = replace(sent, attempt=replace(sent.attempt, status=answer.status, outcome=outcome.code))
+        if outcome.recovery is Recovery.CONFIRM:
+            return await self._written(told, standing)
+        return await self._existed(told, standing), told.attempt
+
+    def _named_by_ehr(self, answer: Answer) -> str | None:
+        """The EHR's own id of the request; what does not look like one could be anything, and is not kept."""
+        header = self.adapter.capabilities.vendor.answers.request_id_header.value
+        found = answer.headers.get(header.lower(), "") if header else ""
+        return found if _REQUEST_ID.fullmatch(found) else None
+
+    async def _written(self, sent: Sent, standing: Standing) -> tuple[AfterAnswer, Attempt]:
+        """Success: does it stand there as it was sent? What the answer shows tells, or a read where the matrix asks for one."""
+        intent, target = sent.intent, self.adapter.capabilities
+        if target.vendor.answers.read_back.get(unknown=True) and not target.own_api(intent.resource_type):
+            seen = await self.reconciler.read_back(intent, standing)
+            if seen is None:
+                return self._failed(sent, ErrorClass("read_back_failed", Recovery.RECONCILE), None)
+            standing = seen
+        loss = lost(sent.plan.expected, standing.resource, intent.must_keep)
+        if loss.grave:
+            kept = replace(sent.attempt, outcome="field_loss", answer=canonicaljson.encode(standing.resource))
+            return Refuse("field_loss", {"elements": list(loss.grave)}, standing), kept
+        written = Confirmed("created" if intent.link is None else "updated", standing, evidence={"elements": list(loss.light)})
+        return written, sent.attempt
+
+    async def _existed(self, sent: Sent, standing: Standing) -> AfterAnswer:
+        """The server found our identifier: only content that is ours makes it ours."""
+        intent = sent.intent
+        if self.adapter.judge(sent.plan, standing):
+            # Sent before, and refused then: who says no and stores it all the same stored ours.
+            return Confirmed("reconciled" if intent.now.unanswered or intent.sends else "suppressed", standing, "existed")
+        if intent.now.unanswered:
+            found = await self.reconciler.at(intent)
+            if isinstance(found, Confirmed):
+                return Confirmed("reconciled", found.standing, found.reason)
+        return Review("existed_differently", {"resource": f"{standing.resource['resourceType']}/{standing.resource['id']}"})
+
+    async def _reread(self, sent: Sent, outcome: ErrorClass, answer: Answer) -> tuple[AfterAnswer, Attempt]:
+        """An update was refused: because what stands there is not what we planned on, or because of itself?"""
+        found = await self.reconciler.at(sent.intent)
+        told = replace(sent.attempt, status=answer.status, outcome=outcome.code, answer=answer.text())
+        if isinstance(found, (Confirmed, Review)):
+            return found, told
+        if isinstance(found, Absent):
+            return Refuse(outcome.code), told
+        return Retry(outcome.code, backoff(sent.intent.sends)), told
+
+    async def _look_it_up(self, intent: Intent) -> Standing | None:
+        """The answer did not show what stands there now (an empty 201): read it."""
+        found = await self.reconciler.at(intent)
+        return found.standing if isinstance(found, Confirmed) else None
+
+    def _failed(self, sent: Sent, outcome: ErrorClass, answer: Answer | None) -> tuple[AfterAnswer, Attempt]:
+        told = replace(
+            sent.attempt,
+            status=answer.status if answer else None,
+            outcome=outcome.code,
+            answer=answer.text() if answer else b"",
+        )
+        return self._result(sent.intent, outcome, answer), told
+
+    def _result(self, intent: Intent, outcome: ErrorClass, answer: Answer | None) -> AfterAnswer:
+        match outcome.event:
+            case Event.REVIEW:
+                return Review(outcome.code)
+            case Event.REFUSE:
+                return Refuse(outcome.code)
+            case Event.LOSE:
+                return Lost(outcome.code, self._quiet_s() if outcome.quiet else 0.0)
+            case Event.ACCEPT:
+                return Accepted(outcome.code, self._pause_s(intent, outcome, answer))
+            case _:
+                return Retry(outcome.code, self._pause_s(intent, outcome, answer))
+
+    def _pause_s(self, intent: Intent, outcome: ErrorClass, answer: Answer | None) -> float:
+        if outcome == BUNDLE_REFUSED:
+            return 0.0
+        asked = answer.retry_after(self.run.now()) if answer else None
+        if outcome.code == "throttled" and asked is None:
+            asked = self.limiter.throttled_s()
+            self.limiter.hold(asked or 0.0)
+        return backoff(intent.sends) if asked is None else asked + random.uniform(0.0, 0.5)  # noqa: S311 - no secret
+
+    def _quiet_s(self) -> float:
+        return quiet_of(self.run.tenant.ehr).total_seconds()
+
+    def _since_sent(self, intent: Intent) -> timedelta:
+        return self.run.now() - intent.sent_at if intent.sent_at else timedelta()
