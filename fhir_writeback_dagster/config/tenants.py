@@ -151,6 +151,9 @@ class ConsentSettings(StrictModel):
     max_age: Duration = timedelta(minutes=15)
     purpose: str = "TREAT"
     actor: str | None = Field(None, description="reference of our organisation, as consents name it")
+    dates: Literal["any_zone", "tenant_zone"] = Field(
+        "any_zone", description="where a day in a consent's period lies: in any zone, or in `time_zone`; docs/consent.md"
+    )
 
 
 class MatchingSettings(StrictModel):
@@ -184,6 +187,11 @@ class Tenant(StrictModel):
     )
     waiting_ttl: Duration = timedelta(days=30)
     verdict_ttl: Duration = timedelta(hours=24)
+
+    @property
+    def consent_zone(self) -> str | None:
+        """The zone in which the dates of this tenant's consents are meant; None: it may be any."""
+        return self.time_zone if self.consent.dates == "tenant_zone" else None
 
 
 def load_tenant(folder: Path, tenant: str) -> Tenant:

@@ -129,11 +129,12 @@ class Recheck:
         run = self._run
         asked: list[tuple[Intent, Facts, PolicyRequest, ConsentRequest]] = []
         found: dict[UUID, Objection] = {}
+        zone = run.tenant.consent_zone
         for item, known in standing:
             try:
                 context = run.sealer.open_json("decision.candidate.context", item.candidate_id, known.context or b"")
                 policy_ask = replace(PolicyRequest.from_json(context["policy"]), now=now, encounter_status=known.encounter_status)
-                asked.append((item, known, policy_ask, replace(ConsentRequest.from_json(context["consent"]), at=now)))
+                asked.append((item, known, policy_ask, replace(ConsentRequest.from_json(context["consent"]), at=now, zone=zone)))
             except _UNREADABLE:
                 found[item.intent_id] = Refuse("context_unreadable")
         consents = self._consents_of(connection, {item.patient_id for item, *_ in asked})

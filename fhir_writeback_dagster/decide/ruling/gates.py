@@ -11,6 +11,7 @@ from fhir_writeback_dagster.config.tenants import Mode
 from fhir_writeback_dagster.decide.work_items import Reason, Ruling
 from fhir_writeback_dagster.rules import modes
 from fhir_writeback_dagster.rules.consent.model import ConsentDecision
+from fhir_writeback_dagster.rules.consent.shape import bounds
 from fhir_writeback_dagster.rules.encounters import takes_no_more
 from fhir_writeback_dagster.rules.policy.cedar import PolicyDecision
 from fhir_writeback_dagster.rules.target.capabilities import Target
@@ -33,6 +34,14 @@ def event_day(record: CanonicalRecord) -> tuple[datetime, datetime] | None:
     """First and last instant that the record's event time can mean at its precision; None if it has none."""
     value = getattr(record, _EVENT_TIME.get(record.kind, ""), None)
     return span(value) if isinstance(value, str) else None
+
+
+def event_span(record: CanonicalRecord, zone: str | None) -> tuple[datetime, datetime] | None:
+    """:func:`event_day`, where a date is a day of ``zone``, or of any zone."""
+    value = getattr(record, _EVENT_TIME.get(record.kind, ""), None)
+    if not isinstance(value, str):
+        return None
+    return span(value) if "T" in value else (bounds(value, zone, last=False)[0], bounds(value, zone, last=True)[1])
 
 
 def span(value: str) -> tuple[datetime, datetime]:

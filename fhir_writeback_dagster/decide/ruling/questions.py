@@ -10,7 +10,7 @@ from psycopg import Connection
 
 from fhir_writeback_dagster.canonical import CanonicalRecord, Coding, Concept
 from fhir_writeback_dagster.config.tenants import Tenant
-from fhir_writeback_dagster.decide.ruling.gates import event_day
+from fhir_writeback_dagster.decide.ruling.gates import event_span
 from fhir_writeback_dagster.decide.work_items import WorkItem
 from fhir_writeback_dagster.orchestration.run_context import RunContext
 from fhir_writeback_dagster.rules.consent.evaluate import evaluate
@@ -51,8 +51,9 @@ def consent_ask(tenant: Tenant, item: WorkItem, now: datetime) -> ConsentRequest
         codings=item.codings,
         labels=item.labels,
         at=now,
-        event=event_day(item.record),
+        event=event_span(item.record, tenant.consent_zone),
         coded=bool(codings_of(item.record)),
+        zone=tenant.consent_zone,
     )
 
 

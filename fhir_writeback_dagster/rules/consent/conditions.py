@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from fhir_writeback_dagster.rules.consent.codes import (
@@ -24,8 +23,9 @@ from fhir_writeback_dagster.rules.consent.codes import (
     purposes_of,
 )
 from fhir_writeback_dagster.rules.consent.model import Effect
-from fhir_writeback_dagster.rules.consent.shape import codings, span_of
+from fhir_writeback_dagster.rules.consent.shape import Span, codings, span_of
 from fhir_writeback_dagster.rules.fhir.codes import SystemCode
+from fhir_writeback_dagster.rules.fhir.references import literal, same
 
 if TYPE_CHECKING:
     from fhir_writeback_dagster.rules.consent.model import ConsentRequest
@@ -45,10 +45,9 @@ def applies(provision: Mapping[str, Any], effect: Effect, ask: ConsentRequest) -
     return False if False in answers else None if None in answers else True
 
 
-def in_force(provision: Mapping[str, Any], at: datetime) -> bool:
-    """The provision's period holds ``at``, or it has none."""
-    start, end = span_of(provision.get("period", {})) or (None, None)
-    return (start is None or start <= at) and (end is None or at <= end)
+def in_force(provision: Mapping[str, Any], ask: ConsentRequest) -> Applies:
+    """The provision's period holds the moment of the question, or it has none."""
+    return (span_of(provision.get("period", {}), ask.zone) or Span()).holds(ask.at, ask.at)
 
 
 def _any(answers: Iterable[Applies]) -> Applies:
@@ -57,7 +56,7 @@ def _any(answers: Iterable[Applies]) -> Applies:
 
 
 def _period(provision: Mapping[str, Any], _effect: Effect, ask: ConsentRequest) -> Applies:
-    return in_force(provision, ask.at)
+    return in_force(provision, ask)
 
 
 def _data_period(provision: Mapping[str, Any], _effect: Effect, ask: ConsentRequest) -> Applies:
@@ -65,11 +64,7 @@ def _data_period(provision: Mapping[str, Any], _effect: Effect, ask: ConsentRequ
         return True
     if ask.event is None:
         return None
-    start, end = span_of(provision["dataPeriod"]) or (None, None)
-    first, last = ask.event
-    if (start is not None and last < start) or (end is not None and first > end):
-        return False
-    return True if (start is None or first >= start) and (end is None or last <= end) else None
+    return (span_of(provision["dataPeriod"], ask.zone) or Span()).holds(*ask.event)
 
 
 def _actor(provision: Mapping[str, Any], _effect: Effect, ask: ConsentRequest) -> Applies:
@@ -77,16 +72,12 @@ def _actor(provision: Mapping[str, Any], _effect: Effect, ask: ConsentRequest) -
 
 
 def _is_us(actor: Mapping[str, Any], ask: ConsentRequest) -> Applies:
-    reference = actor.get("reference")
-    name = reference.get("reference") if isinstance(reference, dict) else None
-    if not isinstance(name, str) or ask.actor is None:
+    named = literal(actor.get("reference"))
+    if named is None or ask.actor is None:
         return None  # named by identifier or words only, or nobody told us our own name
-    if name == ask.actor:
-        return True
-    kind = name.rsplit("/", 2)[-2] if "/" in name else ""
     # The same id under another base may be the same organisation; a practitioner never is, a group may hold it.
-    same_id = name.rsplit("/", 2)[-2:] == ask.actor.rsplit("/", 2)[-2:]
-    return None if same_id or kind in _COLLECTIVES or not kind else False
+    ours = same(actor["reference"]["reference"], ask.actor)
+    return None if ours is False and named.resource_type in _COLLECTIVES else ours
 
 
 def _action(provision: Mapping[str, Any], effect: Effect, _ask: ConsentRequest) -> Applies:
@@ -166,11 +157,10 @@ def _data(provision: Mapping[str, Any], _effect: Effect, ask: ConsentRequest) ->
 
 
 def _is_it(data: Mapping[str, Any], ask: ConsentRequest) -> Applies:
-    reference = data.get("reference")
-    name = reference.get("reference") if isinstance(reference, dict) else None
-    if data.get("meaning") != "instance" or not isinstance(name, str) or "/" not in name:
+    named = literal(data.get("reference"))
+    if data.get("meaning") != "instance" or named is None:
         return None
-    return None if name.rsplit("/", 2)[-2] == ask.resource_type else False
+    return None if named.resource_type == ask.resource_type else False
 
 
 def _or_unclear(found: Iterable[SystemCode]) -> list[SystemCode]:

@@ -134,7 +134,7 @@ def _base_and_root(consent: Mapping[str, Any], ask: ConsentRequest) -> _Ruling |
     # something else; beside a root that permits something else it would widen what the patient spelt out.
     if applies(root, effect, ask) is None and effect == "permit":
         return _Ruling("deny", "provision", "unclear_condition")
-    if base == "deny" or (base == "permit" and effect == "deny" and in_force(root, ask.at)):
+    if base == "deny" or (base == "permit" and effect == "deny" and in_force(root, ask) is True):
         return _Ruling(base, "policyRule", "policy_rule")
     return None
 

@@ -19,7 +19,7 @@ class ConsentRequest:
     ``purpose`` is a code of v3-ActReason, ``actor`` our organisation's reference as consents name it (None: not configured),
     ``codings`` and ``labels`` are (system, code) of all codes in the resource and of its security labels, ``at`` is now (with
     offset) and ``event`` the first and last instant that the data can be about, if that is known. ``coded`` is False where what
-    it is about is told in words only.
+    it is about is told in words only. ``zone`` is the one in which the dates of consents are meant (None: it may be any).
     """
 
     purpose: str
@@ -30,6 +30,7 @@ class ConsentRequest:
     at: datetime
     event: tuple[datetime, datetime] | None = None
     coded: bool = True
+    zone: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -41,6 +42,7 @@ class ConsentRequest:
             "at": self.at.isoformat(),
             "event": None if self.event is None else [t.isoformat() for t in self.event],
             "coded": self.coded,
+            "zone": self.zone,
         }
 
     @classmethod
@@ -55,6 +57,7 @@ class ConsentRequest:
             at=datetime.fromisoformat(data["at"]),
             event=None if event is None else (datetime.fromisoformat(event[0]), datetime.fromisoformat(event[1])),
             coded=data.get("coded", True),
+            zone=data.get("zone"),
         )
 
 

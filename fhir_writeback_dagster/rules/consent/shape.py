@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
+from zoneinfo import ZoneInfo
 
 from fhir_writeback_dagster.rules.fhir.codes import SystemCode
 from fhir_writeback_dagster.rules.fhir.r4 import definitions
@@ -182,20 +183,62 @@ def codings(concept: object) -> Iterator[SystemCode]:
             yield str(item.get("system") or ""), str(item.get("code") or "")
 
 
-def span_of(period: object) -> tuple[datetime | None, datetime | None] | None:
-    """First and last instant of an R4 Period (None: open end); None if it is not one. A date lasts to its end, in UTC."""
+class Span(NamedTuple):
+    """An R4 Period as instants: the earliest and the latest that its start, and its end, can mean; None: it is open there.
+
+    A date names no zone. Unless it is told which one is meant, it may begin as early as in UTC+14 and end as late as in UTC-12: a
+    denial's day is 50 hours long, and a permit's days surely hold only while it is one of them everywhere.
+    """
+
+    start: tuple[datetime, datetime] | None = None
+    end: tuple[datetime, datetime] | None = None
+
+    def holds(self, first: datetime, last: datetime) -> bool | None:
+        """Does it hold all that lies between these instants? None: not for certain, or not all."""
+        if (self.start and last < self.start[0]) or (self.end and first > self.end[1]):
+            return False
+        return True if (not self.start or first >= self.start[1]) and (not self.end or last <= self.end[0]) else None
+
+
+def span_of(period: object, zone: str | None = None) -> Span | None:
+    """The instants of an R4 Period, its dates those of ``zone`` (an IANA name), or of any zone; None if it is not one."""
     if not isinstance(period, dict) or not period.keys() <= {"id", "extension", "start", "end"}:
         return None
     try:
-        start = _instants(period["start"])[0] if "start" in period else None
-        end = _instants(period["end"])[1] if "end" in period else None
+        start = bounds(period["start"], zone, last=False) if "start" in period else None
+        end = bounds(period["end"], zone, last=True) if "end" in period else None
     except ValueError:
         return None
-    return None if start is not None and end is not None and end < start else (start, end)
+    return None if start and end and end[1] < start[0] else Span(start, end)
+
+
+_EAST, _WEST = timedelta(hours=14), timedelta(hours=12)
+"""How far the zones in use lie from UTC."""
+
+
+def bounds(value: object, zone: str | None, *, last: bool) -> tuple[datetime, datetime]:
+    """The earliest and the latest instant that the first moment of an R4 dateTime can be, or its ``last`` one.
+
+    :raises ValueError: it is not one.
+    """
+    utc = _instants(value)[last]
+    if isinstance(value, str) and "T" in value:
+        return utc, utc
+    if zone is not None:
+        there = _moved(utc, -(utc.replace(tzinfo=ZoneInfo(zone)).utcoffset() or timedelta()))
+        return there, there
+    return _moved(utc, -_EAST), _moved(utc, _WEST)
+
+
+def _moved(instant: datetime, by: timedelta) -> datetime:
+    try:
+        return instant + by
+    except OverflowError:  # before the year 1, or after 9999: for ever
+        return instant
 
 
 def _instants(value: object) -> tuple[datetime, datetime]:
-    """First and last instant that an R4 dateTime can mean.
+    """First and last instant that an R4 dateTime can mean in UTC.
 
     :raises ValueError: it is not one.
     """
