@@ -33,6 +33,7 @@ __all__ = [
     "TargetError",
     "WritebackError",
     "describe",
+    "place_of",
 ]
 
 
@@ -109,11 +110,12 @@ def describe(error: BaseException) -> str:
         codes.append(f"sqlstate {sqlstate}")
     if isinstance(error, OSError) and error.errno:
         codes.append(errno.errorcode.get(error.errno, str(error.errno)))
-    return f"{', '.join(codes)} at {_place(error.__traceback__)} [unexpected] — a defect of ours: report this line"
+    return f"{', '.join(codes)} at {place_of(error)} [unexpected] — a defect of ours: report this line"
 
 
-def _place(traceback: TracebackType | None) -> str:
+def place_of(error: BaseException) -> str:
     """``module:line`` of the innermost frame, and of our own innermost one where that is another."""
+    traceback: TracebackType | None = error.__traceback__
     ours = innermost = "an unknown place"
     while traceback is not None:
         module = traceback.tb_frame.f_globals.get("__name__", "?")

@@ -9,7 +9,7 @@ from datetime import timedelta
 
 from fhir_writeback_dagster import canonicaljson
 from fhir_writeback_dagster.commit.adapters.base import Adapter, Halt, NotNow, WirePlan
-from fhir_writeback_dagster.commit.engine.defects import DEFECTS, report_defect
+from fhir_writeback_dagster.commit.engine.defects import ends_the_run, report_defect
 from fhir_writeback_dagster.commit.engine.reconcile import Reconciler, ReconcileResult, Unread
 from fhir_writeback_dagster.commit.limits.backoff import backoff
 from fhir_writeback_dagster.commit.limits.rate_windows import RateLimiter
@@ -42,6 +42,8 @@ FIRST_PAUSE = 3
 BUNDLE_REFUSED = ErrorClass("bundle_refused", Recovery.RETRY)
 """A bundle was refused as a whole, so none of it was done; one of its entries, or its size, is at fault."""
 ODD = ErrorClass("odd_answer", Recovery.RECONCILE)
+DEFECT = ErrorClass("defect", Recovery.RECONCILE)
+"""We stumbled over a request or its answer: nobody knows whether it was applied."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
 
@@ -87,9 +89,11 @@ class Conclusions:
         """The step that an answer is; one that we stumble over is looked into as if it had not come."""
         try:
             result, attempt = await self._answered(sent, answer)
-        except DEFECTS as error:
-            outcome = ErrorClass(report_defect(error, sent.intent), Recovery.RECONCILE)
-            result, attempt = self._failed(sent, outcome, answer if isinstance(answer, Answer) else None)
+        except Exception as error:
+            if ends_the_run(error):
+                raise
+            report_defect(error, sent.intent)
+            result, attempt = self._failed(sent, DEFECT, answer if isinstance(answer, Answer) else None)
         return after_answer(sent.intent, result, attempt)
 
     async def _answered(self, sent: Sent, answer: Answer | ErrorClass) -> tuple[AfterAnswer, Attempt]:

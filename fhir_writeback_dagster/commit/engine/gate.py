@@ -15,11 +15,12 @@ from uuid import UUID
 
 from psycopg import Connection
 
+from fhir_writeback_dagster.commit.engine.defects import ends_the_run, report_defect
 from fhir_writeback_dagster.commit.engine.recheck import Recheck
 from fhir_writeback_dagster.commit.engine.recording import record
 from fhir_writeback_dagster.commit.ledger.async_database import AsyncDatabase
 from fhir_writeback_dagster.commit.limits import holds
-from fhir_writeback_dagster.commit.protocol.changes import Change, Passed, Settled, Stop, at_gate
+from fhir_writeback_dagster.commit.protocol.changes import Change, Passed, Settled, Stop, at_gate, to_person
 from fhir_writeback_dagster.commit.protocol.model import Intent
 from fhir_writeback_dagster.commit.protocol.transitions import Action
 from fhir_writeback_dagster.orchestration.run_context import RunContext
@@ -33,12 +34,14 @@ class Want:
     result: Passed | Settled
 
 
+_Entry = Want | Change
+
+
 @dataclass(slots=True)
 class _Job:
-    """What one caller wants to be written."""
+    """What one caller wants to be written, one entry an intent."""
 
-    wants: Sequence[Want]
-    changes: Sequence[Change]
+    entries: Sequence[_Entry]
     done: asyncio.Future[list[Change]]
 
 
@@ -77,7 +80,7 @@ class SendGate:
     async def _submit(self, wants: Sequence[Want], changes: Sequence[Change]) -> list[Change]:
         if not wants and not changes:
             return []
-        job = _Job(wants, changes, asyncio.get_running_loop().create_future())
+        job = _Job([*wants, *changes], asyncio.get_running_loop().create_future())
         self._jobs.append(job)
         if self._writer is None or self._writer.done():
             self._writer = asyncio.create_task(self._write_all())
@@ -88,27 +91,48 @@ class SendGate:
         while self._jobs:
             jobs, self._jobs = self._jobs, []
             try:
-                results = await self.db.run(partial(self._transaction, jobs=jobs))
+                made = await self._written([entry for job in jobs for entry in job.entries])
             except Exception as error:  # noqa: BLE001 - told to each of those who wait for it
                 for job in jobs:
                     if not job.done.cancelled():
                         job.done.set_exception(error)
                 continue
-            for job, made in zip(jobs, results, strict=True):
-                for one in made:
-                    one.intent.now = one.after
+            for job in jobs:
+                steps = [step for entry in job.entries if (step := made.get(entry.intent.intent_id))]
+                for step in steps:
+                    step.intent.now = step.after
                 if not job.done.cancelled():
-                    job.done.set_result(made)
+                    job.done.set_result(steps)
 
-    def _transaction(self, connection: Connection[Any], jobs: Sequence[_Job]) -> list[list[Change]]:
-        wants = [want for job in jobs for want in job.wants]
-        decided = self._decide(connection, wants)
-        every = [[*(c for want in job.wants if (c := decided[want.intent.intent_id])), *job.changes] for job in jobs]
-        changes = [c for changes in every for c in changes]
+    async def _written(self, entries: Sequence[_Entry]) -> dict[UUID, Change]:
+        """The steps that were made. One that cannot be decided on or recorded takes none of the others with it: what fails
+        together is tried in halves, and the one at fault goes to a person.
+
+        :raises ServiceError: the database went away.
+        """
+        try:
+            return await self.db.run(partial(self._transaction, entries=entries))
+        except Exception as error:
+            if ends_the_run(error):
+                raise
+            if len(entries) == 1:
+                return await self._given_up(entries[0], error)
+            half = len(entries) // 2
+            return {**await self._written(entries[:half]), **await self._written(entries[half:])}
+
+    async def _given_up(self, entry: _Entry, error: Exception) -> dict[UUID, Change]:
+        """A person gets what cannot be recorded; if even that cannot be written, it is not the one entry that is at fault."""
+        answered = entry.attempt if isinstance(entry, Change) else None
+        instead = to_person(entry.intent, report_defect(error, entry.intent), answered)
+        return await self.db.run(partial(self._transaction, entries=[instead])) if instead else {}
+
+    def _transaction(self, connection: Connection[Any], entries: Sequence[_Entry]) -> dict[UUID, Change]:
+        decided = self._decide(connection, [entry for entry in entries if isinstance(entry, Want)])
+        changes = [c for c in (decided[e.intent.intent_id] if isinstance(e, Want) else e for e in entries) if c]
         moved = record(connection, self.run, changes, self.lease_s)
         if sent := sum(Action.TRANSMIT in c.actions for c in changes if c.intent.intent_id in moved):
             holds.count(connection, self.run, sent)
-        return [[c for c in changes if c.intent.intent_id in moved] for changes in every]
+        return {c.intent.intent_id: c for c in changes if c.intent.intent_id in moved}
 
     def _decide(self, connection: Connection[Any], wants: Sequence[Want]) -> dict[UUID, Change | None]:
         if not wants:

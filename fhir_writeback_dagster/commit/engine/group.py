@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from fhir_writeback_dagster.commit.adapters.base import Adapter, Halt, NotNow, Plan, WirePlan
 from fhir_writeback_dagster.commit.engine.chart_lookup import ChartLookup
 from fhir_writeback_dagster.commit.engine.conclusions import Conclusions
-from fhir_writeback_dagster.commit.engine.defects import DEFECTS, report_defect
+from fhir_writeback_dagster.commit.engine.defects import ends_the_run, report_defect
 from fhir_writeback_dagster.commit.engine.gate import SendGate
 from fhir_writeback_dagster.commit.engine.reconcile import Reconciler
 from fhir_writeback_dagster.commit.engine.sending import Ready, Sender
@@ -19,7 +19,7 @@ from fhir_writeback_dagster.commit.fhir_client import FhirClient
 from fhir_writeback_dagster.commit.http.transport import NO_TURN, NoAnswer
 from fhir_writeback_dagster.commit.ledger.async_database import AsyncDatabase
 from fhir_writeback_dagster.commit.limits.rate_windows import RateLimiter
-from fhir_writeback_dagster.commit.protocol.changes import Change, Refuse, Review, Stop, at_gate
+from fhir_writeback_dagster.commit.protocol.changes import Change, Refuse, Review, Stop, at_gate, to_person
 from fhir_writeback_dagster.commit.protocol.error_classes import exhausted
 from fhir_writeback_dagster.commit.protocol.model import Intent
 from fhir_writeback_dagster.commit.protocol.transitions import State
@@ -60,6 +60,16 @@ class GroupWork:
 
         :raises ServiceError: the database went away. What was in flight is looked up when its lease has run out.
         """
+        try:
+            await self._through(intents, may_send)
+        except Exception as error:
+            if ends_the_run(error):
+                raise
+            self._count(await self._gate.write([to_person(intent, report_defect(error, intent)) for intent in intents]))
+        finally:
+            self._chart.forget(intent.patient_id for intent in intents)
+
+    async def _through(self, intents: Sequence[Intent], may_send: Callable[[], bool]) -> None:
         await asyncio.gather(*(self._reconcile(intent) for intent in intents if intent.now.state is State.RECONCILING))
         leased = [intent for intent in intents if intent.now.state is State.LEASED]
         self._chart.expect(intent for intent in leased if self._adapter.needs_chart(intent))
@@ -73,7 +83,6 @@ class GroupWork:
                     self._count(await self._sender.send(some))
                 else:
                     self._count(await self._gate.write([at_gate(intent, Stop(intent.reason)) for intent, _ in some]))
-        self._chart.forget(intent.patient_id for intent in intents)
 
     def _requests_of(self, ready: Sequence[Ready]) -> Iterable[list[Ready]]:
         """What needs no sending and what may share a bundle goes together, the rest one by one."""
@@ -99,22 +108,25 @@ class GroupWork:
                 return Stop(intent.reason or error.code)
             self._health.unreadable(error)
             return NotNow(error.code)
-        except DEFECTS as error:
-            self._counts["defects"] += 1
-            return Refuse(report_defect(error, intent))
+        except Exception as error:
+            if ends_the_run(error):
+                raise
+            return Review("defect", report_defect(error, intent))
 
     async def _reconcile(self, intent: Intent) -> None:
         """Look whether a write without an answer was applied; what was not is `leased` afterwards, and goes through the gate."""
         async with self._requests:
             try:
                 found = await self._reconciler.at(intent)
-            except DEFECTS as error:
-                self._counts["defects"] += 1
-                found = Review(report_defect(error, intent))
+            except Exception as error:
+                if ends_the_run(error):
+                    raise
+                found = Review("defect", report_defect(error, intent))
         self._count(await self._gate.write([self._conclusions.of_look(intent, found)]))
 
     def _count(self, changes: Iterable[Change]) -> None:
         for made in changes:
+            self._counts["defects"] += made.reason == "defect"
             if made.after.state is State.COMMITTED:
                 self._counts[made.outcome or ""] += 1
             elif made.after.state not in (State.LEASED, State.SENDING):

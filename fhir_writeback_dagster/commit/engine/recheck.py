@@ -170,7 +170,10 @@ class Recheck:
         for patient, consent_id, version, sealed in rows:
             body = self._consents.get((consent_id, version)) if version else None
             if body is None:
-                body = self._run.sealer.open_json("mirror.consent", f"{target}|{consent_id}", sealed)
+                try:
+                    body = self._run.sealer.open_json("mirror.consent", f"{target}|{consent_id}", sealed)
+                except _UNREADABLE:
+                    body = {}  # no Consent that anybody understands: it denies
                 self._consents[consent_id, version] = body
             found[patient].append(body)
         return found

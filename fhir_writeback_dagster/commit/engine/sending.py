@@ -10,7 +10,8 @@ from uuid import UUID
 
 from fhir_writeback_dagster.commit.adapters.base import WirePlan
 from fhir_writeback_dagster.commit.engine import bundles
-from fhir_writeback_dagster.commit.engine.conclusions import BUNDLE_REFUSED, ODD, Conclusions, Sent
+from fhir_writeback_dagster.commit.engine.conclusions import BUNDLE_REFUSED, DEFECT, ODD, Conclusions, Sent
+from fhir_writeback_dagster.commit.engine.defects import ends_the_run, report_defect
 from fhir_writeback_dagster.commit.engine.gate import SendGate, Want
 from fhir_writeback_dagster.commit.engine.target_health import TargetHealth
 from fhir_writeback_dagster.commit.fhir_client import FHIR_JSON, FhirClient
@@ -110,6 +111,11 @@ class Sender:
         except TargetError as error:  # no token, or an address that is not allowed: nothing left
             self.health.trouble = error
             return ErrorClass(error.code, Recovery.RETRY)
+        except Exception as error:
+            if ends_the_run(error):
+                raise
+            report_defect(error)
+            return DEFECT
         if answer.status in _OUT_OF_ORDER:
             self.health.failed(_OUT_OF_ORDER[answer.status])
         else:

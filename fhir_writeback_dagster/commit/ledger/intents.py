@@ -27,6 +27,8 @@ from fhir_writeback_dagster.store.db import Row, record_event
 HELD = [state for state in State if any(Action.LEASE in actions for to, actions in TABLE.values() if to is state)]
 """States in which somebody holds a lease; one such intent a patient's others wait for."""
 USUAL_PRIORITY = 100
+_UNREADABLE = (ServiceError, ValueError, RecursionError)
+"""What opening and decoding of a sealed resource can raise: one that is broken must not stop the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +221,7 @@ def _link(run: RunContext, key: str, row: Row) -> Link | None:
 def _payload(run: RunContext, candidate: UUID, sealed: bytes) -> dict[str, Any]:
     try:
         payload: dict[str, Any] = canonicaljson.decode(run.sealer.open("decision.candidate.payload", candidate, sealed))
-    except ServiceError:
+    except _UNREADABLE:
         return {}
     return payload
 
@@ -227,7 +229,7 @@ def _payload(run: RunContext, candidate: UUID, sealed: bytes) -> dict[str, Any]:
 def _base(run: RunContext, place: str, sealed: bytes) -> dict[str, Any] | None:
     try:
         base: dict[str, Any] = run.sealer.open_json("ledger.link", place, sealed)
-    except ServiceError:
+    except _UNREADABLE:
         return None
     return base
 

@@ -11,7 +11,7 @@ Reasons and evidence are codes, ids and names of elements, never a value of a pa
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 from fhir_writeback_dagster.commit.protocol.model import Attempt, Intent, Standing
@@ -199,9 +199,10 @@ def after_look(intent: Intent, result: AfterLook) -> Change | None:
     return _change(intent, result, None)
 
 
-def unrecordable(change: Change, evidence: Evidence) -> Change | None:
-    """In place of a change that the ledger does not take: a person gets its intent, from whatever state it is in."""
-    return _change(change.intent, Review("defect", evidence), None)
+def to_person(intent: Intent, evidence: Evidence, attempt: Attempt | None = None) -> Change | None:
+    """The step of an intent that a defect of ours stopped, from whatever state it is held in; of ``attempt`` only that it was."""
+    bare = replace(attempt, outcome="defect", answer=b"", ehr_request_id=None) if attempt else None
+    return _change(intent, Review("defect", evidence), bare)
 
 
 def _change(intent: Intent, result: AtGate | AfterAnswer | AfterLook, attempt: Attempt | None) -> Change | None:

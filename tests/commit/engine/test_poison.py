@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from commit.faults import FaultyLine, First, Say, Twist
-from commit.world import World, heart_rate, patient
+from commit.world import World, consent, heart_rate, patient
 
 from fhir_writeback_dagster.commit.adapters.generic import Generic
 from fhir_writeback_dagster.commit.ledger import async_database
@@ -31,6 +31,16 @@ def test_what_cannot_be_opened_any_more_is_quarantined_alone(world: World, colum
     )
     world.commit()
     assert world.intents() == [("quarantined", None, reason), ("committed", "created", None)]
+
+
+def test_a_consent_that_cannot_be_opened_any_more_denies_its_patient_and_nobody_else(world: World) -> None:
+    world.load(consent("c1", "a"), consent("c2", "b"))
+    _two(world)
+    world.change(
+        "UPDATE mirror.consent SET body = set_byte(body, 20, get_byte(body, 20) # 255) WHERE tenant = %s AND patient_id = 'a'"
+    )
+    world.commit()
+    assert [row[0] for row in world.intents()] == ["withdrawn", "committed"]
 
 
 def test_a_context_without_what_policy_asks_for_is_quarantined_alone(world: World) -> None:

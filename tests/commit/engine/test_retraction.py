@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from commit.faults import FaultyLine, LoseAnswer, LoseRequest
+from commit.faults import FaultyLine, LoseAnswer, LoseRequest, Say, Twist
 from commit.world import World, heart_rate, patient
 
 AT = "2024-03-01T10:00:00Z"
@@ -114,6 +114,30 @@ def test_a_successor_without_an_answer_is_looked_up(faulty: World, line: FaultyL
     faulty.commit()
     assert faulty.intents()[1][:2] == ("committed", "updated")
     assert len(_documents(faulty)) == 2
+
+
+def test_a_successor_that_somebody_changed_before_we_could_look_goes_to_a_person(faulty: World, line: FaultyLine) -> None:
+    faulty.load(patient("a", "a"), patient("b", "b"))
+    first = faulty.approve(document("first"), kind="document")
+    faulty.commit()
+    faulty.approve(document("second"), kind="document", key=first.business_key, revision=2)
+    faulty.approve(heart_rate("b", "2024-03-01T10:00:00Z", 72))
+
+    def changed(status: int, headers: Any, body: bytes) -> Any:
+        bundle = json.loads(body)
+        for entry in bundle.get("entry", ()):
+            entry["resource"]["description"] = "somebody else's words"
+            entry["resource"]["content"][0]["attachment"].pop("data", None)
+        return status, headers, json.dumps(bundle).encode()
+
+    line.on("POST", "DocumentReference", LoseAnswer())
+    line.always("POST", "DocumentReference/_search", Twist(changed))
+    line.rules.append(lambda seen: Say(404) if "_history" in seen.path else None)
+    faulty.commit()
+    faulty.change("UPDATE ledger.work SET not_before = now() WHERE tenant = %s")
+    faulty.commit()
+    assert [row[0] for row in faulty.intents()] == ["committed", "in_review", "committed"]
+    assert faulty.intents()[1][2] == "differs_from_ours"
 
 
 def test_a_document_that_a_person_changed_is_not_replaced(world: World) -> None:
