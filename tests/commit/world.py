@@ -210,7 +210,7 @@ class World:
             business_key = key or f"key-{next(_numbers)}"
             identifier = [{"system": self.tenant.identifier_system, "value": business_key}]
             payload = {**bare, "identifier": identifier}
-            patient_id = payload.get("subject", payload.get("patient"))["reference"].removeprefix("Patient/")
+            patient_id = (payload.get("subject") or payload["patient"])["reference"].removeprefix("Patient/")
             one = Candidate(new_id(), new_id(), business_key, payload)
             verdict = new_id()
             coding = tuple((c["system"], c["code"]) for c in payload.get("code", {}).get("coding", ()))

@@ -8,6 +8,7 @@ from pathlib import Path
 import dagster as dg
 import psycopg
 import pytest
+from conftest import MakeTenant
 from dagster import DagsterRunStatus as Status
 from support import Database
 
@@ -90,7 +91,7 @@ def test_a_run_that_left_the_same_work_counts_as_one_that_failed() -> None:
     ],
 )
 def test_a_mirror_is_read_again_when_old_and_sooner_for_one_who_began_to_wait(
-    make_tenant, refreshed: str | None, waiting_for: str | None, wanted: bool, old: bool
+    make_tenant: MakeTenant, refreshed: str | None, waiting_for: str | None, wanted: bool, old: bool
 ) -> None:
     tenant = make_tenant("mercy", ehr={"mirror_every": "5m"}, waiting_ttl="30d")
     age = MirrorAge(ago(refreshed) if refreshed else None, ago(waiting_for) + tenant.waiting_ttl if waiting_for else None)
@@ -112,7 +113,7 @@ def test_a_tenant_is_registered_once(database: Database) -> None:
 
 
 def test_a_bad_tenant_file_is_named_and_the_others_go_on(
-    instance: dg.DagsterInstance, database: Database, make_tenant, home: Path
+    instance: dg.DagsterInstance, database: Database, make_tenant: MakeTenant, home: Path
 ) -> None:
     for name in ("bad", "good", "new", "busy"):
         make_tenant(name)
@@ -133,7 +134,9 @@ def test_a_bad_tenant_file_is_named_and_the_others_go_on(
     assert notes["busy"].endswith("is starting")
 
 
-def test_a_mended_tenant_file_is_read_again(instance: dg.DagsterInstance, database: Database, make_tenant, home: Path) -> None:
+def test_a_mended_tenant_file_is_read_again(
+    instance: dg.DagsterInstance, database: Database, make_tenant: MakeTenant, home: Path
+) -> None:
     make_tenant("mercy")
     sync_tenants(instance, ["mercy"])
     file = home / "tenants" / "mercy.yaml"
@@ -146,7 +149,7 @@ def test_a_mended_tenant_file_is_read_again(instance: dg.DagsterInstance, databa
 
 
 def test_a_run_whose_process_is_gone_stops_nobody(
-    instance: dg.DagsterInstance, database: Database, make_tenant, home: Path
+    instance: dg.DagsterInstance, database: Database, make_tenant: MakeTenant, home: Path
 ) -> None:
     make_tenant("mercy")
     sync_tenants(instance, ["mercy"])

@@ -10,6 +10,7 @@ from typing import Any
 import dagster as dg
 import psycopg
 import pytest
+from conftest import MakeTenant
 from support import PROJECT, Database
 
 from fhir_writeback_dagster.errors import ConfigError
@@ -29,7 +30,11 @@ class Report:
 
 @pytest.fixture
 def ingest(
-    instance: dg.DagsterInstance, make_tenant, layer_environment, double, monkeypatch: pytest.MonkeyPatch
+    instance: dg.DagsterInstance,
+    make_tenant: MakeTenant,
+    layer_environment: Callable[[str], None],
+    double: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Callable[..., dg.ExecuteInProcessResult]:
     monkeypatch.setenv("FHIR_WRITEBACK_HOME", str(PROJECT))
     defs = import_module("fhir_writeback_dagster.locations.ingest").defs
@@ -62,7 +67,7 @@ def counts(result: dg.ExecuteInProcessResult) -> dict[str, dict[str, object]]:
     }
 
 
-def test_both_assets_are_made_in_one_run_that_never_lets_go_of_the_lane(ingest, database: Database) -> None:
+def test_both_assets_are_made_in_one_run_that_never_lets_go_of_the_lane(ingest: Callable[..., Any], database: Database) -> None:
     backends = []
 
     def look(_: object) -> Report:
@@ -77,7 +82,7 @@ def test_both_assets_are_made_in_one_run_that_never_lets_go_of_the_lane(ingest, 
     assert backends[0][0] == result.run_id
 
 
-def test_one_of_the_two_can_be_made_alone(ingest) -> None:
+def test_one_of_the_two_can_be_made_alone(ingest: Callable[..., Any]) -> None:
     def never(_: object) -> Report:
         return pytest.fail("was not selected")
 
@@ -89,7 +94,7 @@ def test_one_of_the_two_can_be_made_alone(ingest) -> None:
     }
 
 
-def test_what_landed_is_recorded_also_where_reading_it_fails(ingest) -> None:
+def test_what_landed_is_recorded_also_where_reading_it_fails(ingest: Callable[..., Any]) -> None:
     def fails(_: object) -> Report:
         raise ConfigError("bad_contract", "expected a time zone", where="mappings/sources/lab/1.yaml:4")
 
@@ -99,7 +104,7 @@ def test_what_landed_is_recorded_also_where_reading_it_fails(ingest) -> None:
 
 
 def test_an_expectation_is_a_check_of_its_tenant_with_counts_and_severity(
-    ingest, instance: dg.DagsterInstance, three_checks: list[CheckName]
+    ingest: Callable[..., Any], instance: dg.DagsterInstance, three_checks: list[CheckName]
 ) -> None:
     failing, warned, unseen = three_checks
     results = (
@@ -123,7 +128,7 @@ def test_an_expectation_is_a_check_of_its_tenant_with_counts_and_severity(
     assert [(record.partition, record.status.value) for record in history] == [("other", "SUCCEEDED"), ("mercy", "FAILED")]
 
 
-def test_nothing_passes_between_the_assets_but_the_database(ingest, instance: dg.DagsterInstance) -> None:
+def test_nothing_passes_between_the_assets_but_the_database(ingest: Callable[..., Any], instance: dg.DagsterInstance) -> None:
     result = ingest(land=lambda _: Report(), normalise=lambda _: Report())
     assert result.success
     kept = [path for path in Path(instance.storage_directory()).rglob("*") if path.is_file()]

@@ -9,10 +9,12 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import psycopg
 import pytest
+from conftest import MakeTenant, OpenLayer
 from support import Database
 
 from fhir_writeback_dagster.errors import ConfigError, describe
@@ -31,7 +33,9 @@ class Report:
 
 
 @pytest.fixture
-def decide(instance: dg.DagsterInstance, make_tenant, layer_environment, double) -> Callable[..., dg.ExecuteInProcessResult]:
+def decide(
+    instance: dg.DagsterInstance, make_tenant: MakeTenant, layer_environment: Callable[[str], None], double: Callable[..., None]
+) -> Callable[..., dg.ExecuteInProcessResult]:
     make_tenant("mercy")
     layer_environment("decide")
 
@@ -64,11 +68,11 @@ def failure_text(instance: dg.DagsterInstance, result: dg.ExecuteInProcessResult
 
 
 def test_a_run_holds_its_lane_carries_its_tags_and_shows_its_counts(
-    decide, instance: dg.DagsterInstance, database: Database
+    decide: Callable[..., Any], instance: dg.DagsterInstance, database: Database
 ) -> None:
     holders = []
 
-    def pipeline(context) -> Report:
+    def pipeline(context: Any) -> Report:
         with psycopg.connect(database.dsn("commit")) as other:
             holders.append((lane_holder(other, "decide", "mercy"), lane_holder(other, "commit", "mercy"), context.run_id))
         return Report(decided=3, mappings="condition/1")
@@ -82,7 +86,7 @@ def test_a_run_holds_its_lane_carries_its_tags_and_shows_its_counts(
         assert lane_holder(other, "decide", "mercy") is None
 
 
-def test_a_second_comer_ends_clean_and_says_who_holds_the_lane(decide, database: Database) -> None:
+def test_a_second_comer_ends_clean_and_says_who_holds_the_lane(decide: Callable[..., Any], database: Database) -> None:
     holder = "0f9d6a5e-7f3c-4a6e-9d11-0c8b5a2f1e77"
     with lane(database.dsn("decide"), "decide", "mercy", holder):
         result = decide(lambda _: pytest.fail("works in a lane that another run holds"))
@@ -90,7 +94,9 @@ def test_a_second_comer_ends_clean_and_says_who_holds_the_lane(decide, database:
     assert metadata(result) == {"lane_held_by": holder}
 
 
-def test_an_error_of_ours_is_told_in_full_and_never_retried_by_dagster(decide, instance: dg.DagsterInstance) -> None:
+def test_an_error_of_ours_is_told_in_full_and_never_retried_by_dagster(
+    decide: Callable[..., Any], instance: dg.DagsterInstance
+) -> None:
     def pipeline(_: object) -> Report:
         raise ConfigError("bad_mapping", "expected a resource type", where="mappings/fhir/condition/1.yaml:3", fix="fix it")
 
@@ -100,7 +106,7 @@ def test_an_error_of_ours_is_told_in_full_and_never_retried_by_dagster(decide, i
     assert failure_text(instance, result) == expected
 
 
-def test_a_missing_secret_is_told_by_its_reference(decide, instance: dg.DagsterInstance, home: Path) -> None:
+def test_a_missing_secret_is_told_by_its_reference(decide: Callable[..., Any], instance: dg.DagsterInstance, home: Path) -> None:
     (home / "keys" / "mercy.sealing").unlink()
     result = decide(lambda _: Report())
     assert "file://keys/mercy.sealing" in failure_text(instance, result)
@@ -132,7 +138,7 @@ def _postgres(dsn: str) -> None:
     [("group", "ValueError at"), ("chain", "RuntimeError at"), ("postgres", "InvalidDatetimeFormat, sqlstate 22007 at psycopg")],
 )
 def test_what_anything_else_says_never_reaches_dagsters_storage_or_its_logs(
-    decide,
+    decide: Callable[..., Any],
     instance: dg.DagsterInstance,
     database: Database,
     everything_kept: Callable[[], bytes],
@@ -142,7 +148,7 @@ def test_what_anything_else_says_never_reaches_dagsters_storage_or_its_logs(
 ) -> None:
     faults = {"group": _group, "chain": _chain, "postgres": lambda: _postgres(database.dsn("decide"))}
 
-    def pipeline(context) -> Report:
+    def pipeline(context: Any) -> Report:
         faults[kind]()
         return Report()
 
@@ -156,13 +162,13 @@ def test_what_anything_else_says_never_reaches_dagsters_storage_or_its_logs(
 
 
 def test_a_run_that_is_stopped_while_it_handles_an_error_keeps_nothing_of_it(
-    decide,
+    decide: Callable[..., Any],
     instance: dg.DagsterInstance,
     database: Database,
     everything_kept: Callable[[], bytes],
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    def pipeline(context) -> Report:
+    def pipeline(context: Any) -> Report:
         try:
             _raise(ValueError(SECRET_VALUE))
         except ValueError:
@@ -177,7 +183,9 @@ def test_a_run_that_is_stopped_while_it_handles_an_error_keeps_nothing_of_it(
         assert lane_holder(other, "decide", "mercy") is None
 
 
-def test_a_layer_does_not_work_in_anothers_lane(decide, instance: dg.DagsterInstance, layer_environment) -> None:
+def test_a_layer_does_not_work_in_anothers_lane(
+    decide: Callable[..., Any], instance: dg.DagsterInstance, layer_environment: Callable[[str], None]
+) -> None:
     layer_environment("ingest")
     result = decide(lambda _: pytest.fail("decides with the login of ingest"))
     assert "[wrong_layer]" in failure_text(instance, result)
@@ -190,7 +198,11 @@ def test_the_place_of_an_unexpected_error_names_ours_and_theirs() -> None:
 
 
 def test_the_audit_log_is_observed_by_tenant_through_its_own_login(
-    instance: dg.DagsterInstance, database: Database, make_tenant, open_run, layer_environment
+    instance: dg.DagsterInstance,
+    database: Database,
+    make_tenant: MakeTenant,
+    open_run: OpenLayer,
+    layer_environment: Callable[[str], None],
 ) -> None:
     for name, events in (("mercy", 3), ("other", 5)):
         tenant = make_tenant(name)

@@ -70,7 +70,7 @@ class World:
             connection.execute(f"INSERT INTO {table} (tenant, {column}) VALUES (%s, %s)", (tenant, new_id()))
 
     def runs(self, lane: str, tenant: str) -> list[dg.DagsterRun]:
-        return self.instance.get_runs(dg.RunsFilter(tags={LANE_TAG: lane, TENANT_TAG: tenant}))
+        return list(self.instance.get_runs(dg.RunsFilter(tags={LANE_TAG: lane, TENANT_TAG: tenant})))
 
     def graphql(self, query: str, **variables: Any) -> Any:
         body = json.dumps({"query": query, "variables": variables}).encode()

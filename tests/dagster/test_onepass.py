@@ -9,10 +9,12 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import psycopg
 import pytest
+from conftest import MakeTenant, OpenLayer
 from support import Database
 
 from fhir_writeback_dagster.errors import ConfigError
@@ -41,7 +43,9 @@ def dagster_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def decide(dagster_home: Path, make_tenant, layer_environment, double) -> Callable[..., int]:
+def decide(
+    dagster_home: Path, make_tenant: MakeTenant, layer_environment: Callable[[str], None], double: Callable[..., None]
+) -> Callable[..., int]:
     make_tenant("mercy")
     layer_environment("decide")
 
@@ -52,7 +56,9 @@ def decide(dagster_home: Path, make_tenant, layer_environment, double) -> Callab
     return run
 
 
-def test_a_pass_prints_its_counts_and_is_recorded_with_its_tags(decide, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_pass_prints_its_counts_and_is_recorded_with_its_tags(
+    decide: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert decide(lambda _: Report(decided=7)) == 0
     printed = capsys.readouterr()
     said = json.loads(printed.out)
@@ -71,7 +77,7 @@ def test_a_pass_prints_its_counts_and_is_recorded_with_its_tags(decide, capsys: 
         assert run.tags.items() >= {LANE_TAG: "decide", TENANT_TAG: "mercy", "dagster/partition": "mercy"}.items()
 
 
-def test_a_pass_that_fails_ends_with_the_line_and_code_1(decide, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_pass_that_fails_ends_with_the_line_and_code_1(decide: Callable[..., Any], capsys: pytest.CaptureFixture[str]) -> None:
     def pipeline(_: object) -> Report:
         raise ConfigError("bad_mapping", "expected a resource type", where="mappings/fhir/condition/1.yaml:3", fix="fix it")
 
@@ -81,7 +87,9 @@ def test_a_pass_that_fails_ends_with_the_line_and_code_1(decide, capsys: pytest.
     assert printed.err == f"error: {PIPELINE_FAULT}\n"
 
 
-def test_a_pass_whose_lane_is_held_ends_clean(decide, database: Database, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_pass_whose_lane_is_held_ends_clean(
+    decide: Callable[..., Any], database: Database, capsys: pytest.CaptureFixture[str]
+) -> None:
     with lane(database.dsn("decide"), "decide", "mercy", "somebody"):
         assert decide(lambda _: pytest.fail("works in a held lane")) == 0
     assert json.loads(capsys.readouterr().out)["assets"] == {"write_candidates": {"lane_held_by": "somebody"}}
@@ -97,7 +105,9 @@ def test_a_pass_whose_lane_is_held_ends_clean(decide, database: Database, capsys
         (["decide", "../mercy"], "bad_tenant_id"),
     ],
 )
-def test_a_wrong_call_is_told_in_one_line(decide, capsys: pytest.CaptureFixture[str], arguments: list[str], code: str) -> None:
+def test_a_wrong_call_is_told_in_one_line(
+    decide: Callable[..., Any], capsys: pytest.CaptureFixture[str], arguments: list[str], code: str
+) -> None:
     assert main(arguments) == 1
     printed = capsys.readouterr()
     assert printed.out == ""
@@ -107,7 +117,7 @@ def test_a_wrong_call_is_told_in_one_line(decide, capsys: pytest.CaptureFixture[
 
 
 def test_a_pass_without_dagsters_home_says_so(
-    layer_environment, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    layer_environment: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     layer_environment("decide")
     monkeypatch.delenv("DAGSTER_HOME", raising=False)
@@ -116,7 +126,7 @@ def test_a_pass_without_dagsters_home_says_so(
 
 
 def test_as_a_process_of_its_own_it_says_nothing_but_its_line(
-    dagster_home: Path, layer_environment, make_tenant, open_run
+    dagster_home: Path, layer_environment: Callable[[str], None], make_tenant: MakeTenant, open_run: OpenLayer
 ) -> None:
     tenant = make_tenant("mercy")
     with open_run("ingest", tenant) as context, context.store.tenant("mercy") as connection:
@@ -129,7 +139,12 @@ def test_as_a_process_of_its_own_it_says_nothing_but_its_line(
 
 
 def test_a_pass_that_is_told_to_end_leaves_its_lane_and_its_run_does_not_stay_open(
-    dagster_home: Path, layer_environment, make_tenant, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dagster_home: Path,
+    layer_environment: Callable[[str], None],
+    make_tenant: MakeTenant,
+    database: Database,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     make_tenant("mercy")
     layer_environment("decide")

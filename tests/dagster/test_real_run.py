@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
+from conftest import MakeTenant
 from support import PROJECT
 
 from fhir_writeback_dagster.sandbox.servers.sekmet import Sekmet
@@ -43,7 +45,7 @@ some day in August,{PATIENT},{ENCOUNTER},vital-signs,29463-7,Body Weight,17.4,kg
 
 @pytest.fixture
 def run(
-    instance: dg.DagsterInstance, layer_environment, monkeypatch: pytest.MonkeyPatch
+    instance: dg.DagsterInstance, layer_environment: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[str, str], dg.ExecuteInProcessResult]:
     monkeypatch.setenv("FHIR_WRITEBACK_HOME", str(PROJECT))
     defs = {layer: import_module(f"fhir_writeback_dagster.locations.{layer}").defs for layer in ("ingest", "decide", "commit")}
@@ -59,9 +61,9 @@ def run(
 
 
 def test_an_extract_comes_to_the_ehr_and_dagster_keeps_counts_and_versions_and_no_patient(
-    run,
+    run: Callable[..., Any],
     open_sekmet: Sekmet,
-    make_tenant,
+    make_tenant: MakeTenant,
     home: Path,
     everything_kept: Callable[[], bytes],
     capfd: pytest.CaptureFixture[str],
@@ -76,7 +78,7 @@ def test_an_extract_comes_to_the_ehr_and_dagster_keeps_counts_and_versions_and_n
     (home / "landing" / "mercy" / "synthea_csv" / f"observations_{FAMILY}.csv").write_text(EXTRACT)
 
     said = {}
-    checks = {}
+    checks: dict[str, Any] = {}
     for layer, lane in (("ingest", "ingest"), ("commit", "mirror"), ("decide", "decide"), ("commit", "commit")):
         result = run(layer, lane)
         for event in result.get_asset_materialization_events():

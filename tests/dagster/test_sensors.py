@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import psycopg
 import pytest
+from conftest import MakeTenant, OpenLayer
 from support import PROJECT, Database
 
 from fhir_writeback_dagster.ids import new_id
 
 
 @pytest.fixture
-def tick(instance: dg.DagsterInstance, layer_environment, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dg.SensorResult]:
+def tick(
+    instance: dg.DagsterInstance, layer_environment: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., dg.SensorResult]:
     """``tick("decide", "decide_sensor")`` evaluates it as the daemon would."""
     monkeypatch.setenv("FHIR_WRITEBACK_HOME", str(PROJECT))
     for location in ("ingest", "decide", "commit"):
@@ -48,7 +52,14 @@ def queue(database: Database, table: str, column: str, tenant: str) -> None:
     ],
 )
 def test_a_sensor_asks_for_the_tenants_with_something_in_its_queue(
-    tick, instance: dg.DagsterInstance, database: Database, make_tenant, location: str, sensor: str, table: str, column: str
+    tick: Callable[..., Any],
+    instance: dg.DagsterInstance,
+    database: Database,
+    make_tenant: MakeTenant,
+    location: str,
+    sensor: str,
+    table: str,
+    column: str,
 ) -> None:
     for tenant in ("mercy", "other"):
         make_tenant(tenant)
@@ -59,7 +70,7 @@ def test_a_sensor_asks_for_the_tenants_with_something_in_its_queue(
 
 
 def test_the_extract_sensor_asks_for_a_tenant_whose_zone_has_something_new(
-    tick, instance: dg.DagsterInstance, make_tenant, home: Path, open_run
+    tick: Callable[..., Any], instance: dg.DagsterInstance, make_tenant: MakeTenant, home: Path, open_run: OpenLayer
 ) -> None:
     for tenant in ("mercy", "other"):
         make_tenant(tenant)
@@ -76,7 +87,9 @@ def test_the_extract_sensor_asks_for_a_tenant_whose_zone_has_something_new(
     assert partitions(tick("ingest", "extract_sensor")) == []
 
 
-def test_a_tenant_that_is_broken_stops_no_other(tick, instance: dg.DagsterInstance, make_tenant, home: Path) -> None:
+def test_a_tenant_that_is_broken_stops_no_other(
+    tick: Callable[..., Any], instance: dg.DagsterInstance, make_tenant: MakeTenant, home: Path
+) -> None:
     for tenant in ("bad", "keyless", "mercy"):
         make_tenant(tenant)
         instance.add_dynamic_partitions("tenant", [tenant])
@@ -90,7 +103,9 @@ def test_a_tenant_that_is_broken_stops_no_other(tick, instance: dg.DagsterInstan
     assert "file://keys/keyless.sealing" in reason
 
 
-def test_the_mirror_is_asked_for_as_soon_as_a_tenant_is_there(tick, instance: dg.DagsterInstance, make_tenant) -> None:
+def test_the_mirror_is_asked_for_as_soon_as_a_tenant_is_there(
+    tick: Callable[..., Any], instance: dg.DagsterInstance, make_tenant: MakeTenant
+) -> None:
     make_tenant("mercy")
     instance.add_dynamic_partitions("tenant", ["mercy"])
     assert partitions(tick("commit", "mirror_sensor")) == ["mercy"]
@@ -99,7 +114,7 @@ def test_the_mirror_is_asked_for_as_soon_as_a_tenant_is_there(tick, instance: dg
 
 
 def test_a_lookup_that_is_due_asks_for_a_mirror_run_at_once(
-    tick, instance: dg.DagsterInstance, database: Database, make_tenant
+    tick: Callable[..., Any], instance: dg.DagsterInstance, database: Database, make_tenant: MakeTenant
 ) -> None:
     for tenant, vendor in (("mercy", "epic"), ("other", "generic")):
         make_tenant(tenant, ehr={"vendor": vendor})
@@ -123,13 +138,13 @@ def test_a_lookup_that_is_due_asks_for_a_mirror_run_at_once(
         "INSERT INTO mirror.lookup (tenant, target, key, search, asked_at, needed_until, due_at) "
         "VALUES ('mercy', 'ehr', 'k', 's', now(), now() + interval '7 days', now())"
     )
-    assert sorted(partitions(tick("commit", "mirror_sensor"))) == ["mercy", "other"]
+    assert sorted(filter(None, partitions(tick("commit", "mirror_sensor")))) == ["mercy", "other"]
     sql("UPDATE mirror.lookup SET due_at = now() + interval '15 seconds'")
     assert partitions(tick("commit", "mirror_sensor")) == ["other"]
 
 
 def test_partitions_and_roles_follow_the_files_of_the_tenants(
-    tick, instance: dg.DagsterInstance, database: Database, make_tenant, home: Path
+    tick: Callable[..., Any], instance: dg.DagsterInstance, database: Database, make_tenant: MakeTenant, home: Path
 ) -> None:
     make_tenant("stays")
     make_tenant("fresh-one")
@@ -145,7 +160,9 @@ def test_partitions_and_roles_follow_the_files_of_the_tenants(
     assert "left out: Mercy Hospital.yaml" in tick("ingest", "tenant_sensor").skip_reason.skip_message
 
 
-def test_a_missing_folder_of_tenants_forgets_no_tenant(tick, instance: dg.DagsterInstance, home: Path) -> None:
+def test_a_missing_folder_of_tenants_forgets_no_tenant(
+    tick: Callable[..., Any], instance: dg.DagsterInstance, home: Path
+) -> None:
     instance.add_dynamic_partitions("tenant", ["mercy"])
     (home / "tenants").rename(home / "elsewhere")
     result = tick("ingest", "tenant_sensor")
@@ -154,20 +171,24 @@ def test_a_missing_folder_of_tenants_forgets_no_tenant(tick, instance: dg.Dagste
 
 
 def test_a_tick_without_its_database_fails_with_one_line(
-    tick, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch, home: Path
+    tick: Callable[..., Any], instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch, home: Path
 ) -> None:
     tick("decide", "decide_sensor")
     monkeypatch.setenv("FHIR_WRITEBACK_DSN", "postgresql://somebody:hunter2@127.0.0.1:9/x")
     module = import_module("fhir_writeback_dagster.decide.sensors")
     with dg.build_sensor_context(instance=instance) as context, pytest.raises(dg.Failure) as caught:
         module.decide_sensor(context)
-    assert "[database_unreachable]" in caught.value.description
-    assert "hunter2" not in caught.value.description
+    assert "[database_unreachable]" in (caught.value.description or "")
+    assert "hunter2" not in (caught.value.description or "")
     assert caught.value.__suppress_context__
 
 
 def test_an_approved_target_is_compared_once_a_day(
-    instance: dg.DagsterInstance, database: Database, make_tenant, layer_environment, monkeypatch: pytest.MonkeyPatch
+    instance: dg.DagsterInstance,
+    database: Database,
+    make_tenant: MakeTenant,
+    layer_environment: Callable[[str], None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from fhir_writeback_dagster.commit.sensors import drift_schedule
 

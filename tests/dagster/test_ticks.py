@@ -11,6 +11,7 @@ from typing import Any
 import dagster as dg
 import psycopg
 import pytest
+from conftest import MakeTenant
 from dagster._core.remote_origin import RegisteredCodeLocationOrigin
 from dagster._grpc.impl import get_external_schedule_execution, get_external_sensor_execution
 from support import PROJECT, Database
@@ -60,7 +61,7 @@ def test_every_sensor_and_schedule_is_ticked_with_so_many_tenants(
     layer_environment: Callable[[str], None],
     database: Database,
     home: Path,
-    make_tenant,
+    make_tenant: MakeTenant,
     count: int,
 ) -> None:
     expected = sorted(make_tenant(f"tick{number}").tenant for number in range(count))

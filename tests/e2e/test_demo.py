@@ -130,7 +130,7 @@ def test_an_interrupted_demo_leaves_no_process_and_no_listener(number: signal.Si
     while (left := [p for p in started if _lives(p)]) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert left == []
-    assert not listening & {c.laddr.port for c in psutil.net_connections("tcp") if c.status == psutil.CONN_LISTEN}
+    assert not listening & {c.laddr.port for c in psutil.net_connections("tcp") if c.laddr and c.status == psutil.CONN_LISTEN}
     assert not list(tmp_path.glob("fhir-writeback-demo-*"))
 
 

@@ -72,7 +72,7 @@ class Hospital:
 
     def ask(self, statement: str) -> list[tuple[Any, ...]]:
         with psycopg.connect(self.database.superuser) as connection:
-            return connection.execute(statement.replace("$tenant", f"'{self.tenant.tenant}'")).fetchall()  # type: ignore[arg-type]
+            return connection.execute(statement.replace("$tenant", f"'{self.tenant.tenant}'")).fetchall()
 
     def ends(self) -> dict[int, tuple[str, str | None]]:
         """Row number → disposition and reason."""
@@ -82,7 +82,7 @@ class Hospital:
     def extracts(self) -> list[tuple[str, str | None, int | None, int | None]]:
         return self.ask(
             "SELECT state, refusal, refused_line, refused_byte FROM landing.extract WHERE tenant = $tenant ORDER BY received_at"
-        )  # type: ignore[return-value]
+        )
 
 
 def own_mappings(home: Path) -> Path:

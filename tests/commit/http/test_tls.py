@@ -196,7 +196,7 @@ def test_a_certificate_that_is_refused_in_the_middle_of_a_run_is_read_again(
     seen: list[bytes | None] = []
 
     def get(request: _Hello) -> None:
-        seen.append(request.connection.getpeercert(binary_form=True))  # type: ignore[attr-defined]
+        seen.append(request.connection.getpeercert(binary_form=True))
         ours.write_bytes(fresh)
         request.send_response(401 if seen[-1] == former else 200)
         request.send_header("Content-Length", "2")

@@ -146,7 +146,7 @@ def test_a_minute_that_is_used_up_ends_the_run_without_an_attempt(make_world: Ca
     line.rules.append(note)
     world.commit(deadline_s=4)
     assert max(Counter(int(at // 60) for at in came).values()) <= 40 + world.tenant.ehr.concurrency
-    states = dict(world.rows("SELECT state, count(*) FROM ledger.intent WHERE tenant = %s GROUP BY 1"))
+    states: dict[str, int] = dict(world.rows("SELECT state, count(*) FROM ledger.intent WHERE tenant = %s GROUP BY 1"))
     assert states.keys() <= {"committed", "ready"}
     written = states.get("committed", 0)  # a busy machine writes few in four seconds
     assert written == len(world.ehr.search("Observation"))

@@ -119,7 +119,7 @@ def test_an_answer_is_read_with_its_codes(request_kind: RequestKind, status: int
 def test_every_status_of_every_request_has_one_recovery() -> None:
     for request_kind in ("create", "conditional_create", "update", "read"):
         for status in range(100, 600):
-            outcome = classify(request_kind, Answer(status))  # type: ignore[arg-type]
+            outcome = classify(request_kind, Answer(status))
             assert outcome.recovery in Recovery
             if 200 <= status < 300:
                 assert outcome.recovery in (Recovery.CONFIRM, Recovery.COMPARE, Recovery.POLL)

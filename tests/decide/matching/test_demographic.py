@@ -36,7 +36,7 @@ class Chart:
             write_page(connection, run, "Patient", [resource], again=False)
 
     def match(self, *numbers: str, **demographics: str) -> Match:
-        ref = PatientRef(identifiers=tuple(Identifier(system=MRN, value=n) for n in numbers), **demographics)  # type: ignore[arg-type]
+        ref = PatientRef(identifiers=tuple(Identifier(system=MRN, value=n) for n in numbers), **demographics)
         with self._open("decide", self.tenant) as run, run.store.tenant(run.id) as connection:
             return match_patients(connection, run, [ref])[0]
 

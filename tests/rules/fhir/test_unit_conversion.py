@@ -76,7 +76,7 @@ def test_aliases(text: str, code: str) -> None:
 
 def test_every_alias_leads_to_a_ucum_code() -> None:
     for code in ALIASES.values():
-        assert factor(code, code) == (1, 0)
+        assert factor(code, code) == (Fraction(1), Fraction(0))
 
 
 def test_no_alias_says_something_else_than_the_ucum_code_of_its_name() -> None:
@@ -116,4 +116,4 @@ def test_any_text_is_a_unit_or_unknown(text: str) -> None:
         code = ucum(text)
     except UnknownUnitError:
         return
-    assert factor(code, code) == (1, 0)
+    assert factor(code, code) == (Fraction(1), Fraction(0))

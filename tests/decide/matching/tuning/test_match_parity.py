@@ -20,7 +20,7 @@ REVIEW = 0.02
 
 def everybody(random_: random.Random) -> tuple[dict[str, Columns], list[Columns]]:
     """A chart of 300 with households and twins, and 300 rows with errors: of patients, of strangers, with others' numbers."""
-    people = []
+    people: list[dict[str, Any]] = []
     for number in range(400):
         one = made_up(random_, number) | {"state": random_.choice(("IL", "NY")), "mrn": f"A{number}"}
         one["ssn"] = f"{random_.randrange(10**8, 10**9)}"
