@@ -22,11 +22,17 @@ Mode = Literal["off", "shadow", "review_all", "sampled", "auto"]
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
+_LONGEST_S = 36_500 * 86_400  # a moment so far from now is still a date
+
+
 def _duration(value: object) -> object:
     match = re.fullmatch(r"(\d+)([smhd])", value) if isinstance(value, str) else None
     if match is None:
         raise ValueError("expected a duration such as 90s, 15m, 24h or 30d")
-    return timedelta(seconds=int(match[1]) * _UNITS[match[2]])
+    seconds = int(match[1]) * _UNITS[match[2]] if len(match[1]) <= len(str(_LONGEST_S)) else _LONGEST_S + 1
+    if seconds > _LONGEST_S:
+        raise ValueError("expected at most 36500d")
+    return timedelta(seconds=seconds)
 
 
 def _zone(name: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar, cast, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from fhir_writeback_dagster.errors import ConfigError
+from fhir_writeback_dagster.errors import ConfigError, describe
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -24,6 +24,8 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: set[Any] = set()
     for key_node, _ in node.value:
         key = loader.construct_object(key_node, deep=True)
+        if isinstance(key, dict | list):  # `tenant: {{ name }}` of a template that nobody rendered
+            raise yaml.constructor.ConstructorError(None, None, "a key that is a mapping or a list", key_node.start_mark)
         if key in seen:
             raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", key_node.start_mark)
         seen.add(key)
@@ -88,6 +90,8 @@ def _load(path: Path, model: type[M]) -> M:
         line = mark.line + 1 if mark else 1
         problem = getattr(error, "problem", None) or "not YAML"
         raise ConfigError("bad_yaml", str(problem), where=f"{path}:{line}", fix="fix the YAML") from None
+    except (RecursionError, ValueError, TypeError, OverflowError) as error:  # numbers and nesting that no configuration has
+        raise ConfigError("bad_yaml", f"not YAML ({type(error).__name__})", where=f"{path}:1", fix="fix the YAML") from None
     if not isinstance(data, dict):
         raise ConfigError("bad_yaml", "expected a mapping of keys to values", where=f"{path}:1", fix="fix the YAML")
     try:
@@ -97,6 +101,8 @@ def _load(path: Path, model: type[M]) -> M:
         complaints = "; ".join(_complaint(model, e["loc"], e["type"], e["msg"]) for e in first[:5])
         place = f"{path}:{_line(node, first[0]['loc'])}"
         raise ConfigError("bad_config", complaints, where=place, fix="fix the named key") from None
+    except Exception as error:  # noqa: BLE001 - whatever one file brings about is that file's, and nobody else's
+        raise ConfigError("bad_config", describe(error), where=f"{path}:1", fix="fix the file") from None
 
 
 def _complaint(model: type[BaseModel], loc: tuple[int | str, ...], kind: str, message: str) -> str:

@@ -9,11 +9,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
+import polars as pl
+import psycopg
+
 from fhir_writeback_dagster.canonical import CanonicalRecord
 from fhir_writeback_dagster.config.tenants import SourceUse
-from fhir_writeback_dagster.errors import ConfigError, ExtractRefused
+from fhir_writeback_dagster.errors import ConfigError, ExtractRefused, ServiceError, describe
 from fhir_writeback_dagster.ids import new_id
 from fhir_writeback_dagster.ingest import recording
+from fhir_writeback_dagster.ingest.contracts.reserved_columns import BROKEN, LINE
 from fhir_writeback_dagster.ingest.contracts.sources import Source, source_of
 from fhir_writeback_dagster.ingest.landing.landing import LandReport, land
 from fhir_writeback_dagster.ingest.landing.zones import Zone
@@ -25,6 +29,11 @@ from fhir_writeback_dagster.ingest.readers import read as readers
 from fhir_writeback_dagster.orchestration.run_context import RunContext
 
 __all__ = ["LandReport", "NormaliseReport", "land", "normalise"]
+
+
+#: The database is away, or is not the one that this version needs: no fault of an extract's. Only what PostgreSQL refuses of the
+#: data itself is.
+_AWAY = (ServiceError, psycopg.OperationalError, psycopg.InterfaceError, psycopg.ProgrammingError, psycopg.InternalError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +89,7 @@ class _Run:
         self.versions: dict[str, int] = {}
         self.problems: dict[str, None] = {}
         self.extracts: list[str] = []
+        self.refusals: list[str] = []
         self.undeclared = 0
 
     def all(self) -> NormaliseReport:
@@ -93,17 +103,30 @@ class _Run:
             try:
                 self._one(extract, source)
             except ExtractRefused as error:
-                self.refused[error.code] += 1
-                with self.run.store.tenant(self.run.id) as connection:
-                    recording.refuse(connection, self.run, extract, error)
+                self._refuse(extract, error)
             except ConfigError as error:
                 faults.append(error)
+            except MemoryError:
+                self._refuse(
+                    extract, ExtractRefused("too_costly", "it needs more memory than a run has", fix="deliver it in parts")
+                )
+            except _AWAY:
+                raise  # that is no fault of the extract's
+            except (Exception, pl.exceptions.PanicException) as error:  # noqa: BLE001 - and nobody else's
+                self._refuse(extract, ExtractRefused("defect", describe(error)))
         if faults:  # only now: the other extracts are through, and a run that fails is seen and asked for less often
             raise faults[0]
         return NormaliseReport(
             len(self.extracts), self.counts, self.kinds, self.reasons, self.refused, self.undeclared, self.versions,
-            tuple(self.extracts), tuple(self.checks.values()), tuple(self.problems),
+            tuple(self.extracts), tuple(self.checks.values()), (*self.refusals, *self.problems),
         )  # fmt: skip
+
+    def _refuse(self, extract: recording.Extract, error: ExtractRefused) -> None:
+        self.refused[error.code] += 1
+        place = "".join(f", {what} {at}" for what, at in (("line", error.line), ("byte", error.byte)) if at is not None)
+        self.refusals.append(f"{extract.source}: extract {extract.sha256.hex()[:12]}{place}: {error}")
+        with self.run.store.tenant(self.run.id) as connection:
+            recording.refuse(connection, self.run, extract, error)
 
     def _one(self, extract: recording.Extract, source: Source) -> None:
         if source.sha256 != extract.contract_sha256:
@@ -130,8 +153,10 @@ class _Run:
             use.patient_systems,
             contract.time_zone or self.run.tenant.time_zone,
             source.concept_maps,
+            self.run.now(),
         )
         made = records.normalise(frame, name, table, contract.actor, maker)
+        self.problems.update((f"{extract.source}: a row cannot be made: {line}", None) for line in made.defects)
         found = {new_id(): record for record in made.records}
         by_kind: dict[str, list[tuple[str, CanonicalRecord]]] = {}
         for record_id, record in found.items():
@@ -143,7 +168,7 @@ class _Run:
             made.others,
             {record_id: f"gx_{failed[str(record_id)]}" for record_id in found if str(record_id) in failed},
             {kind: suite.sha256 for kind, suite in self.suites.items()},
-            sum(column not in table.columns for column in frame.columns),
+            sum(column not in table.columns and column not in {BROKEN, LINE} for column in frame.columns),
         )
 
     def _check(self, by_kind: Mapping[str, list[tuple[str, CanonicalRecord]]], zone: str) -> Mapping[str, str]:
@@ -169,6 +194,9 @@ class _Run:
             except ConfigError as error:
                 self.sources[key] = None
                 self.problems[str(error)] = None
+            except Exception as error:  # noqa: BLE001 - what nobody foresaw in one contract leaves the others alone
+                self.sources[key] = None
+                self.problems[f"{name}, version {version}: {describe(error)}"] = None
         return self.sources[key]
 
     def _bytes(self, extract: recording.Extract, zone: Zone) -> bytes:

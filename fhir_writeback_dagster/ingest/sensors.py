@@ -6,7 +6,7 @@ import dagster as dg
 
 from fhir_writeback_dagster.config.settings import Settings
 from fhir_writeback_dagster.config.tenants import TENANT_ID, tenant_ids
-from fhir_writeback_dagster.errors import WritebackError
+from fhir_writeback_dagster.errors import describe
 from fhir_writeback_dagster.orchestration.dispatch import TICK_S, ask, tick
 from fhir_writeback_dagster.orchestration.lanes import LANE_TAG
 from fhir_writeback_dagster.orchestration.partitions import TENANTS, changes, name, register_tenants
@@ -26,18 +26,18 @@ ingest_job = dg.define_asset_job(
 def extract_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
     """Asks for a run of each tenant with complete files that no run has dealt with, or with landed ones that are not read."""
     from fhir_writeback_dagster.ingest.landing.landing import waiting
+    from fhir_writeback_dagster.ingest.landing.zones import owners
 
     bad: list[str] = []
     work: dict[str, str | None] = {}
     with tick("ingest") as (settings, connection):
+        everybodys = owners(settings.home, settings.tenants)
         for tenant in tenant_ids(settings.tenants):
             try:
-                files = waiting(settings, tenant)
-            except WritebackError as error:
-                bad.append(f"{tenant}: {error}")
-            else:
-                if files:
+                if files := waiting(settings, tenant, everybodys):
                     work[tenant] = f"{files}.{_latest(settings, tenant)}"
+            except Exception as error:  # noqa: BLE001 - whatever it is, the other tenants go on
+                bad.append(f"{tenant}: {describe(error)}")
         asked = ask(context.instance, connection, settings, "ingest", work)
     asked.notes.extend(bad)
     return asked.result(context.log)

@@ -6,26 +6,26 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import psycopg
 from psycopg import Connection
 
 from fhir_writeback_dagster.config.settings import Settings
-from fhir_writeback_dagster.errors import ConfigError
+from fhir_writeback_dagster.errors import ConfigError, ServiceError, describe
 from fhir_writeback_dagster.ids import new_id
 from fhir_writeback_dagster.ingest.contracts.sources import Source, source_of
-from fhir_writeback_dagster.ingest.landing.zones import Delivery, Zone, owners
-from fhir_writeback_dagster.ingest.readers.read import MAX_FILE
+from fhir_writeback_dagster.ingest.landing.zones import Delivery, Zone, escaped, owners
+from fhir_writeback_dagster.ingest.readers.limits import MAX_FILE
 from fhir_writeback_dagster.orchestration.run_context import RunContext, open_run
 from fhir_writeback_dagster.store.db import copy_rows, record_event
 
 #: How long a size must stay where the tenant chose `complete_by: stable_size`.
 STABLE_FOR = timedelta(seconds=30)
 
-#: Refusals that say nothing about the bytes: the same bytes may land again.
-AGAIN = ("bad_manifest", "manifest_mismatch", "no_table", "file_gone", "changed_since")
+#: Refusals that say nothing about the bytes, or that another version of ours may take back: the same bytes may land again.
+AGAIN = ("bad_manifest", "manifest_mismatch", "no_table", "file_gone", "changed_since", "bad_file_name", "defect", "too_costly")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,13 +98,13 @@ def land(run: RunContext) -> LandReport:
     )
 
 
-def waiting(settings: Settings, tenant: str) -> int:
+def waiting(settings: Settings, tenant: str, everybodys: Mapping[str, set[str]] | None = None) -> int:
     """How many files and landed extracts wait for a run of ingest: one listing a zone and one query, no file is read.
 
     A source that cannot be used counts nothing, or it would ask for runs for ever; a run's report and ``doctor`` name it.
     """
     with open_run(settings, tenant, "sensor") as run:
-        usable = list(look_around(run, []))
+        usable = list(look_around(run, [], everybodys))
         with run.store.tenant(run.id) as connection:
             row = connection.execute(
                 "SELECT count(*) FROM landing.extract WHERE tenant = %s AND state = 'landed' AND source = ANY(%s)",
@@ -113,18 +113,27 @@ def waiting(settings: Settings, tenant: str) -> int:
         return sum(len(look.new) for look in usable) + (row[0] if row else 0)
 
 
-def look_around(run: RunContext, problems: list[str]) -> Iterator[ZoneListing]:
-    """Each source that can be used; complaints about the others are added to ``problems``."""
+def look_around(run: RunContext, problems: list[str], everybodys: Mapping[str, set[str]] | None = None) -> Iterator[ZoneListing]:
+    """Each source that can be used; complaints about the others are added to ``problems``.
+
+    :param everybodys: the zones of all tenants, where the caller has just looked for them (:func:`~.zones.owners`).
+    """
     zones: dict[str, Zone] = {}
-    everybodys = owners(run.settings.home, run.settings.tenants)
+    everybodys = owners(run.settings.home, run.settings.tenants) if everybodys is None else everybodys
     for source, use in run.tenant.sources.items():
         try:
             zones[source] = _own(run, Zone(run.settings.home, use), everybodys)
             loaded = source_of(run, source)
             deliveries = [d for d in zones[source].deliveries() if not loaded.contract.ignores(d.name)]
+            problems += _strange_entries(run, source, zones[source])
+        except (ServiceError, psycopg.Error):
+            raise
         except ConfigError as error:
             where = error.where or f"tenants/{run.id}.yaml: sources.{source}"
             problems.append(str(ConfigError(error.code, error.message, where=where, fix=error.fix)))
+            continue
+        except Exception as error:  # noqa: BLE001 - what nobody foresaw in one source leaves the others alone
+            problems.append(f"tenants/{run.id}.yaml: sources.{source}: {describe(error)}")
             continue
         stamps = [_stamp(run, source, loaded, delivery) for delivery in deliveries]
         new, unsettled = _unseen(run, zones[source], list(zip(deliveries, stamps, strict=True)))
@@ -134,7 +143,7 @@ def look_around(run: RunContext, problems: list[str]) -> Iterator[ZoneListing]:
 
 def _own(run: RunContext, zone: Zone, everybodys: Mapping[str, set[str]]) -> Zone:
     """:raises ConfigError: it is another tenant's as well."""
-    if others := everybodys.get(zone.place, set()) - {run.id}:
+    if others := set().union(*(everybodys.get(name, set()) for name in zone.place.names)) - {run.id}:
         raise ConfigError(
             "shared_zone",
             f"it is the landing zone of {', '.join(sorted(others))} too: whose patients its rows tell of cannot be known",
@@ -143,9 +152,21 @@ def _own(run: RunContext, zone: Zone, everybodys: Mapping[str, set[str]]) -> Zon
     return zone
 
 
+def _strange_entries(run: RunContext, source: str, zone: Zone) -> Iterator[str]:
+    if zone.strange:
+        yield str(
+            ConfigError(
+                "not_a_file",
+                f"{zone.strange} entries of the zone are links, pipes or devices; they are not read",
+                where=f"tenants/{run.id}.yaml: sources.{source}",
+                fix="deliver the files themselves",
+            )
+        )
+
+
 def _strangers(run: RunContext, zones: Sequence[Zone]) -> Iterator[str]:
     """A folder of no source beside the zones, where all of these lie in a folder named for the tenant."""
-    known = {Path(zone.root.path) for zone in zones if zone.root.protocol in {"", "file"}}
+    known = {zone.place.folder for zone in zones if zone.place.folder}
     for parent in sorted({folder.parent for folder in known if folder.parent.name == run.id}):
         strange = [p for zone in zones for p in zone.neighbours() if p.parent == parent and p not in known]
         if strange:
@@ -200,11 +221,16 @@ def _read(run: RunContext, look: ZoneListing, problems: list[str]) -> Iterator[_
             place = f"tenants/{run.id}.yaml: sources.{look.source}"
             problems.append(f"{place}: a file cannot be read ({type(error).__name__}) [file_unreadable] — let this layer read it")
             continue
+        except Exception as error:  # noqa: BLE001 - what nobody foresaw in one file leaves the others alone
+            problems.append(f"tenants/{run.id}.yaml: sources.{look.source}: a file cannot be landed: {describe(error)}")
+            continue
         yield _File(delivery, stamp, digest, refusal)
 
 
 def _refusal(look: ZoneListing, delivery: Delivery, digest: bytes) -> str | None:
     """Why the file cannot land, as a code; docs/adding-a-source.md has what to do about each."""
+    if escaped(delivery.name) != delivery.name:
+        return "bad_file_name"
     if delivery.manifest:
         promised = look.zone.promised(delivery)
         if promised != digest:
@@ -260,7 +286,7 @@ def _row(run: RunContext, look: ZoneListing, extract: UUID, file: _File, now: da
         "contract_sha256": look.loaded.sha256,
         "sha256": file.sha256,
         "bytes": file.delivery.size,
-        "name_sealed": run.sealer.seal_json("landing.extract", extract, file.delivery.name),
+        "name_sealed": run.sealer.seal_json("landing.extract", extract, escaped(file.delivery.name)),
         "state": "refused" if file.refusal else "landed",
         "refusal": file.refusal,
         "received_at": now,

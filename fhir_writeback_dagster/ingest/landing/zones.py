@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -20,8 +19,12 @@ from upath import UPath
 
 from fhir_writeback_dagster.config.tenants import SourceUse, load_tenant, tenant_ids
 from fhir_writeback_dagster.errors import ConfigError
+from fhir_writeback_dagster.ingest.landing.folder import list_files, read_file
+from fhir_writeback_dagster.ingest.landing.places import place_of
+from fhir_writeback_dagster.ingest.readers.limits import MAX_FILE
 
 MANIFEST = ".manifest.json"
+_MAX_MANIFEST = 64 * 1024
 _UNFINISHED = (".part", ".partial", ".tmp", ".crdownload", ".filepart")
 _TIMES = ("mtime", "LastModified", "last_modified", "updated", "created")
 _CHANGED = ("etag", "ETag", "md5", *_TIMES)
@@ -44,20 +47,14 @@ class Delivery:
 class Zone:
     """One source's landing zone.
 
-    :raises ConfigError: a path with ``..``, or a relative one that leads out of the home folder.
+    :raises ConfigError: see :func:`~fhir_writeback_dagster.ingest.landing.places.place_of`.
     """
 
     def __init__(self, home: Path, use: SourceUse) -> None:
-        if ".." in PurePosixPath(use.landing.replace("\\", "/")).parts:
-            raise ConfigError("landing_escapes", "`landing` has a `..`", fix="name the folder without it")
-        if "://" in use.landing:
-            self.root = UPath(use.landing)
-        else:
-            folder = (home / use.landing).resolve()
-            if not Path(use.landing).is_absolute() and not folder.is_relative_to(home.resolve()):
-                raise ConfigError("landing_escapes", "`landing` leads out of the home folder", fix="name one below it")
-            self.root = UPath(folder)
+        self.place = place_of(home, use.landing)
         self.complete_by = use.complete_by
+        self.strange = 0
+        """How many entries the last listing found that are links or no plain files; they are never opened."""
 
     def deliveries(self) -> list[Delivery]:
         """Files that may be complete, the oldest first: hidden and unfinished names are left out, and, where manifests say
@@ -77,15 +74,11 @@ class Zone:
         return sorted(found, key=lambda delivery: (delivery.changed, delivery.name))
 
     def sha256(self, delivery: Delivery) -> bytes:
-        """Of the file's bytes, read in pieces.
+        """Of the file's bytes, of the first of them only where there are more than any extract may have.
 
         :raises OSError: it cannot be read.
         """
-        digest = hashlib.sha256()
-        with (self.root / delivery.name).open("rb") as file:
-            while piece := file.read(1 << 20):
-                digest.update(piece)
-        return digest.digest()
+        return hashlib.sha256(self._bytes(delivery.name, MAX_FILE + 1)).digest()
 
     def promised(self, delivery: Delivery) -> bytes | None:
         """The SHA-256 that the manifest (``{"sha256": "<hex>"}``, written last of all) promises; None: it says none.
@@ -93,62 +86,64 @@ class Zone:
         :raises OSError: it cannot be read.
         """
         try:
-            said = json.loads((self.root / str(delivery.manifest)).read_bytes())
+            said = json.loads(self._bytes(str(delivery.manifest), _MAX_MANIFEST))
             return bytes.fromhex(said["sha256"])
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             return None
 
     def read(self, name: str) -> bytes:
         """:raises OSError: it is not there any more, or cannot be read."""
-        if PurePosixPath(name).name != name:
-            raise FileNotFoundError
-        return (self.root / name).read_bytes()
-
-    @property
-    def place(self) -> str:
-        """The same for the same zone, however it is written."""
-        return str(self.root).rstrip("/")
+        return self._bytes(name, MAX_FILE + 1)
 
     def neighbours(self) -> list[Path]:
         """Folders beside a local zone: what somebody delivers there is in no zone."""
-        folder = Path(self.root.path) if self.root.protocol in {"", "file"} else None
+        folder = self.place.folder
         return sorted(p for p in folder.parent.iterdir() if p.is_dir()) if folder and folder.parent.is_dir() else []
 
+    def _bytes(self, name: str, most: int) -> bytes:
+        if PurePosixPath(name).name != name:
+            raise FileNotFoundError
+        if self.place.folder is not None:
+            return read_file(self.place.folder, name, most)
+        with (UPath(self.place.url) / name).open("rb") as file:
+            return file.read(most)
+
     def _list(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        self.strange = 0
         try:
-            self.root.fs.invalidate_cache(self.root.path)
-            infos = self.root.fs.ls(self.root.path, detail=True)
+            for name, info in self._entries():
+                if info is None:
+                    self.strange += 1
+                else:
+                    yield name, info
         except (OSError, ImportError, ValueError) as error:
             raise ConfigError(
                 "zone_unreadable",
                 f"the landing zone cannot be listed ({type(error).__name__})",
                 fix="create the folder or bucket, let this layer read it, and install its fsspec driver",
             ) from None
-        for info in infos:
+
+    def _entries(self) -> Iterator[tuple[str, dict[str, Any] | None]]:
+        if self.place.folder is not None:
+            yield from list_files(self.place.folder)
+            return
+        root = UPath(self.place.url)
+        root.fs.invalidate_cache(root.path)
+        for info in root.fs.ls(root.path, detail=True):
             if info.get("type") == "file":
                 yield PurePosixPath(info["name"]).name, info
 
 
 def owners(home: Path, tenants: Path) -> dict[str, set[str]]:
-    """Place of every zone → the tenants whose files name it; a file that cannot be used names none."""
+    """Name of every zone → the tenants whose files name it; a file that cannot be used names none."""
     found: dict[str, set[str]] = {}
     for tenant in tenant_ids(tenants):
-        path = tenants / f"{tenant}.yaml"
-        with suppress(OSError):
-            for place in _places(home, path, path.stat().st_mtime_ns):
-                found.setdefault(place, set()).add(tenant)
+        with suppress(ConfigError):
+            for use in load_tenant(tenants, tenant).sources.values():
+                with suppress(ConfigError):
+                    for name in place_of(home, use.landing).names:
+                        found.setdefault(name, set()).add(tenant)
     return found
-
-
-@lru_cache(maxsize=4096)
-def _places(home: Path, path: Path, _changed: int) -> tuple[str, ...]:
-    """Kept for as long as the file does not change: every tenant's look asks for the zones of all."""
-    places = []
-    with suppress(ConfigError):
-        for use in load_tenant(path.parent, path.stem).sources.values():
-            with suppress(ConfigError):
-                places.append(Zone(home, use).place)
-    return tuple(places)
 
 
 def _seconds(info: dict[str, Any]) -> float:
@@ -158,4 +153,9 @@ def _seconds(info: dict[str, Any]) -> float:
 
 def _stamp(info: dict[str, Any]) -> str:
     changed = next((info[key] for key in _CHANGED if info.get(key) is not None), "")
-    return f"{info['name']}|{info.get('size')}|{changed}|{info.get('ino', '')}"
+    return f"{escaped(info['name'])}|{info.get('size')}|{changed}|{info.get('ino', '')}"
+
+
+def escaped(name: str) -> str:
+    """A file's name with the bytes that are no UTF-8 written out, so that it can be hashed and sealed; any other as it is."""
+    return name.encode("utf-8", "backslashreplace").decode()
