@@ -38,7 +38,7 @@ class Sealer:
     def prepare(self, connection: Connection[Any]) -> None:
         """Load every data key of the tenant and make this month's if it is missing: afterwards sealing needs no database."""
         month = self._now().date().replace(day=1)
-        fresh = aes_key_wrap(self._wrapping_key, os.urandom(32))
+        fresh = self.wrap(os.urandom(32))
         connection.execute(
             "INSERT INTO ops.data_key (tenant, month, wrapped) VALUES (%s, %s, %s) ON CONFLICT DO NOTHING",
             (self._tenant, month, fresh),
@@ -46,14 +46,22 @@ class Sealer:
         for row in connection.execute("SELECT month, wrapped FROM ops.data_key WHERE tenant = %s", (self._tenant,)):
             number = _number(row[0])
             if number not in self._months:
-                try:
-                    self._months[number] = AESGCM(aes_key_unwrap(self._wrapping_key, bytes(row[1])))
-                except InvalidUnwrap:
-                    raise SecretError(
-                        "wrong_sealing_key",
-                        f"the sealing key of {self._tenant} does not open its data key of {row[0]:%Y-%m}",
-                        fix="give the key that the tenant was set up with (`keys.sealing`)",
-                    ) from None
+                self._months[number] = AESGCM(self.unwrap(bytes(row[1]), f"data key of {row[0]:%Y-%m}"))
+
+    def wrap(self, key: bytes) -> bytes:
+        """A key as it may be stored: wrapped by the tenant's sealing key."""
+        return aes_key_wrap(self._wrapping_key, key)
+
+    def unwrap(self, wrapped: bytes, what: str) -> bytes:
+        """:raises SecretError: another sealing key wrapped it; the text names ``what``."""
+        try:
+            return aes_key_unwrap(self._wrapping_key, wrapped)
+        except InvalidUnwrap:
+            raise SecretError(
+                "wrong_sealing_key",
+                f"the sealing key of {self._tenant} does not open its {what}",
+                fix="give the key that the tenant was set up with (`keys.sealing`)",
+            ) from None
 
     def seal(self, table: str, row_id: object, value: bytes) -> bytes:
         month = self._now().date()

@@ -27,11 +27,13 @@ CALLS = {
     "audit.record(text,text[],jsonb[])": "SELECT audit.record('test.attack', ARRAY['x'], NULL)",
     "ops.register_tenant(text)": "SELECT ops.register_tenant('definers-other')",
     "ops.pending(text)": "SELECT * FROM ops.pending('commit')",
+    "ops.zones()": "SELECT * FROM ops.zones()",
     "ops.mirrors()": "SELECT * FROM ops.mirrors()",
     "ops.row_ends()": "SELECT * FROM ops.row_ends()",
     "ops.stages()": "SELECT * FROM ops.stages()",
     "ops.tenants()": "SELECT * FROM ops.tenants()",
     "ops.snapshots()": "SELECT * FROM ops.snapshots()",
+    "ops.key_content(bytea,bytea)": r"SELECT ops.key_content(repeat('x', 64)::bytea, repeat('x', 64)::bytea)",
 }
 """One call of each definer function: a new one needs a line here, or the attack would not be tried on it."""
 

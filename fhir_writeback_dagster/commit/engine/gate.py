@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
-from uuid import UUID
 
 from psycopg import Connection
 
@@ -21,7 +20,7 @@ from fhir_writeback_dagster.commit.engine.recording import record
 from fhir_writeback_dagster.commit.ledger.async_database import AsyncDatabase
 from fhir_writeback_dagster.commit.limits import holds
 from fhir_writeback_dagster.commit.protocol.changes import Change, Passed, Settled, Stop, at_gate, to_person
-from fhir_writeback_dagster.commit.protocol.model import Intent
+from fhir_writeback_dagster.commit.protocol.model import Claim, Intent
 from fhir_writeback_dagster.commit.protocol.transitions import Action
 from fhir_writeback_dagster.orchestration.run_context import RunContext
 
@@ -98,13 +97,13 @@ class SendGate:
                         job.done.set_exception(error)
                 continue
             for job in jobs:
-                steps = [step for entry in job.entries if (step := made.get(entry.intent.intent_id))]
+                steps = [step for entry in job.entries if (step := made.get(entry.intent.claim))]
                 for step in steps:
                     step.intent.now = step.after
                 if not job.done.cancelled():
                     job.done.set_result(steps)
 
-    async def _written(self, entries: Sequence[_Entry]) -> dict[UUID, Change]:
+    async def _written(self, entries: Sequence[_Entry]) -> dict[Claim, Change]:
         """The steps that were made. One that cannot be decided on or recorded takes none of the others with it: what fails
         together is tried in halves, and the one at fault goes to a person.
 
@@ -120,42 +119,43 @@ class SendGate:
             half = len(entries) // 2
             return {**await self._written(entries[:half]), **await self._written(entries[half:])}
 
-    async def _given_up(self, entry: _Entry, error: Exception) -> dict[UUID, Change]:
+    async def _given_up(self, entry: _Entry, error: Exception) -> dict[Claim, Change]:
         """A person gets what cannot be recorded; if even that cannot be written, it is not the one entry that is at fault."""
         answered = entry.attempt if isinstance(entry, Change) else None
         instead = to_person(entry.intent, report_defect(error, entry.intent), answered)
         return await self.db.run(partial(self._transaction, entries=[instead])) if instead else {}
 
-    def _transaction(self, connection: Connection[Any], entries: Sequence[_Entry]) -> dict[UUID, Change]:
-        decided = self._decide(connection, [entry for entry in entries if isinstance(entry, Want)])
-        changes = [c for c in (decided[e.intent.intent_id] if isinstance(e, Want) else e for e in entries) if c]
-        moved = record(connection, self.run, changes, self.lease_s)
-        if sent := sum(Action.TRANSMIT in c.actions for c in changes if c.intent.intent_id in moved):
+    def _transaction(self, connection: Connection[Any], entries: Sequence[_Entry]) -> dict[Claim, Change]:
+        # A run can have an intent in hand twice: its claim was freed while the database was away, and claimed anew. Only the
+        # later claim is asked about; which steps count, `record` knows from the ledger.
+        wants = sorted((e for e in entries if isinstance(e, Want)), key=lambda want: want.intent.now.fence)
+        decided = self._decide(connection, list({want.intent.intent_id: want for want in wants}.values()))
+        changes = [c for c in (decided.get(e.intent.claim) if isinstance(e, Want) else e for e in entries) if c]
+        made = record(connection, self.run, changes, self.lease_s)
+        if sent := sum(Action.TRANSMIT in c.actions for c in made):
             holds.count(connection, self.run, sent)
-        return {c.intent.intent_id: c for c in changes if c.intent.intent_id in moved}
+        return {c.intent.claim: c for c in made}
 
-    def _decide(self, connection: Connection[Any], wants: Sequence[Want]) -> dict[UUID, Change | None]:
+    def _decide(self, connection: Connection[Any], wants: Sequence[Want]) -> dict[Claim, Change | None]:
         if not wants:
             return {}
         if not self.recheck.mirror_is_young(connection):
             self.mirror_too_old = True
-            return {want.intent.intent_id: at_gate(want.intent, Stop("mirror_too_old")) for want in wants}
+            return {want.intent.claim: at_gate(want.intent, Stop("mirror_too_old")) for want in wants}
         objections = self.recheck.objections(connection, [want.intent for want in wants])
-        decided = {
-            want.intent.intent_id: at_gate(want.intent, objections.get(want.intent.intent_id, want.result)) for want in wants
-        }
+        decided = {want.intent.claim: at_gate(want.intent, objections.get(want.intent.intent_id, want.result)) for want in wants}
         return decided | self._held_back(connection, [c for c in decided.values() if c and Action.TRANSMIT in c.actions])
 
-    def _held_back(self, connection: Connection[Any], sending: Sequence[Change]) -> dict[UUID, Change | None]:
+    def _held_back(self, connection: Connection[Any], sending: Sequence[Change]) -> dict[Claim, Change | None]:
         """Those of ``sending`` that may not go now: the target is held back, or they are more than its cap lets through."""
         if not sending:
             return {}
         allowed = holds.allowance(connection, self.run, self.cap)
         self.held = allowed.stopped
         if allowed.stopped:
-            return {c.intent.intent_id: at_gate(c.intent, Stop("held")) for c in sending}
+            return {c.intent.claim: at_gate(c.intent, Stop("held")) for c in sending}
         if allowed.left is None or allowed.left >= len(sending):
             return {}
         holds.hold(connection, self.run, "cap", None)
         self.held = True
-        return {c.intent.intent_id: at_gate(c.intent, Stop("cap")) for c in sending[allowed.left :]}
+        return {c.intent.claim: at_gate(c.intent, Stop("cap")) for c in sending[allowed.left :]}

@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
-from uuid import UUID
 
 from psycopg import Connection
 from psycopg.types.json import Jsonb
 
 from fhir_writeback_dagster.commit.adapters.three_way_merge import left_by_us
 from fhir_writeback_dagster.commit.protocol.changes import Change
-from fhir_writeback_dagster.commit.protocol.model import Standing
+from fhir_writeback_dagster.commit.protocol.model import Claim, Standing
 from fhir_writeback_dagster.commit.protocol.transitions import Action, State
 from fhir_writeback_dagster.commit.sqlfile import statement
 from fhir_writeback_dagster.ids import new_id
@@ -25,15 +24,18 @@ from fhir_writeback_dagster.rules.fhir.resource import Resource
 from fhir_writeback_dagster.store.db import record_event
 
 
-def record(connection: Connection[Any], run: RunContext, changes: Sequence[Change], lease_s: float) -> set[UUID]:
-    """Write ``changes`` (one an intent). Returns the intents that were moved; the others are held by somebody else by now.
+def record(connection: Connection[Any], run: RunContext, changes: Sequence[Change], lease_s: float) -> list[Change]:
+    """Write ``changes``. Returns those that were made; the intents of the others are held under another fence by now.
 
-    The items of those that were moved stand in their new state afterwards, provided that the transaction commits.
+    An intent that is in hand twice, under two fences, moves by the step of the claim that the ledger knows, and of one claim's
+    steps the first is made. The items of those that were moved stand in their new state afterwards, provided that the
+    transaction commits.
 
     :param lease_s: seconds of the lease that a step with the LEASE action begins anew.
     """
-    moved = _move(connection, run, changes, lease_s)
-    done = [c for c in changes if c.intent.intent_id in moved]
+    firsts = list({c.intent.claim: c for c in reversed(changes)}.values())
+    moved = _move(connection, run, firsts, lease_s)
+    done = [c for c in reversed(firsts) if c.intent.claim in moved]
     _attempts(connection, run, [c for c in done if Action.TRANSMIT in c.actions])
     _answers(connection, run, [c for c in done if c.attempt and Action.TRANSMIT not in c.actions])
     _links(connection, run, [c for c in done if c.standing or c.undone])
@@ -46,10 +48,11 @@ def record(connection: Connection[Any], run: RunContext, changes: Sequence[Chang
     for state in sorted(by_state):
         told = by_state[state]
         record_event(connection, f"intent.{state}", [str(c.intent.intent_id) for c in told], [_detail(c) for c in told])
-    return moved
+    return done
 
 
-def _move(connection: Connection[Any], run: RunContext, changes: Sequence[Change], lease_s: float) -> set[UUID]:
+def _move(connection: Connection[Any], run: RunContext, changes: Sequence[Change], lease_s: float) -> set[Claim]:
+    """The claims whose intents were moved."""
     if not changes:
         return set()
     rows = connection.execute(
@@ -70,7 +73,7 @@ def _move(connection: Connection[Any], run: RunContext, changes: Sequence[Change
             "accepted": [c.after.accepted for c in changes],
         },
     )
-    return {intent for (intent,) in rows}
+    return {(intent, fence) for intent, fence in rows}
 
 
 def _attempts(connection: Connection[Any], run: RunContext, changes: Sequence[Change]) -> None:

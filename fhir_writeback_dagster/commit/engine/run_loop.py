@@ -71,7 +71,6 @@ class Engine:
         :raises LaneHeld: another run took the lane while the database was away; the same holds.
         """
         groups: dict[asyncio.Task[None], int] = {}
-        await self._db.run(partial(worker_liveness.register, run=self._run, worker=self._worker))
         try:
             while self._goes_on(deadline):
                 if self._gate.mirror_too_old and not groups:
@@ -137,6 +136,8 @@ class Engine:
 
     def _look_around(self, connection: Connection[Any]) -> tuple[holds.Hold, dict[State, int]]:
         self._db.keep_lane()
+        # Before looking for dead workers: a connection that was lost took this one's mark of life with it.
+        worker_liveness.register(connection, self._run, self._worker)
         # The target before the work, as at the gate: two transactions that lock never wait for each other.
         hold = holds.standing(connection, self._run)
         return hold, intents.reap(connection, self._run, worker_liveness.dead_workers(connection, self._run))

@@ -4,7 +4,6 @@ newer one, because the mirror's own run and a commit run that needs fresher cons
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -22,6 +21,7 @@ from fhir_writeback_dagster.orchestration.run_context import RunContext
 from fhir_writeback_dagster.rules.fhir.resource import Resource
 from fhir_writeback_dagster.rules.fhir.resource_url import server_of
 from fhir_writeback_dagster.rules.people.demographics import identifier_key, mirror_keys
+from fhir_writeback_dagster.store.advisory_locks import lock_transaction, number_of
 from fhir_writeback_dagster.store.db import Row, copy_rows, record_event
 
 TABLES: dict[MirroredType, tuple[str, str]] = {
@@ -172,9 +172,7 @@ def write_capability(connection: Connection[Any], run: RunContext, statement: Re
 
 def lock(connection: Connection[Any], run: RunContext) -> None:
     """Until the transaction ends nobody else writes this tenant's mirror."""
-    digest = hashlib.sha256(f"mirror|{run.id}|{run.tenant.ehr.target}".encode()).digest()
-    number = int.from_bytes(digest[:8], "big", signed=True)
-    connection.execute("SELECT pg_advisory_xact_lock(%s)", (number,))
+    lock_transaction(connection, number_of("mirror", run.id, run.tenant.ehr.target))
 
 
 def _known(

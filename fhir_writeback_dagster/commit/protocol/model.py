@@ -30,6 +30,10 @@ class Link:
     """The payload that was written last; None where it is shredded."""
 
 
+Claim = tuple[UUID, int]
+"""An intent and the fence that a worker holds it under."""
+
+
 @dataclass(slots=True)
 class Intent:
     """A claimed intent; ``now`` moves on as the ledger writes it."""
@@ -59,6 +63,10 @@ class Intent:
     link: Link | None = None
     outcomes: tuple[str | None, ...] = ()
     """Classes of its attempts so far; None: nobody ever heard of one again."""
+
+    @property
+    def claim(self) -> Claim:
+        return self.intent_id, self.now.fence
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 -- Steps of many intents at once. Each must still be held under the fence and in the state that the step starts from, and a
--- send marker needs a live lease; whatever else is written goes with the rows that this statement returns.
+-- send marker needs a live lease; whatever else is written goes with the intents, and the fences they
+-- were held under, that this statement returns.
 WITH step AS (
   SELECT * FROM unnest(
     %(intents)s::uuid[], %(fences)s::bigint[], %(befores)s::text[], %(afters)s::text[], %(outcomes)s::text[],
@@ -33,4 +34,4 @@ SET state = h.after, outcome = h.outcome, reason = h.reason, changed_at = now(),
     accepted = h.accepted
 FROM held h
 WHERE i.tenant = %(tenant)s AND i.intent_id = h.intent_id
-RETURNING i.intent_id
+RETURNING i.intent_id, h.fence

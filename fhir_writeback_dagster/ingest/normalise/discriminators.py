@@ -17,6 +17,7 @@ from psycopg import Connection
 
 from fhir_writeback_dagster.ingest.normalise.records import Record
 from fhir_writeback_dagster.orchestration.run_context import RunContext
+from fhir_writeback_dagster.store.advisory_locks import lock_transaction, number_of
 from fhir_writeback_dagster.store.db import copy_rows
 
 Parts = tuple[bytes | None, ...]
@@ -69,7 +70,7 @@ def settle(
         families[_digest(run, "family", source, record.record.kind, *record.family)].append(record_id)
     if not families:
         return dict(records), {}
-    connection.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", (f"siblings|{run.id}|{source}",))
+    lock_transaction(connection, number_of("discriminators", run.id, source))
     known: dict[bytes, dict[int, Parts]] = defaultdict(dict)
     for family, n, said in connection.execute(
         "SELECT family, number, parts FROM canonical.sibling WHERE tenant = %s AND source = %s AND family = ANY (%s)",

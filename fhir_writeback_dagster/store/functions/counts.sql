@@ -29,6 +29,16 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   ) w GROUP BY w.tenant ORDER BY w.tenant
 $$;
 
+-- How a run left each landing zone, and what landed and was not read yet, by tenant and source.
+CREATE OR REPLACE FUNCTION ops.zones() RETURNS TABLE (tenant text, source text, listing bytea, look_again_at timestamptz,
+                                                      landed bigint, oldest timestamptz)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  SELECT tenant, source, z.listing, z.look_again_at, coalesce(x.landed, 0), x.oldest
+  FROM landing.zone z
+  FULL JOIN (SELECT tenant, source, count(*) AS landed, min(received_at) AS oldest
+             FROM landing.extract WHERE state = 'landed' GROUP BY 1, 2) x USING (tenant, source)
+$$;
+
 -- How old each tenant's mirror is (the oldest of its resource types) and who waits for a younger one.
 CREATE OR REPLACE FUNCTION ops.mirrors() RETURNS TABLE (tenant text, target text, refreshed_at timestamptz, waiting bigint,
                                              last_give_up_at timestamptz)
@@ -90,15 +100,17 @@ CREATE OR REPLACE FUNCTION ops.snapshots() RETURNS TABLE (tenant text, target te
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   SELECT s.tenant, s.target, s.compared_at FROM ledger.snapshot s
 $$;
-REVOKE ALL ON FUNCTION ops.pending, ops.mirrors, ops.row_ends, ops.stages, ops.tenants, ops.snapshots FROM PUBLIC;
+REVOKE ALL ON FUNCTION ops.pending, ops.zones, ops.mirrors, ops.row_ends, ops.stages, ops.tenants, ops.snapshots FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION ops.pending, ops.mirrors, ops.tenants TO fw_ingest_login, fw_decide_login, fw_commit_login,
   fw_audit_login, fw_status_login;
+GRANT EXECUTE ON FUNCTION ops.zones TO fw_ingest_login, fw_status_login;
 GRANT EXECUTE ON FUNCTION ops.row_ends, ops.stages TO fw_status_login;
 GRANT EXECUTE ON FUNCTION ops.snapshots TO fw_commit_login, fw_status_login;
 
 -- What their owner may see of each table: ids, states, codes and times, no sealed or hashed value.
 CALL ops.show('ops.tenant', 'tenant');
-CALL ops.show('landing.extract', 'tenant, state, received_at');
+CALL ops.show('landing.extract', 'tenant, source, state, received_at');
+CALL ops.show('landing.zone', 'tenant, source, listing, look_again_at');
 CALL ops.show('canonical.record', 'tenant, record_id');
 CALL ops.show('canonical.row', 'tenant, record_id, disposition, reason');
 CALL ops.show('canonical.outbox', 'tenant, since');
@@ -114,6 +126,7 @@ CALL ops.show('ledger.target', 'tenant, target, wish, held_until');
 CALL ops.show('ledger.snapshot', 'tenant, target, compared_at');
 
 CALL ops.give('ops.pending', 'fw_overview');
+CALL ops.give('ops.zones', 'fw_overview');
 CALL ops.give('ops.mirrors', 'fw_overview');
 CALL ops.give('ops.row_ends', 'fw_overview');
 CALL ops.give('ops.stages', 'fw_overview');

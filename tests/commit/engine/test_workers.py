@@ -163,7 +163,7 @@ def test_a_stale_fence_writes_nothing(world: World) -> None:
         step = at_gate(late, result)
         assert step is not None
         with _transaction(world) as connection:
-            assert record(connection, world.run, [step], 60) == set()
+            assert record(connection, world.run, [step], 60) == []
     assert world.rows("SELECT state, worker FROM ledger.work WHERE tenant = %s") == [("leased", "now")]
     assert world.owner_rows("SELECT count(*) FROM ledger.attempt WHERE tenant = %s") == [(0,)]
     assert world.owner_rows("SELECT count(*) FROM review.task WHERE tenant = %s") == [(0,)]
@@ -179,7 +179,7 @@ def test_a_marker_needs_a_live_lease(world: World) -> None:
     step = at_gate(item, Passed(Attempt(new_id(), "create", "if_none_exist", "request")))
     assert step is not None
     with _transaction(world) as connection:
-        assert record(connection, world.run, [step], 60) == set()
+        assert record(connection, world.run, [step], 60) == []
 
 
 def test_patients_are_claimed_whole_and_never_by_two(world: World) -> None:
