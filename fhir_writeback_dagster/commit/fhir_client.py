@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from urllib.parse import urlencode, urljoin
 
 from fhir_writeback_dagster.commit.auth.client_auth import check_method
@@ -16,8 +16,9 @@ from fhir_writeback_dagster.commit.http.request import Request
 from fhir_writeback_dagster.commit.http.tls import certificate_of, client_context
 from fhir_writeback_dagster.commit.http.transport import Http, NoAnswer
 from fhir_writeback_dagster.commit.limits.rate_windows import RateLimiter
-from fhir_writeback_dagster.commit.protocol.answer import Answer, dicts
+from fhir_writeback_dagster.commit.protocol.answer import Answer
 from fhir_writeback_dagster.commit.protocol.error_classes import ErrorClass, Recovery, classify, unanswered_outcome
+from fhir_writeback_dagster.commit.protocol.searchset import Incomplete, SearchSet, matches, next_link
 from fhir_writeback_dagster.errors import TargetError
 from fhir_writeback_dagster.orchestration.run_context import RunContext
 from fhir_writeback_dagster.orchestration.target import read_target
@@ -25,26 +26,48 @@ from fhir_writeback_dagster.rules.fhir.resource import Resource
 from fhir_writeback_dagster.rules.target.matrix import load_vendor
 
 FHIR_JSON = "application/fhir+json"
-PAGE = 500
-MAX_PAGES = 10_000
+PAGE, SMALL_PAGE = 500, 50
+"""Matches that are asked for in one page; and where that is refused."""
 
 
 class Unreadable(TargetError):
-    """A read or search of the EHR did not succeed; ``outcome`` is its class."""
+    """A read or search of the EHR did not succeed; ``outcome`` is its class, ``status`` and ``codes`` what the answer said."""
 
-    def __init__(self, outcome: ErrorClass, what: str, where: str) -> None:
+    def __init__(self, outcome: ErrorClass, what: str, where: str, answer: Answer | None = None, *, fix: str = "") -> None:
         self.outcome = outcome
-        super().__init__(
-            outcome.code, f"{what} did not succeed", where=where, fix=f"{outcome.recovery}; nothing was written or lost"
-        )
+        self.status = answer.status if answer else None
+        self.codes = answer.codes() if answer else frozenset[str]()
+        fix = fix or f"{outcome.recovery}; nothing was written or lost"
+        super().__init__(outcome.code, f"{what} did not succeed", where=where, fix=fix)
+
+
+@dataclass(frozen=True, slots=True)
+class Paging:
+    """How searches are paged: the ``largest`` page that is asked for (0: none is named), how many pages are read, and codes of
+    OperationOutcomes that say nothing against an answer (`commit.protocol.searchset`).
+    """
+
+    largest: int = PAGE
+    most_pages: int = 10_000
+    informational: frozenset[str] = frozenset()
 
 
 class FhirClient:
     """One EHR for the length of a run: see :func:`open_ehr`."""
 
-    def __init__(self, http: Http, tokens: Tokens, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        http: Http,
+        tokens: Tokens,
+        headers: Mapping[str, str] | None = None,
+        *,
+        bases: tuple[str, ...] = (),
+        paging: Paging = Paging(),
+    ) -> None:
+        """:param bases: the URLs under which the EHR names its own resources; left out: its FHIR base."""
         self._http, self._tokens, self._headers = http, tokens, dict(headers or {})
         self.base_url = http.egress.base_url
+        self.bases, self.paging = bases or (self.base_url,), paging
 
     @property
     def http(self) -> Http:
@@ -104,49 +127,96 @@ class FhirClient:
         return found if found.get("id") == resource_id else None
 
     async def search(self, resource_type: str, params: Sequence[tuple[str, str]]) -> list[Resource]:
-        """Every match, over all pages.
+        """Every match, over all pages, each once and in the version that came last.
 
-        :raises Unreadable: a page did not come; what came before is dropped, because half an answer proves no absence.
+        :raises Unreadable: the answer is not complete; what came is dropped, because half an answer proves no absence.
         """
-        return [resource async for page in self.pages(resource_type, params) for resource in page]
+        found = {resource["id"]: resource async for page in self.pages(resource_type, params) for resource in page}
+        return list(found.values())
 
     async def pages(
         self, resource_type: str, params: Sequence[tuple[str, str]], *, count: int = PAGE
     ) -> AsyncIterator[list[Resource]]:
-        """Page after page of matches. The search itself is a POST, so that no value stands in a URL that servers log."""
-        form = urlencode([*params, ("_count", str(count))]).encode()
+        """Page after page of matches. The search itself is a POST, so that no value stands in a URL that servers log.
+
+        :raises Unreadable: a page did not come, or the pages together are not a complete answer (`commit.protocol.searchset`).
+        """
+        found = SearchSet(resource_type, self.paging.informational, self.paging.most_pages)
+        bundle = await self._first(resource_type, params, count)
+        while True:
+            try:
+                yield found.take(bundle)
+                following = next_link(bundle)
+                if following is None:
+                    found.end()
+                    return
+                url = self._below_base(following, resource_type)
+                found.follow(url)
+            except Incomplete as half:
+                raise self._incomplete(half, resource_type) from None
+            bundle = await self._page(url, resource_type)
+
+    async def _first(self, resource_type: str, params: Sequence[tuple[str, str]], count: int) -> Resource:
+        """The first page; with a smaller ``_count``, or none, where the EHR refuses the one that was asked for."""
         headers = {"Content-Type": "application/x-www-form-urlencoded", "Prefer": "handling=strict"}
-        search = Request("POST", f"{resource_type}/_search", headers, form, "search")
-        first = await self._bundle(search, resource_type)
-        async for page in self._from(first, resource_type):
-            yield page
+        most = min(count, self.paging.largest)
+        sizes = sorted({most, 0, *((SMALL_PAGE,) if most > SMALL_PAGE else ())}, reverse=True)
+        for size in sizes:
+            form = urlencode([*params, *([("_count", str(size))] if size else [])]).encode()
+            try:
+                bundle = await self._bundle(Request("POST", f"{resource_type}/_search", headers, form, "search"), resource_type)
+            except Unreadable as error:
+                if error.outcome.code not in ("malformed", "unprocessable") or "required" in error.codes or size == sizes[-1]:
+                    raise
+                continue
+            self.paging = self.paging if size == sizes[0] else replace(self.paging, largest=size)
+            return bundle
+        raise AssertionError("no size was tried")
+
+    async def _page(self, url: str, what: str) -> Resource:
+        """A page that follows. A server that has forgotten the search by then says 404 or 410: it is asked anew another time."""
+        try:
+            return await self._bundle(Request("GET", url), what)
+        except Unreadable as error:
+            if error.status in (404, 410):
+                raise Unreadable(ErrorClass("page_expired", Recovery.RETRY), f"reading {what}", self.base_url) from None
+            raise
 
     async def history(self, resource_type: str, resource_id: str) -> AsyncIterator[list[Resource]]:
         """Page after page of a resource's versions, the newest first.
 
-        :raises Unreadable: a page did not come.
+        :raises Unreadable: a page did not come, or they have no end.
         """
-        first = await self._bundle(Request("GET", f"{resource_type}/{resource_id}/_history"), resource_type)
-        async for page in self._from(first, resource_type):
-            yield page
-
-    async def _from(self, bundle: Resource, resource_type: str) -> AsyncIterator[list[Resource]]:
-        """What ``bundle`` holds, and the pages that follow it."""
-        for _ in range(MAX_PAGES):
+        found = SearchSet(resource_type, self.paging.informational, self.paging.most_pages)
+        bundle = await self._bundle(Request("GET", f"{resource_type}/{resource_id}/_history"), resource_type)
+        while True:
             yield matches(bundle, resource_type)
-            following = _next_link(bundle)
+            following = next_link(bundle)
             if following is None:
                 return
-            url = urljoin(f"{self.base_url}/", following)
-            if not self._http.egress.within_base(url):
-                raise TargetError(
-                    "egress_refused",
-                    f"a page link of {resource_type} leads away from the FHIR base",
-                    where=self.base_url,
-                    fix="set `ehr.base_url` to the base that the EHR's links use",
-                )
+            url = self._below_base(following, resource_type)
+            try:
+                found.follow(url)
+            except Incomplete as half:
+                raise self._incomplete(half, resource_type) from None
             bundle = await self._bundle(Request("GET", url), resource_type)
-        raise TargetError("endless_search", f"{resource_type} has more than {MAX_PAGES} pages", where=self.base_url)
+
+    def _below_base(self, link: str, what: str) -> str:
+        url = urljoin(f"{self.base_url}/", link)
+        if not self._http.egress.within_base(url):
+            raise TargetError(
+                "egress_refused",
+                f"a page link of {what} leads away from the FHIR base",
+                where=self.base_url,
+                fix="set `ehr.base_url` to the base that the EHR's links use",
+            )
+        return url
+
+    def _incomplete(self, half: Incomplete, what: str) -> Unreadable:
+        fix = "it is asked again; what this vendor's outcomes only inform of is named in its matrix (`reads.informational`)"
+        if half.code == "too_many_pages":
+            fix = f"if {what} has more than {self.paging.most_pages} pages, raise the tenant's `ehr.most_pages`"
+        return Unreadable(ErrorClass(half.code, Recovery.RETRY), f"searching {what}", self.base_url, fix=fix)
 
     async def count(self, resource_type: str) -> int | None:
         """How many resources of a type there are; None: the server does not say."""
@@ -187,9 +257,9 @@ class FhirClient:
     def _whole(self, answer: Answer, expected: str, what: str) -> Resource:
         outcome, found = classify("read", answer), answer.resource()
         if outcome.recovery is not Recovery.CONFIRM:
-            raise Unreadable(outcome, f"{what} ({answer.status})", self.base_url)
+            raise Unreadable(outcome, f"{what} ({answer.status})", self.base_url, answer)
         if found is None or found["resourceType"] != expected:
-            raise Unreadable(ErrorClass("odd_answer", Recovery.RETRY), f"{what} (no {expected} came)", self.base_url)
+            raise Unreadable(ErrorClass("odd_answer", Recovery.RETRY), f"{what} (no {expected} came)", self.base_url, answer)
         return found
 
 
@@ -230,9 +300,9 @@ async def open_ehr(run: RunContext, pace: RateLimiter | None = None, *, moved: b
         scopes, approved = _needed(run)
         client = TokenClient(run.tenant, home, scopes, None if moved else approved, vendor.access.token_seconds.get(SECONDS))
         tokens = Tokens(http, client, teller(run), renew)
-        yield FhirClient(
-            http, tokens, dict.fromkeys(vendor.access.headers.get(()), ehr.auth.client_id) if ehr.auth.client_id else None
-        )
+        own = dict.fromkeys(vendor.access.headers.get(()), ehr.auth.client_id) if ehr.auth.client_id else None
+        paging = Paging(vendor.reads.page_size.get(PAGE), ehr.most_pages, frozenset(vendor.reads.informational.get(())))
+        yield FhirClient(http, tokens, own, bases=ehr.bases, paging=paging)
 
 
 def _needed(run: RunContext) -> tuple[list[str], str | None]:
@@ -242,21 +312,3 @@ def _needed(run: RunContext) -> tuple[list[str], str | None]:
     with run.store.tenant(run.id) as connection:
         target, approved = read_target(connection, run), approved_endpoint(connection, run)
     return needed(run.tenant, run.settings.mappings / "fhir", target), approved
-
-
-def matches(bundle: Resource, resource_type: str) -> list[Resource]:
-    """The resources of ``resource_type`` that a searchset found; included ones and outcomes are left out."""
-    found = []
-    for entry in dicts(bundle.get("entry")):
-        resource, search = entry.get("resource"), entry.get("search")
-        mode = search.get("mode", "match") if isinstance(search, dict) else "match"
-        if mode != "match" or not isinstance(resource, dict):
-            continue
-        if resource.get("resourceType") == resource_type and isinstance(resource.get("id"), str):
-            found.append(resource)
-    return found
-
-
-def _next_link(bundle: Resource) -> str | None:
-    urls = (link.get("url") for link in dicts(bundle.get("link")) if link.get("relation") == "next")
-    return next((url for url in urls if isinstance(url, str) and url), None)

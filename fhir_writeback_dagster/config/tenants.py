@@ -97,6 +97,10 @@ class EhrSettings(StrictModel):
     vendor: str = Field("generic", description="one of docs/compatibility.md")
     vendor_settings: dict[str, str] = Field(default_factory=dict, description="what its adapter asks for; docs/adding-an-ehr.md")
     base_url: str = Field(pattern=r"^https?://[^\s?#]+[^/\s?#]$", description="FHIR base, without a slash at its end")
+    also_at: tuple[Annotated[str, Field(pattern=r"^https?://[^\s?#]+[^/\s?#]$")], ...] = Field(
+        (),
+        description="other bases under which this EHR names its own resources in references: a former host, or a proxy's",
+    )
     sandbox: bool = Field(False, description="only a sandbox may be reached by http or at a private address")
     ca_file: str | None = Field(None, description="PEM of the EHR's own authority, where the usual ones do not vouch for it")
     auth: AuthSettings
@@ -111,6 +115,7 @@ class EhrSettings(StrictModel):
     bundle: Literal["batch", "transaction"] = Field(
         "batch", description="how they share it: a transaction is faster where the EHR is, but one bad entry sends all again"
     )
+    most_pages: int = Field(10_000, ge=1, description="pages of one search; a longer one is not believed to end")
     mirror_every: Duration = timedelta(minutes=5)
     pending_ttl: Duration = Field(
         timedelta(days=7),
@@ -118,6 +123,11 @@ class EhrSettings(StrictModel):
         "until a person is asked",
     )
     limits: LimitSettings = LimitSettings()
+
+    @property
+    def bases(self) -> tuple[str, ...]:
+        """The URLs under which the EHR names its own resources."""
+        return (self.base_url, *self.also_at)
 
 
 class KeySettings(StrictModel):

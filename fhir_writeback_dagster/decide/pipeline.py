@@ -260,7 +260,7 @@ class _Round:
         for item, ask, policy in zip(items, asks, self.policies.decide(asks), strict=True):
             assert item.mapping is not None
             asked = consent_ask(self.run.tenant, item, now)
-            consent = answer_of(self.run.tenant, consents.get(item.patient_id or "", []), asked)
+            consent = answer_of(self.run.tenant, consents[item.patient_id or ""], consents[None], asked)
             semantic = encounter_reasons(
                 item.record,
                 item.encounter_status,

@@ -87,7 +87,7 @@ async def _preview(run: RunContext, states: Sequence[str], count: int, kind: str
         return []
     async with open_ehr(run) as ehr:
         await ehr.authorize()
-        chart = ChartLookup(ehr, run.tenant.identifier_system)
+        chart = ChartLookup(ehr, run.tenant.identifier_system, adapter.capabilities.vendor)
         look = Reconciler(ehr, chart, adapter, run.tenant.identifier_system)
         at_once = asyncio.Semaphore(run.tenant.ehr.concurrency)
 

@@ -5,41 +5,63 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import date, timedelta
 
-from fhir_writeback_dagster.commit.adapters.search import bears
-from fhir_writeback_dagster.commit.fhir_client import FhirClient
+from fhir_writeback_dagster.commit.adapters.search import bears, token
+from fhir_writeback_dagster.commit.fhir_client import FhirClient, Unreadable
+from fhir_writeback_dagster.commit.protocol.error_classes import ErrorClass, Recovery
 from fhir_writeback_dagster.commit.protocol.model import Intent
-from fhir_writeback_dagster.commit.protocol.references import referenced
 from fhir_writeback_dagster.rules.fhir.natural_key import natural_key, same_fact
+from fhir_writeback_dagster.rules.fhir.references import own
 from fhir_writeback_dagster.rules.fhir.resource import Resource
+from fhir_writeback_dagster.rules.target.matrix import Vendor
+from fhir_writeback_dagster.rules.target.search_forms import Form, chart_forms, codes_of, is_narrow, parameters
 
+_TOO_WIDE = frozenset({"malformed", "unprocessable", "refused"})
+"""Classes of answers to a search that may want another parameter."""
 _ByDay = dict[tuple[str, str], list[Resource]]
 """Patient id and day of the natural key → resources."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """A search of a few patients' charts that is on its way, or done; ``codes``: what it finds in any case."""
+
+    task: asyncio.Task[_ByDay]
+    codes: frozenset[tuple[str, str]]
+
+    @property
+    def failed(self) -> bool:
+        return self.task.done() and (self.task.cancelled() or self.task.exception() is not None)
 
 
 class ChartLookup:
     """One search a type and a few patients, kept while they are worked on.
 
     :param system: our own identifier system: what bears it is known to the ledger, and left out.
+    :param vendor: whose matrix says what a search has to name beside the patients.
     :param patients: how many patients one search may name.
     """
 
-    def __init__(self, ehr: FhirClient, system: str, patients: int = 1) -> None:
-        self._ehr, self._system, self._patients = ehr, system, patients
-        self._known: dict[tuple[str, str], asyncio.Task[_ByDay]] = {}
+    def __init__(self, ehr: FhirClient, system: str, vendor: Vendor, patients: int = 1) -> None:
+        self._ehr, self._system, self._vendor, self._patients = ehr, system, vendor, patients
+        self._forms: dict[str, list[Form]] = {}
+        self._known: dict[tuple[str, str], _Read] = {}
 
     def expect(self, items: Iterable[Intent]) -> None:
         """These will be asked for: begin to read what is not known yet, several patients in one search."""
-        wanted: dict[str, set[str]] = defaultdict(set)
+        wanted: dict[str, dict[str, list[Resource]]] = defaultdict(lambda: defaultdict(list))
         for item in items:
-            if not self._is_known(item.patient_id, item.resource_type):
-                wanted[item.resource_type].add(item.patient_id)
-        for resource_type, patients in wanted.items():
-            listed = sorted(patients)
+            if not self._is_known(item):
+                wanted[item.resource_type][item.patient_id].append(item.payload)
+        for resource_type, by_patient in wanted.items():
+            listed = sorted(by_patient)
             for some in (listed[at : at + self._patients] for at in range(0, len(listed), self._patients)):
-                task = asyncio.create_task(self._search(some, resource_type))
-                self._known.update(((patient, resource_type), task) for patient in some)
+                payloads = [payload for patient in some for payload in by_patient[patient]]
+                task = asyncio.create_task(self._search(some, resource_type, payloads))
+                read = _Read(task, frozenset[tuple[str, str]]().union(*map(codes_of, payloads)))
+                self._known.update(((patient, resource_type), read) for patient in some)
 
     async def alike(self, item: Intent, *, fresh: bool = False) -> list[Resource]:
         """Resources of others in the patient's chart that could tell of the same fact.
@@ -53,7 +75,7 @@ class ChartLookup:
         if fresh:
             self._known.pop((item.patient_id, item.resource_type), None)
         self.expect([item])
-        found = await self._known[item.patient_id, item.resource_type]
+        found = await self._known[item.patient_id, item.resource_type].task
         near = (r for day in _around(key[-1][:10]) for r in found.get((item.patient_id, day), ()))
         return [r for r in near if same_fact(item.payload, r)]
 
@@ -63,22 +85,59 @@ class ChartLookup:
         for place in [place for place in self._known if place[0] in done]:
             del self._known[place]
 
-    def _is_known(self, patient_id: str, resource_type: str) -> bool:
-        task = self._known.get((patient_id, resource_type))
-        return task is not None and not (task.done() and (task.cancelled() or task.exception() is not None))
+    def _is_known(self, item: Intent) -> bool:
+        read = self._known.get((item.patient_id, item.resource_type))
+        if read is None or read.failed:
+            return False
+        return codes_of(item.payload) <= read.codes or not is_narrow(self._forms_of(item.resource_type)[0])
 
-    async def _search(self, patients: Sequence[str], resource_type: str) -> _ByDay:
-        """Whose a resource is is read from it; one that does not say counts for every patient who was asked for."""
+    def _forms_of(self, resource_type: str) -> list[Form]:
+        """The forms of a type; the one that the EHR took comes first."""
+        if resource_type not in self._forms:
+            self._forms[resource_type] = chart_forms(self._vendor, resource_type)
+        return self._forms[resource_type]
+
+    async def _search(self, patients: Sequence[str], resource_type: str, payloads: Sequence[Resource]) -> _ByDay:
+        """The charts, by the first form that the EHR takes.
+
+        :raises Unreadable: it takes none, or they cannot be read now.
+        """
+        refusal: Unreadable | None = None
+        for form in list(self._forms_of(resource_type)):
+            stated = parameters(form, resource_type, payloads)
+            if stated is None:
+                continue
+            more = [(name, ",".join(token(*one) if one[0] else one[1] for one in values)) for name, values in stated]
+            try:
+                found = await self._read(patients, resource_type, more)
+            except Unreadable as error:
+                if error.outcome.code not in _TOO_WIDE:
+                    raise
+                refusal = refusal or error
+                continue
+            others = [other for other in self._forms[resource_type] if other != form]
+            self._forms[resource_type] = [form, *others]
+            return found
+        raise refusal or Unreadable(ErrorClass("chart_unsearchable", Recovery.QUARANTINE), "the chart", self._ehr.base_url)
+
+    async def _read(self, patients: Sequence[str], resource_type: str, more: Sequence[tuple[str, str]]) -> _ByDay:
+        """Whose a resource is is read from it. What is another's is left out. What does not say whose it is is the patient's
+        who was asked for; where several were asked for together, each is asked for alone then.
+        """
         found: _ByDay = defaultdict(list)
-        params = [("patient", ",".join(f"Patient/{patient}" for patient in patients))]
+        params = [("patient", ",".join(f"Patient/{patient}" for patient in patients)), *more]
         async for page in self._ehr.pages(resource_type, params):
             for resource in page:
                 key = None if bears(resource, self._system) else _key(resource)
                 if key is None:
                     continue
-                whose = referenced(resource.get("subject", resource.get("patient")), "Patient", self._ehr.base_url)
-                for patient in [whose] if whose in patients else patients:
-                    found[str(patient), key[-1][:10]].append(resource)
+                named = own(resource.get("subject", resource.get("patient")), self._ehr.bases)
+                if named is None and len(patients) > 1:
+                    each = [await self._read([patient], resource_type, more) for patient in patients]
+                    return {place: listed for one in each for place, listed in one.items()}
+                whose = patients[0] if named is None else named.id if named.resource_type == "Patient" else None
+                if whose is not None and whose in patients:
+                    found[whose, key[-1][:10]].append(resource)
         return found
 
 

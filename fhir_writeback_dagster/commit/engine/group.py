@@ -48,7 +48,7 @@ class GroupWork:
         run, client, adapter = resources.run, resources.client, resources.adapter
         settings, system = run.tenant.ehr, run.tenant.identifier_system
         self._gate, self._adapter, self._health, self._counts = gate, adapter, health, counts
-        self._chart = ChartLookup(client, system, min(settings.bundle_size, PATIENTS_A_SEARCH))
+        self._chart = ChartLookup(client, system, adapter.capabilities.vendor, min(settings.bundle_size, PATIENTS_A_SEARCH))
         self._reconciler = Reconciler(client, self._chart, adapter, system, health)
         self._conclusions = Conclusions(run, adapter, self._reconciler, resources.limiter)
         self._sender = Sender(run, client, gate, resources.limiter, health, self._conclusions)

@@ -24,8 +24,9 @@ from fhir_writeback_dagster.commit.sqlfile import statement
 from fhir_writeback_dagster.config.tenants import Mode, ModeSettings, load_tenant
 from fhir_writeback_dagster.errors import ServiceError
 from fhir_writeback_dagster.orchestration.run_context import RunContext
-from fhir_writeback_dagster.rules.consent.evaluate import evaluate
-from fhir_writeback_dagster.rules.consent.model import ConsentRequest
+from fhir_writeback_dagster.rules.consent.codes import IDLE_STATUSES
+from fhir_writeback_dagster.rules.consent.evaluate import MOST_UNPLACED, evaluate
+from fhir_writeback_dagster.rules.consent.model import ConsentDecision, ConsentRequest
 from fhir_writeback_dagster.rules.encounters import takes_no_more
 from fhir_writeback_dagster.rules.modes import in_sample, needs_person, sample_parts, writes
 from fhir_writeback_dagster.rules.policy.cedar import PolicyDecision, PolicyRequest, load_policies
@@ -140,32 +141,46 @@ class Recheck:
         consents = self._consents_of(connection, {item.patient_id for item, *_ in asked})
         policies = self._policies.decide([policy_ask for _, _, policy_ask, _ in asked])
         for (item, known, _, consent_ask), policy in zip(asked, policies, strict=True):
-            objection = about_policy(policy, known) or self._about_consent(consents[item.patient_id], consent_ask, known)
+            objection = about_policy(policy, known) or self._about_consent(
+                consents[item.patient_id], consents[None], consent_ask, known
+            )
             if objection:
                 found[item.intent_id] = objection
         return found
 
-    def _about_consent(self, consents: Sequence[dict[str, Any]], ask: ConsentRequest, known: Facts) -> Objection | None:
-        outcome = "none"
+    def _about_consent(
+        self, consents: Sequence[dict[str, Any]], unplaced: Sequence[dict[str, Any]], ask: ConsentRequest, known: Facts
+    ) -> Objection | None:
+        decision = ConsentDecision("none")
         if self._run.tenant.consent.source == "ehr":
             try:
-                outcome = evaluate(consents, ask).outcome
+                decision = evaluate(consents, ask, unplaced)
             except _UNREADABLE:
-                outcome = "unreadable"
-        allowed = outcome == "permit" or (outcome == "none" and self._may_without_consent(known))
-        return None if allowed else Withdraw(f"consent_{outcome}")
+                return Withdraw("consent_unreadable")
+        if decision.outcome == "deny" or (decision.outcome == "none" and not self._may_without_consent(known)):
+            return Withdraw(f"consent_{decision.outcome}")
+        return Withdraw("consent_patient_unclear") if decision.unplaced and not known.reviewed else None
 
     def _may_without_consent(self, known: Facts) -> bool:
         none_found = self._run.tenant.consent.none_found
         return none_found == "permit" or (none_found == "review" and known.reviewed)
 
-    def _consents_of(self, connection: Connection[Any], patients: set[str]) -> dict[str, list[dict[str, Any]]]:
+    def _consents_of(self, connection: Connection[Any], patients: set[str]) -> dict[str | None, list[dict[str, Any]]]:
+        """The mirror's consents of each of ``patients``; under None those of patients whom nobody can tell."""
         target = self._run.tenant.ehr.target
-        found: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        found: dict[str | None, list[dict[str, Any]]] = defaultdict(list)
         rows = connection.execute(
             "SELECT patient_id, consent_id, version_id, body FROM mirror.consent "
-            "WHERE tenant = %s AND target = %s AND patient_id = ANY (%s::text[])",
-            (self._run.id, target, sorted(patients)),
+            "WHERE tenant = %(tenant)s AND target = %(target)s AND patient_id = ANY (%(patients)s::text[]) UNION ALL "
+            "(SELECT NULL, consent_id, version_id, body FROM mirror.consent WHERE tenant = %(tenant)s AND target = %(target)s "
+            "AND patient_id IS NULL AND status <> ALL (%(idle)s::text[]) LIMIT %(most)s)",
+            {
+                "tenant": self._run.id,
+                "target": target,
+                "patients": sorted(patients),
+                "idle": sorted(IDLE_STATUSES),
+                "most": MOST_UNPLACED + 1,
+            },
         )
         for patient, consent_id, version, sealed in rows:
             body = self._consents.get((consent_id, version)) if version else None

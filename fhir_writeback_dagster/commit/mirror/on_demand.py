@@ -21,9 +21,9 @@ from fhir_writeback_dagster.commit.mirror import lookup_store, store
 from fhir_writeback_dagster.commit.mirror.lookup_store import Answered, LookupOutcome, OpenLookup, Reading
 from fhir_writeback_dagster.commit.mirror.model import MirroredType, MirrorReport, mirrored
 from fhir_writeback_dagster.commit.mirror.rows import identifiers, linked
-from fhir_writeback_dagster.commit.protocol.error_classes import Recovery
-from fhir_writeback_dagster.commit.protocol.references import referenced
+from fhir_writeback_dagster.commit.protocol.error_classes import ErrorClass, Recovery
 from fhir_writeback_dagster.orchestration.run_context import RunContext
+from fhir_writeback_dagster.rules.fhir.references import referenced
 from fhir_writeback_dagster.rules.fhir.resource import Resource
 from fhir_writeback_dagster.rules.fhir.resource_url import server_of
 
@@ -216,11 +216,11 @@ class OnDemand:
         """Survivors of ``patients``, and whom the mirror has dropped and who may have been merged into one of them since."""
         if not patients:
             return set()
-        base = self._ehr.base_url
-        survivors = {id_ for p in patients for id_ in linked(p, base, "replaced-by")}
+        bases = self._ehr.bases
+        survivors = {id_ for p in patients for id_ in linked(p, bases, "replaced-by")}
         digest = self._run.identity.digest
-        digests = {digest("identifier", *pair) for p in patients for pair in identifiers(p, base, old=True)}
-        replaced = {id_ for p in patients for id_ in linked(p, base, "replaces")}
+        digests = {digest("identifier", *pair) for p in patients for pair in identifiers(p, self._ehr.base_url, old=True)}
+        replaced = {id_ for p in patients for id_ in linked(p, bases, "replaces")}
         return survivors | await self._db.run(partial(lookup_store.former, run=self._run, digests=digests, linked=replaced))
 
     async def _by_id(self, ids: set[str]) -> list[Resource]:
@@ -236,12 +236,19 @@ class OnDemand:
         return found
 
     async def _of(self, kind: MirroredType, patients: Sequence[str]) -> list[Resource]:
-        """The patients' encounters or consents. One that does not say whose it is belongs to whom it was asked for."""
+        """The patients' encounters or consents. One that does not say whose it is belongs to whom it was asked for, unless the
+        answer holds those of others too: then the EHR has not looked at whom it was asked for.
+
+        :raises Unreadable: it has not, and nobody can tell whose one of them is.
+        """
         found = await self._ehr.search(kind, [("patient", ",".join(f"Patient/{patient}" for patient in patients))])
         element = _DETAILS[kind]
-        whose = [referenced(resource.get(element), "Patient", self._ehr.base_url) for resource in found]
+        whose = [referenced(resource.get(element), "Patient", self._ehr.bases) for resource in found]
         if None in whose and len(patients) > 1:
             return [resource for patient in patients for resource in await self._of(kind, [patient])]
+        if None in whose and not set(whose) <= {None, *patients}:
+            unclear = ErrorClass("unreliable_search", Recovery.QUARANTINE)
+            raise Unreadable(unclear, f"searching {kind} by patient", self._ehr.base_url)
         theirs = [
             resource if owner else {**resource, element: {"reference": f"Patient/{patients[0]}"}}
             for resource, owner in zip(found, whose, strict=True)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 from fhir_writeback_dagster.commit.protocol.answer import dicts
-from fhir_writeback_dagster.commit.protocol.references import referenced
+from fhir_writeback_dagster.rules.fhir.references import referenced
 from fhir_writeback_dagster.rules.fhir.resource import Resource
 from fhir_writeback_dagster.rules.fhir.resource_url import comparable, own_url
 from fhir_writeback_dagster.rules.fhir.time import instant
-
-_ID = re.compile(r"(?!\.+$)[A-Za-z0-9.-]{1,64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,18 +53,18 @@ def is_deceased(patient: Resource) -> bool:
     return patient.get("deceasedBoolean") is True or isinstance(patient.get("deceasedDateTime"), str)
 
 
-def replaced_by(patient: Resource, base_url: str) -> str | None:
+def replaced_by(patient: Resource, bases: Iterable[str]) -> str | None:
     """The survivor of a merge (Patient.link of type replaced-by)."""
     for link in dicts(patient.get("link")):
         if link.get("type") == "replaced-by":
-            return referenced(link.get("other"), "Patient", base_url) or "unknown"
+            return referenced(link.get("other"), "Patient", bases) or "unknown"
     return None
 
 
-def linked(patient: Resource, base_url: str, *types: str) -> set[str]:
+def linked(patient: Resource, bases: Iterable[str], *types: str) -> set[str]:
     """Ids of the patients whom links of these types name: ``replaced-by`` (merged into them), ``replaces``."""
     others = (link.get("other") for link in dicts(patient.get("link")) if link.get("type") in types)
-    return {found for other in others if (found := referenced(other, "Patient", base_url)) and _ID.fullmatch(found)}
+    return {found for other in others if (found := referenced(other, "Patient", bases))}
 
 
 def period(encounter: Resource, time_zone: str) -> tuple[datetime | None, datetime | None]:

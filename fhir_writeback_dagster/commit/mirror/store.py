@@ -15,9 +15,10 @@ from psycopg.types.json import Jsonb
 from fhir_writeback_dagster import canonicaljson
 from fhir_writeback_dagster.commit.mirror import rows
 from fhir_writeback_dagster.commit.mirror.model import MirroredType
+from fhir_writeback_dagster.commit.mirror.placement import named_patient, place_consents
 from fhir_writeback_dagster.commit.mirror.rows import Stamp, identifiers, period, stamp
-from fhir_writeback_dagster.commit.protocol.references import referenced
 from fhir_writeback_dagster.orchestration.run_context import RunContext
+from fhir_writeback_dagster.rules.fhir.references import referenced
 from fhir_writeback_dagster.rules.fhir.resource import Resource
 from fhir_writeback_dagster.rules.fhir.resource_url import server_of
 from fhir_writeback_dagster.rules.people.demographics import identifier_key, mirror_keys
@@ -32,7 +33,7 @@ TABLES: dict[MirroredType, tuple[str, str]] = {
 _COLUMNS: dict[MirroredType, list[str]] = {
     "Patient": "tenant target patient_id version_id active deceased replaced_by body last_updated fetched_at".split(),
     "Encounter": "tenant target encounter_id version_id patient_id status starts_at ends_at last_updated fetched_at".split(),
-    "Consent": "tenant target consent_id version_id patient_id status body last_updated fetched_at".split(),
+    "Consent": "tenant target consent_id version_id patient_id patient_key status body last_updated fetched_at".split(),
 }
 
 
@@ -111,6 +112,8 @@ def write_page(  # noqa: PLR0913 - what one statement is given, by name
     )
     if kind in ("Patient", "Encounter"):
         _write_identifiers(connection, run, table, fresh)
+    if kind != "Encounter":
+        place_consents(connection, run, [one["id"] for one in fresh] if kind == "Patient" else [])
     record_event(connection, f"mirror.{table}_read", [run.tenant.ehr.target], [{"changed": len(fresh)}])
     return len(fresh)
 
@@ -126,13 +129,13 @@ def remove_absent(
     table, key = TABLES[kind]
     place = {"tenant": run.id, "target": run.tenant.ehr.target, "present": list(present), "began": began}
     names = {"table": sql.Identifier(table), "key": sql.Identifier(key), "identifiers": sql.Identifier(f"{table}_identifier")}
-    gone = connection.execute(
+    removed = connection.execute(
         sql.SQL(
             "DELETE FROM mirror.{table} WHERE tenant = %(tenant)s AND target = %(target)s "
-            "AND {key} <> ALL (%(present)s::text[]) AND fetched_at <= %(began)s"
+            "AND {key} <> ALL (%(present)s::text[]) AND fetched_at <= %(began)s RETURNING {key}"
         ).format(**names),
         place,
-    ).rowcount
+    ).fetchall()
     if kind in ("Patient", "Encounter"):
         connection.execute(
             sql.SQL(
@@ -141,9 +144,11 @@ def remove_absent(
             ).format(**names),
             place,
         )
-    if gone:
-        record_event(connection, f"mirror.{table}_gone", [run.tenant.ehr.target], [{"gone": gone}])
-    return gone
+    if removed:
+        if kind == "Patient":
+            place_consents(connection, run, [id_ for (id_,) in removed])
+        record_event(connection, f"mirror.{table}_gone", [run.tenant.ehr.target], [{"gone": len(removed)}])
+    return len(removed)
 
 
 def count_rows(connection: Connection[Any], run: RunContext, kind: MirroredType) -> int:
@@ -227,7 +232,7 @@ def _patient(run: RunContext, resource: Resource, s: Stamp) -> Row:
         s.version_id,
         rows.is_active(resource),
         rows.is_deceased(resource),
-        rows.replaced_by(resource, run.tenant.ehr.base_url),
+        rows.replaced_by(resource, run.tenant.ehr.bases),
         run.sealer.seal_json("mirror.patient", f"{target}|{s.id}", resource),
         s.last_updated,
         run.now(),
@@ -236,7 +241,7 @@ def _patient(run: RunContext, resource: Resource, s: Stamp) -> Row:
 
 def _encounter(run: RunContext, resource: Resource, s: Stamp) -> Row:
     starts, ends = period(resource, run.tenant.time_zone)
-    patient = referenced(resource.get("subject"), "Patient", run.tenant.ehr.base_url)
+    patient = referenced(resource.get("subject"), "Patient", run.tenant.ehr.bases)
     status = resource.get("status")
     return (
         run.id,
@@ -254,12 +259,14 @@ def _encounter(run: RunContext, resource: Resource, s: Stamp) -> Row:
 
 def _consent(run: RunContext, resource: Resource, s: Stamp) -> Row:
     target, status = run.tenant.ehr.target, resource.get("status")
+    patient, key = named_patient(run, resource)
     return (
         run.id,
         target,
         s.id,
         s.version_id or "",
-        referenced(resource.get("patient"), "Patient", run.tenant.ehr.base_url),
+        patient,
+        key,
         status if isinstance(status, str) else "unknown",
         run.sealer.seal_json("mirror.consent", f"{target}|{s.id}", resource),
         s.last_updated,

@@ -65,10 +65,11 @@ class Answer:
         found = self.resource()
         if found is None or found["resourceType"] != "OperationOutcome":
             return frozenset()
-        return frozenset(code for issue in dicts(found.get("issue")) for code in _issue_codes(issue))
+        return frozenset(code for issue in dicts(found.get("issue")) for code in issue_codes(issue))
 
 
-def _issue_codes(issue: dict[str, Any]) -> list[str]:
+def issue_codes(issue: dict[str, Any]) -> list[str]:
+    """The codes of one issue: R4's and the vendor's."""
     details = issue.get("details")
     codings = dicts(details.get("coding")) if isinstance(details, dict) else []
     found = [issue.get("code"), *(coding.get("code") for coding in codings)]

@@ -118,6 +118,8 @@ def rule(
         denials.append(Reason("consent", f"consent_{consent.outcome}", consent.provision))
     elif consent.outcome == "none" and none_found == "review":
         reviews.append(Reason("consent", "consent_none"))
+    if consent.unplaced:
+        reviews.append(Reason("consent", "consent_patient_unclear"))
     if policy.outcome == "denied":
         denials.append(Reason("policy", "policy_denied", policy_reason.path))
     elif policy.outcome == "review":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
@@ -13,7 +14,8 @@ from fhir_writeback_dagster.config.tenants import Tenant
 from fhir_writeback_dagster.decide.ruling.gates import event_span
 from fhir_writeback_dagster.decide.work_items import WorkItem
 from fhir_writeback_dagster.orchestration.run_context import RunContext
-from fhir_writeback_dagster.rules.consent.evaluate import evaluate
+from fhir_writeback_dagster.rules.consent.codes import IDLE_STATUSES
+from fhir_writeback_dagster.rules.consent.evaluate import MOST_UNPLACED, evaluate
 from fhir_writeback_dagster.rules.consent.model import ConsentDecision, ConsentRequest
 from fhir_writeback_dagster.rules.policy.cedar import PolicyRequest
 
@@ -63,20 +65,31 @@ def codings_of(record: CanonicalRecord) -> tuple[Coding, ...]:
     return concept.codings if isinstance(concept, Concept) else ()
 
 
-def answer_of(tenant: Tenant, consents: Sequence[dict[str, Any]], ask: ConsentRequest) -> ConsentDecision:
-    """What the patient's ``consents`` say, where the tenant keeps consent by patient."""
+def answer_of(
+    tenant: Tenant, consents: Sequence[dict[str, Any]], unplaced: Sequence[dict[str, Any]], ask: ConsentRequest
+) -> ConsentDecision:
+    """What the patient's ``consents`` say, where the tenant keeps consent by patient; ``unplaced`` are nobody knows whose."""
     if tenant.consent.source == "organisation":
         return ConsentDecision("none", reason="organisation")
-    return evaluate(consents, ask)
+    return evaluate(consents, ask, unplaced)
 
 
-def consents_of(connection: Connection[Any], run: RunContext, patients: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
-    """The mirror's Consents of each of ``patients``."""
-    found: dict[str, list[dict[str, Any]]] = {}
+def consents_of(connection: Connection[Any], run: RunContext, patients: Sequence[str]) -> dict[str | None, list[dict[str, Any]]]:
+    """The mirror's Consents of each of ``patients``; under None those of patients whom nobody can tell."""
+    found: dict[str | None, list[dict[str, Any]]] = defaultdict(list)
     target = run.tenant.ehr.target
     for consent_id, patient, body in connection.execute(
-        "SELECT consent_id, patient_id, body FROM mirror.consent WHERE tenant = %s AND target = %s AND patient_id = ANY(%s)",
-        (run.id, target, list(patients)),
+        "SELECT consent_id, patient_id, body FROM mirror.consent WHERE tenant = %(tenant)s AND target = %(target)s "
+        "AND patient_id = ANY (%(patients)s::text[]) UNION ALL (SELECT consent_id, NULL, body FROM mirror.consent "
+        "WHERE tenant = %(tenant)s AND target = %(target)s AND patient_id IS NULL AND status <> ALL (%(idle)s::text[]) "
+        "LIMIT %(most)s)",
+        {
+            "tenant": run.id,
+            "target": target,
+            "patients": list(patients),
+            "idle": sorted(IDLE_STATUSES),
+            "most": MOST_UNPLACED + 1,
+        },
     ):
-        found.setdefault(patient, []).append(run.sealer.open_json("mirror.consent", f"{target}|{consent_id}", body))
+        found[patient].append(run.sealer.open_json("mirror.consent", f"{target}|{consent_id}", body))
     return found

@@ -9,7 +9,7 @@ an unclear permit does not. What follows from which code is told in ``docs/conse
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fhir_writeback_dagster.rules.consent.codes import (
@@ -31,6 +31,9 @@ from fhir_writeback_dagster.rules.consent.model import ConsentDecision, ConsentR
 from fhir_writeback_dagster.rules.consent.shape import codings, problem_of
 from fhir_writeback_dagster.rules.fhir.codes import SystemCode
 
+MOST_UNPLACED = 20
+"""So many consents whose patient nobody can tell are looked into; with more of them every write is for a person to look at."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Ruling:
@@ -42,8 +45,25 @@ class _Ruling:
     labels: frozenset[str] = frozenset()
 
 
-def evaluate(consents: Sequence[Mapping[str, Any]], ask: ConsentRequest) -> ConsentDecision:
-    """Put all consents of one patient together: a denial wins, then a permit; restricted data need a permit that names them."""
+def evaluate(
+    consents: Sequence[Mapping[str, Any]], ask: ConsentRequest, unplaced: Sequence[Mapping[str, Any]] = ()
+) -> ConsentDecision:
+    """Put all consents of one patient together: a denial wins, then a permit; restricted data need a permit that names them.
+
+    :param unplaced: consents of patients whom nobody can tell: what they permit is nobody's, what they deny may be this one's.
+    """
+    decision = _together(consents, ask)
+    if decision.outcome == "deny":
+        return decision
+    return replace(decision, unplaced=len(unplaced) > MOST_UNPLACED or any(_denies(consent, ask) for consent in unplaced))
+
+
+def _denies(consent: Mapping[str, Any], ask: ConsentRequest) -> bool:
+    ruling = _rule(consent, ask)
+    return ruling is not None and ruling.effect == "deny"
+
+
+def _together(consents: Sequence[Mapping[str, Any]], ask: ConsentRequest) -> ConsentDecision:
     denied: list[tuple[str, Mapping[str, Any], _Ruling]] = []
     permitted: list[tuple[str, Mapping[str, Any], _Ruling]] = []
     for consent in consents:

@@ -73,3 +73,5 @@ class ConsentDecision:
     version: str | None = None
     provision: str | None = None
     reason: str = "no_consent"
+    unplaced: bool = False
+    """A consent whose patient nobody can tell would deny it: this is for a person to look at, whatever the outcome says."""

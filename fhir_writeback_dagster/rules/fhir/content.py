@@ -15,6 +15,7 @@ from typing import Any
 from fhir_writeback_dagster.rules.fhir.codes import concept_key, fold, tokens
 from fhir_writeback_dagster.rules.fhir.json_patch import difference
 from fhir_writeback_dagster.rules.fhir.r4 import definitions, types_of
+from fhir_writeback_dagster.rules.fhir.references import literal
 from fhir_writeback_dagster.rules.fhir.resource import ReadResource
 from fhir_writeback_dagster.rules.fhir.time import same_time
 
@@ -141,12 +142,9 @@ def _same_quantity(ours: ReadResource, theirs: ReadResource) -> bool:
 
 
 def _same_reference(ours: ReadResource, theirs: ReadResource) -> bool:
-    """One relative, one absolute or with a version: the same type and id."""
-    return _type_and_id(ours.get("reference", "")) == _type_and_id(theirs.get("reference", ""))
-
-
-def _type_and_id(reference: str) -> str:
-    return "/".join(reference.partition("/_history/")[0].split("/")[-2:])
+    """One relative, one absolute or with a version: the same type and id, whatever host the EHR has put before them."""
+    one, other = literal(ours), literal(theirs)
+    return ours.get("reference") == theirs.get("reference") if one is None or other is None else one[1:] == other[1:]
 
 
 def _same_attachment(ours: ReadResource, theirs: ReadResource) -> bool:

@@ -119,6 +119,13 @@ class Reads(StrictModel):
         Cell[Literal["last_updated", "on_demand"]](), description="how the mirror is filled; unknown: polled by _lastUpdated"
     )
     validate_operation: Cell[bool] = Field(Cell[bool](), description="$validate exists")
+    page_size: Cell[int] = Field(Cell[int](), description="largest `_count` that a search may ask for; 0: none at all")
+    informational: Cell[tuple[str, ...]] = Field(
+        Cell[tuple[str, ...]](), description="codes of OperationOutcomes among a search's entries that leave nothing out"
+    )
+    chart_search: Cell[dict[str, tuple[str, ...]]] = Field(
+        Cell[dict[str, tuple[str, ...]]](), description="what a search of a type has to name beside the patient"
+    )
 
 
 class VendorWindow(StrictModel):
