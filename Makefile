@@ -1,11 +1,13 @@
 # Every target does its own set-up first (scripts/bootstrap); it is done once, and again when the lock changes.
 BIN := .venv/bin
 
-.PHONY: help setup demo test lint bench lock
+.PHONY: help setup demo test unit coverage lint bench lock
 
 help:
 	@echo "make demo    two hospitals' extracts into a real FHIR server, checked (ARGS=--keep stays up)"
 	@echo "make test    linters, types, import rules and all tests (PYTEST='-k name' chooses)"
+	@echo "make unit    the tests that need no server: a minute or two (PYTEST= as above)"
+	@echo "make coverage  branches covered, by package, while all tests run"
 	@echo "make bench   rows a second of each layer"
 	@echo "make lint    linters, types and import rules only"
 	@echo "make lock    resolve pyproject.toml into requirements.lock anew (needs uv)"
@@ -24,6 +26,12 @@ lint: setup
 
 test: lint
 	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile $(PYTEST)
+
+unit: setup
+	$(BIN)/pytest -m unit -n auto --maxprocesses 4 --dist loadfile $(PYTEST)
+
+coverage: setup
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --cov --cov-branch --cov-report=term:skip-covered $(PYTEST)
 
 bench: setup
 	@$(BIN)/python -m benchmarks $(ARGS)

@@ -31,6 +31,10 @@ if TYPE_CHECKING:
 
 pytest_plugins = ["sandbox_fixtures"]
 
+#: Fixtures that start a server, and folders whose tests start one themselves: all of these are the tier ``service``.
+_SERVERS = {"database", "sekmet", "open_sekmet", "instance", "dagster_home"}
+_FOLDERS = ("contract", "dagster", "e2e", "ops", "sandbox/drills", "sandbox/fault_proxy", "sandbox/servers", "commit")
+
 _numbers = itertools.count(1)
 
 
@@ -54,6 +58,16 @@ class _ByFileOrCounterparts(LoadFileScheduling):
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling:
     return _ByFileOrCounterparts(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Every test belongs to one tier: ``service`` where a real server takes part, else ``unit``."""
+    here = Path(__file__).parent
+    for item in items:
+        fixtures = set(getattr(item, "fixturenames", ()))
+        folder = item.path.relative_to(here).as_posix()
+        served = fixtures & _SERVERS or folder.startswith(tuple(f"{name}/" for name in _FOLDERS))
+        item.add_marker(pytest.mark.service if served else pytest.mark.unit)
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,1 @@
+"""Events of everything that changed, inserted in the writer's own transaction."""

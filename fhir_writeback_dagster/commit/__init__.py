@@ -1,0 +1,1 @@
+"""From approved candidates to resources in the EHR, once in effect."""

@@ -1,0 +1,1 @@
+"""From canonical records to candidates with a verdict."""

@@ -1,0 +1,1 @@
+"""From extracts in a landing zone to canonical records."""

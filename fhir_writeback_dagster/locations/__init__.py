@@ -1,0 +1,1 @@
+"""The four Dagster code locations; wiring only."""

@@ -1,0 +1,1 @@
+"""Running it: services, processes, environments, the embedded PostgreSQL, reports."""

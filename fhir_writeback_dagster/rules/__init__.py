@@ -1,0 +1,1 @@
+"""Pure decisions that several layers share; no database, no network, no clock of their own."""

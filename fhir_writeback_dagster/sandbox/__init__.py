@@ -1,0 +1,1 @@
+"""A world to try and to test in: hospitals, EHRs, faults."""

@@ -83,7 +83,10 @@ class Sealer:
             )
         except InvalidTag:
             raise ServiceError(
-                "not_openable", f"a sealed value of {table} does not open", where=f"{table} {row_id}", fix="see `doctor`"
+                "not_openable",
+                f"a sealed value of {table} does not open",
+                where=f"{table} {row_id}",
+                fix="its month's key was shredded, or the row was altered or copied: compare it with a backup",
             ) from None
 
     def seal_json(self, table: str, row_id: object, value: Any) -> bytes:

@@ -1,0 +1,1 @@
+"""SMART Backend Services and client secrets: tokens, keys, scopes, discovery."""

@@ -1,0 +1,1 @@
+"""One run of commit: re-check, send, record, reconcile."""

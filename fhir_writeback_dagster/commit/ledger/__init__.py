@@ -1,0 +1,1 @@
+"""Intents and attempts in the database, and which workers are alive."""

@@ -1,0 +1,1 @@
+"""What does this EHR really do? Experiments, traces, and drift from what was approved."""

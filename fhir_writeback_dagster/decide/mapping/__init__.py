@@ -1,0 +1,1 @@
+"""Versioned mappings from canonical records to FHIR, compiled when they are loaded."""

@@ -1,0 +1,1 @@
+"""Whose row is this? Patients and encounters, by identifiers and by demographics."""

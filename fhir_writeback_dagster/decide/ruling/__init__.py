@@ -1,0 +1,1 @@
+"""The gates before a verdict: encounter, consent, policy, mode, target."""

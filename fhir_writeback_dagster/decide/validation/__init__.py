@@ -1,0 +1,1 @@
+"""Is this payload valid R4? Schema, invariants, references."""

@@ -1,0 +1,1 @@
+"""What a source promises: its columns, codes and rules, as versioned YAML."""

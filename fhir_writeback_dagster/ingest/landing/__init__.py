@@ -1,0 +1,1 @@
+"""Files in landing zones: which are complete, which are new, whose they are."""

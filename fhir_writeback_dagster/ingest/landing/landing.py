@@ -101,7 +101,7 @@ def land(run: RunContext) -> LandReport:
 def waiting(settings: Settings, tenant: str, everybodys: Mapping[str, set[str]] | None = None) -> int:
     """How many files and landed extracts wait for a run of ingest: one listing a zone and one query, no file is read.
 
-    A source that cannot be used counts nothing, or it would ask for runs for ever; a run's report and ``doctor`` name it.
+    A source that cannot be used counts nothing, or it would ask for runs for ever; a run's report names it.
     """
     with open_run(settings, tenant, "sensor") as run:
         usable = list(look_around(run, [], everybodys))

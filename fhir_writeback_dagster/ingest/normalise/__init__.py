@@ -1,0 +1,1 @@
+"""Rows to canonical records: dates, units, codes, groups, identities of rows."""

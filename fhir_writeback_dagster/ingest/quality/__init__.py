@@ -1,0 +1,1 @@
+"""Great Expectations suites on canonical records, and the page of what they found."""

@@ -1,0 +1,1 @@
+"""Bytes of a file to rows of text: CSV, JSON lines, Parquet, HTML tables, FHIR resources."""

@@ -1,0 +1,1 @@
+"""What a patient's R4 Consents say of one write."""

@@ -1,0 +1,1 @@
+"""FHIR itself: times, codes, references, units, content that is the same, R4's definitions."""

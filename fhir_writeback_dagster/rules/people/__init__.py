@@ -1,0 +1,1 @@
+"""Who is who: names, dates of birth, addresses, and how far two tellings of them agree."""

@@ -1,0 +1,1 @@
+"""Real FHIR and OAuth servers as processes."""

@@ -1,0 +1,1 @@
+"""The demo's hospitals, their messy deliveries, and what is right."""
