@@ -190,7 +190,7 @@ class _Run:
         key = (name, version)
         if key not in self.sources:
             try:
-                self.sources[key] = source_of(self.run, name, version)
+                self.sources[key] = source_of(self.run.settings.mappings, self.run.tenant, name, version)
             except ConfigError as error:
                 self.sources[key] = None
                 self.problems[str(error)] = None

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import dagster as dg
 
-from fhir_writeback_dagster.config.settings import Settings
-from fhir_writeback_dagster.config.tenants import TENANT_ID, tenant_ids
+from fhir_writeback_dagster.config.tenants import TENANT_ID, load_tenant, tenant_ids
 from fhir_writeback_dagster.errors import describe
 from fhir_writeback_dagster.orchestration.dispatch import TICK_S, ask, tick
 from fhir_writeback_dagster.orchestration.lanes import LANE_TAG
 from fhir_writeback_dagster.orchestration.partitions import TENANTS, changes, name, register_tenants
-from fhir_writeback_dagster.store.db import Store
 
 RUNNING = dg.DefaultSensorStatus.RUNNING
 
@@ -25,31 +25,23 @@ ingest_job = dg.define_asset_job(
 @dg.sensor(job=ingest_job, minimum_interval_seconds=TICK_S, default_status=RUNNING)
 def extract_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
     """Asks for a run of each tenant with complete files that no run has dealt with, or with landed ones that are not read."""
-    from fhir_writeback_dagster.ingest.landing.landing import waiting
+    from fhir_writeback_dagster.ingest.landing.watch import read_states, waiting
     from fhir_writeback_dagster.ingest.landing.zones import owners
 
     bad: list[str] = []
     work: dict[str, str | None] = {}
     with tick("ingest") as (settings, connection):
+        states, now = read_states(connection), datetime.now(UTC)
         everybodys = owners(settings.home, settings.tenants)
         for tenant in tenant_ids(settings.tenants):
             try:
-                if files := waiting(settings, tenant, everybodys):
-                    work[tenant] = f"{files}.{_latest(settings, tenant)}"
+                if found := waiting(settings, load_tenant(settings.tenants, tenant), states, now, everybodys):
+                    work[tenant] = found.tag
             except Exception as error:  # noqa: BLE001 - whatever it is, the other tenants go on
                 bad.append(f"{tenant}: {describe(error)}")
         asked = ask(context.instance, connection, settings, "ingest", work)
     asked.notes.extend(bad)
     return asked.result(context.log)
-
-
-def _latest(settings: Settings, tenant: str) -> str:
-    """The tenant's latest extract (ids are ordered by time): one file after another is not the same one that stays."""
-    with Store(settings.dsn, settings.layer) as store, store.tenant(tenant) as connection:
-        row = connection.execute(
-            "SELECT extract_id FROM landing.extract WHERE tenant = %s ORDER BY extract_id DESC LIMIT 1", (tenant,)
-        ).fetchone()
-    return str(row[0]) if row else "none"
 
 
 @dg.sensor(minimum_interval_seconds=TICK_S, default_status=RUNNING)

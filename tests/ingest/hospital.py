@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import psycopg
 from support import Database
 
-from fhir_writeback_dagster.config.tenants import Tenant
+from fhir_writeback_dagster.config.settings import Settings
+from fhir_writeback_dagster.config.tenants import Tenant, load_tenant
+from fhir_writeback_dagster.ingest.landing.watch import read_states, waiting
 
 VITALS = """
 source: vitals
@@ -73,6 +76,14 @@ class Hospital:
     def ask(self, statement: str) -> list[tuple[Any, ...]]:
         with psycopg.connect(self.database.superuser) as connection:
             return connection.execute(statement.replace("$tenant", f"'{self.tenant.tenant}'")).fetchall()
+
+    def waits(self, now: datetime | None = None) -> int:
+        """How many files and extracts the sensor would ask a run for."""
+        settings = Settings(self.home, "ingest", self.database.dsn("ingest"))
+        with psycopg.connect(settings.dsn) as connection:
+            tenant = load_tenant(settings.tenants, self.tenant.tenant)
+            found = waiting(settings, tenant, read_states(connection), now or datetime.now(UTC))
+        return found.items if found else 0
 
     def ends(self) -> dict[int, tuple[str, str | None]]:
         """Row number → disposition and reason."""

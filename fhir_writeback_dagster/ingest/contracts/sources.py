@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from fhir_writeback_dagster.config.tenants import TENANT_ID
+from fhir_writeback_dagster.config.tenants import TENANT_ID, Tenant
 from fhir_writeback_dagster.config.yaml_file import file_sha256, load_yaml
 from fhir_writeback_dagster.errors import ConfigError
 from fhir_writeback_dagster.ingest.contracts.concept_maps import ConceptMap, load_concept_map
@@ -15,7 +15,6 @@ from fhir_writeback_dagster.ingest.contracts.contract import Contract, Table
 from fhir_writeback_dagster.ingest.contracts.fields import ConceptFrom, IdentifierFrom
 from fhir_writeback_dagster.ingest.contracts.reserved_columns import PATIENT_URL
 from fhir_writeback_dagster.ingest.contracts.row_rules import RowRule
-from fhir_writeback_dagster.orchestration.run_context import RunContext
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,17 +51,17 @@ def load_source(mappings: Path, source: str, version: int) -> Source:
     return Source(contract, maps, digest.digest())
 
 
-def source_of(run: RunContext, source: str, version: int | None = None) -> Source:
+def source_of(mappings: Path, tenant: Tenant, source: str, version: int | None = None) -> Source:
     """A source that the tenant uses, in the version that it runs or a given one, with a system for each identifier name.
 
     :raises ConfigError: the tenant does not name it, the contract is wrong, an identifier's name has no system, or relative
         references are the EHR's and the contract reads no reference.
     """
-    where = f"tenants/{run.id}.yaml"
-    use = run.tenant.sources.get(source)
+    where = f"tenants/{tenant.tenant}.yaml"
+    use = tenant.sources.get(source)
     if use is None:
         raise ConfigError("unknown_source", f"{source} is no source of this tenant", where=where, fix="add it to `sources`")
-    loaded = load_source(run.settings.mappings, source, use.version if version is None else version)
+    loaded = load_source(mappings, source, use.version if version is None else version)
     names = {one.name for table in loaded.contract.tables.values() for one in _identifiers(table) if one.name}
     if missing := sorted(names - use.patient_systems.keys()):
         raise ConfigError(

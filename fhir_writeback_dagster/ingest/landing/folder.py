@@ -55,6 +55,7 @@ def list_files(folder: Path) -> Iterator[tuple[str, dict[str, Any] | None]]:
                         "name": str(folder / entry.name),
                         "size": found.st_size,
                         "mtime": found.st_mtime,
+                        "ctime": found.st_ctime_ns,
                         "ino": found.st_ino,
                     },
                 )

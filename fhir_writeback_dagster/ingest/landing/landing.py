@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-import psycopg
 from psycopg import Connection
 
-from fhir_writeback_dagster.config.settings import Settings
-from fhir_writeback_dagster.errors import ConfigError, ServiceError, describe
+from fhir_writeback_dagster.errors import describe
 from fhir_writeback_dagster.ids import new_id
-from fhir_writeback_dagster.ingest.contracts.sources import Source, source_of
-from fhir_writeback_dagster.ingest.landing.zones import Delivery, Zone, escaped, owners
+from fhir_writeback_dagster.ingest.contracts.sources import Source
+from fhir_writeback_dagster.ingest.landing.listing import ListedZone, list_zones
+from fhir_writeback_dagster.ingest.landing.watch import STABLE_FOR, remember_listing
+from fhir_writeback_dagster.ingest.landing.zones import Delivery, Zone, escaped
 from fhir_writeback_dagster.ingest.readers.limits import MAX_FILE
-from fhir_writeback_dagster.orchestration.run_context import RunContext, open_run
+from fhir_writeback_dagster.orchestration.run_context import RunContext
 from fhir_writeback_dagster.store.db import copy_rows, record_event
-
-#: How long a size must stay where the tenant chose `complete_by: stable_size`.
-STABLE_FOR = timedelta(seconds=30)
 
 #: Refusals that say nothing about the bytes, or that another version of ours may take back: the same bytes may land again.
 AGAIN = ("bad_manifest", "manifest_mismatch", "no_table", "file_gone", "changed_since", "bad_file_name", "defect", "too_costly")
@@ -57,15 +54,23 @@ class LandReport:
 
 @dataclass(frozen=True, slots=True)
 class ZoneListing:
-    """A source that can be used, and the files in its zone that no earlier look has dealt with."""
+    """A zone, the files in it that no earlier look has dealt with, and how many must keep their size for a while first."""
 
-    source: str
-    version: int
-    loaded: Source
-    zone: Zone
+    listed: ListedZone
     new: tuple[tuple[Delivery, bytes], ...]
-    files: int
     unsettled: int
+
+    @property
+    def source(self) -> str:
+        return self.listed.source
+
+    @property
+    def loaded(self) -> Source:
+        return self.listed.loaded
+
+    @property
+    def zone(self) -> Zone:
+        return self.listed.zone
 
 
 def land(run: RunContext) -> LandReport:
@@ -76,12 +81,14 @@ def land(run: RunContext) -> LandReport:
     versions: dict[str, int] = {}
     digests: list[str] = []
     for look in look_around(run, problems):
-        versions[look.source] = look.version
-        tally["files"] += look.files
+        versions[look.source] = look.listed.version
+        tally["files"] += len(look.listed.deliveries)
         tally["unsettled"] += look.unsettled
         found = list(_read(run, look, problems))
         with run.store.tenant(run.id) as connection:
             landed = _store(connection, run, look, found)
+            if len(found) == len(look.new):  # else a file could not be read: the sensor is to ask again
+                remember_listing(connection, run, look.listed, unsettled=look.unsettled > 0)
         refused.update(file.refusal for file in landed if file.refusal)
         tally["landed"] += sum(file.refusal is None for file in landed)
         tally["known"] += len(found) - len(landed)
@@ -98,91 +105,17 @@ def land(run: RunContext) -> LandReport:
     )
 
 
-def waiting(settings: Settings, tenant: str, everybodys: Mapping[str, set[str]] | None = None) -> int:
-    """How many files and landed extracts wait for a run of ingest: one listing a zone and one query, no file is read.
-
-    A source that cannot be used counts nothing, or it would ask for runs for ever; a run's report names it.
-    """
-    with open_run(settings, tenant, "sensor") as run:
-        usable = list(look_around(run, [], everybodys))
-        with run.store.tenant(run.id) as connection:
-            row = connection.execute(
-                "SELECT count(*) FROM landing.extract WHERE tenant = %s AND state = 'landed' AND source = ANY(%s)",
-                (run.id, [look.source for look in usable]),
-            ).fetchone()
-        return sum(len(look.new) for look in usable) + (row[0] if row else 0)
+def look_around(run: RunContext, problems: list[str]) -> Iterator[ZoneListing]:
+    """Each source that can be used; complaints about the others are added to ``problems``."""
+    for listed in list_zones(run.settings, run.tenant, problems):
+        stamps = [_stamp(run, listed, delivery) for delivery in listed.deliveries]
+        new, unsettled = _unseen(run, listed.zone, list(zip(listed.deliveries, stamps, strict=True)))
+        yield ZoneListing(listed, tuple(new), unsettled)
 
 
-def look_around(run: RunContext, problems: list[str], everybodys: Mapping[str, set[str]] | None = None) -> Iterator[ZoneListing]:
-    """Each source that can be used; complaints about the others are added to ``problems``.
-
-    :param everybodys: the zones of all tenants, where the caller has just looked for them (:func:`~.zones.owners`).
-    """
-    zones: dict[str, Zone] = {}
-    everybodys = owners(run.settings.home, run.settings.tenants) if everybodys is None else everybodys
-    for source, use in run.tenant.sources.items():
-        try:
-            zones[source] = _own(run, Zone(run.settings.home, use), everybodys)
-            loaded = source_of(run, source)
-            deliveries = [d for d in zones[source].deliveries() if not loaded.contract.ignores(d.name)]
-            problems += _strange_entries(run, source, zones[source])
-        except (ServiceError, psycopg.Error):
-            raise
-        except ConfigError as error:
-            where = error.where or f"tenants/{run.id}.yaml: sources.{source}"
-            problems.append(str(ConfigError(error.code, error.message, where=where, fix=error.fix)))
-            continue
-        except Exception as error:  # noqa: BLE001 - what nobody foresaw in one source leaves the others alone
-            problems.append(f"tenants/{run.id}.yaml: sources.{source}: {describe(error)}")
-            continue
-        stamps = [_stamp(run, source, loaded, delivery) for delivery in deliveries]
-        new, unsettled = _unseen(run, zones[source], list(zip(deliveries, stamps, strict=True)))
-        yield ZoneListing(source, use.version, loaded, zones[source], tuple(new), len(deliveries), unsettled)
-    problems += _strangers(run, list(zones.values()))
-
-
-def _own(run: RunContext, zone: Zone, everybodys: Mapping[str, set[str]]) -> Zone:
-    """:raises ConfigError: it is another tenant's as well."""
-    if others := set().union(*(everybodys.get(name, set()) for name in zone.place.names)) - {run.id}:
-        raise ConfigError(
-            "shared_zone",
-            f"it is the landing zone of {', '.join(sorted(others))} too: whose patients its rows tell of cannot be known",
-            fix="give each tenant a zone of its own",
-        )
-    return zone
-
-
-def _strange_entries(run: RunContext, source: str, zone: Zone) -> Iterator[str]:
-    if zone.strange:
-        yield str(
-            ConfigError(
-                "not_a_file",
-                f"{zone.strange} entries of the zone are links, pipes or devices; they are not read",
-                where=f"tenants/{run.id}.yaml: sources.{source}",
-                fix="deliver the files themselves",
-            )
-        )
-
-
-def _strangers(run: RunContext, zones: Sequence[Zone]) -> Iterator[str]:
-    """A folder of no source beside the zones, where all of these lie in a folder named for the tenant."""
-    known = {zone.place.folder for zone in zones if zone.place.folder}
-    for parent in sorted({folder.parent for folder in known if folder.parent.name == run.id}):
-        strange = [p for zone in zones for p in zone.neighbours() if p.parent == parent and p not in known]
-        if strange:
-            yield str(
-                ConfigError(
-                    "unknown_source",
-                    f"{len(set(strange))} folders here belong to no source of this tenant; what lies there is not read",
-                    where=str(parent),
-                    fix=f"add the source to tenants/{run.id}.yaml, or move the folder away",
-                )
-            )
-
-
-def _stamp(run: RunContext, source: str, loaded: Source, delivery: Delivery) -> bytes:
+def _stamp(run: RunContext, listed: ListedZone, delivery: Delivery) -> bytes:
     # With the contract: a new version looks at every file again, and a refused one gets its second chance.
-    return run.identity.digest("landing", source, loaded.sha256.hex(), delivery.stamp)
+    return run.identity.digest("landing", listed.source, listed.loaded.sha256.hex(), delivery.stamp)
 
 
 def _unseen(run: RunContext, zone: Zone, stamped: Sequence[tuple[Delivery, bytes]]) -> tuple[list[tuple[Delivery, bytes]], int]:
@@ -282,7 +215,7 @@ def _row(run: RunContext, look: ZoneListing, extract: UUID, file: _File, now: da
         "tenant": run.id,
         "extract_id": extract,
         "source": look.source,
-        "source_version": look.version,
+        "source_version": look.listed.version,
         "contract_sha256": look.loaded.sha256,
         "sha256": file.sha256,
         "bytes": file.delivery.size,
@@ -322,7 +255,7 @@ def _remember(connection: Connection[Any], run: RunContext, met: Sequence[tuple[
 def _details(look: ZoneListing, file: _File) -> dict[str, Any]:
     said: dict[str, Any] = {
         "source": look.source,
-        "version": look.version,
+        "version": look.listed.version,
         "sha256": file.sha256.hex(),
         "bytes": file.delivery.size,
     }

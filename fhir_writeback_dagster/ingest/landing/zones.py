@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,7 +20,7 @@ from upath import UPath
 from fhir_writeback_dagster.config.tenants import SourceUse, load_tenant, tenant_ids
 from fhir_writeback_dagster.errors import ConfigError
 from fhir_writeback_dagster.ingest.landing.folder import list_files, read_file
-from fhir_writeback_dagster.ingest.landing.places import place_of
+from fhir_writeback_dagster.ingest.landing.places import Place, place_of
 from fhir_writeback_dagster.ingest.readers.limits import MAX_FILE
 
 MANIFEST = ".manifest.json"
@@ -34,7 +34,8 @@ _CHANGED = ("etag", "ETag", "md5", *_TIMES)
 class Delivery:
     """A file as the zone lists it; ``stamp`` is equal as long as the file (and its manifest) is the same.
 
-    ``changed`` (seconds) is when the zone says that it was written, 0 where it does not say.
+    ``changed`` (seconds) is when the zone says that it was written, 0 where it does not say. ``mark`` is equal as long as the
+    file is the same too, and holds no name.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Delivery:
     changed: float
     stamp: str
     manifest: str | None
+    mark: str
 
 
 class Zone:
@@ -69,8 +71,10 @@ class Zone:
                 continue
             manifest = name + MANIFEST if self.complete_by == "manifest" else None
             if manifest is None or manifest in files:
-                said = [_stamp(info), _stamp(files[manifest]) if manifest else ""]
-                found.append(Delivery(name, int(info.get("size") or 0), _seconds(info), "|".join(said), manifest))
+                infos = [info, files[manifest]] if manifest else [info]
+                stamp = "|".join(map(_stamp, infos)) + ("" if manifest else "|")
+                mark = "|".join(map(_mark, infos))
+                found.append(Delivery(name, int(info.get("size") or 0), _seconds(info), stamp, manifest, mark))
         return sorted(found, key=lambda delivery: (delivery.changed, delivery.name))
 
     def sha256(self, delivery: Delivery) -> bytes:
@@ -146,6 +150,16 @@ def owners(home: Path, tenants: Path) -> dict[str, set[str]]:
     return found
 
 
+def check_own(place: Place, tenant: str, everybodys: Mapping[str, set[str]]) -> None:
+    """:raises ConfigError: it is another tenant's as well; ``everybodys`` is of :func:`owners`."""
+    if others := set().union(*(everybodys.get(name, set()) for name in place.names)) - {tenant}:
+        raise ConfigError(
+            "shared_zone",
+            f"it is the landing zone of {', '.join(sorted(others))} too: whose patients its rows tell of cannot be known",
+            fix="give each tenant a zone of its own",
+        )
+
+
 def _seconds(info: dict[str, Any]) -> float:
     changed = next((info[key] for key in _TIMES if info.get(key) is not None), 0)
     return changed.timestamp() if isinstance(changed, datetime) else float(changed) if isinstance(changed, int | float) else 0.0
@@ -154,6 +168,11 @@ def _seconds(info: dict[str, Any]) -> float:
 def _stamp(info: dict[str, Any]) -> str:
     changed = next((info[key] for key in _CHANGED if info.get(key) is not None), "")
     return f"{escaped(info['name'])}|{info.get('size')}|{changed}|{info.get('ino', '')}"
+
+
+def _mark(info: dict[str, Any]) -> str:
+    """With the time at which the entry changed (``ctime``), where the zone has it: a renamed file is another one."""
+    return "|".join(str(info.get(key, "")) for key in ("size", *_CHANGED, "ctime", "ino"))
 
 
 def escaped(name: str) -> str:

@@ -10,10 +10,8 @@ import pytest
 from conftest import MakeTenant, OpenLayer
 from ingest.hospital import HEADER, Hospital, row
 
-from fhir_writeback_dagster.config.settings import Settings
 from fhir_writeback_dagster.config.tenants import SourceUse, load_tenant
 from fhir_writeback_dagster.errors import ConfigError
-from fhir_writeback_dagster.ingest.landing.landing import waiting
 from fhir_writeback_dagster.ingest.landing.places import place_of
 from fhir_writeback_dagster.ingest.landing.zones import Zone
 from fhir_writeback_dagster.ingest.pipeline import land, normalise
@@ -31,11 +29,11 @@ def test_a_file_name_in_other_bytes_is_refused_and_the_others_go_on(hospital: Ho
     Path(os.fsdecode(name)).write_text(ONE)
     hospital.deliver("vitals.csv", HEADER + row(2))
     with open_run("ingest", hospital.tenant) as run:
-        assert waiting(run.settings, run.id) == 2
+        assert hospital.waits() == 2
         report = land(run)
         assert (report.landed, report.refused, report.problems) == (1, {"bad_file_name": 1}, ())
         assert normalise(run).counts["records"] == 1
-        assert waiting(run.settings, run.id) == 0, "it asks for no more runs"
+        assert hospital.waits() == 0, "it asks for no more runs"
 
 
 @pytest.mark.parametrize("what", ["link", "pipe"])
@@ -145,8 +143,7 @@ def test_one_tenants_file_stops_no_other(hospital: Hospital, open_run: OpenLayer
     assert "other.yaml" in caught.value.where
     hospital.deliver("vitals.csv", ONE)
     with open_run("ingest", hospital.tenant) as run:
-        settings: Settings = run.settings
-        assert waiting(settings, run.id) == 1
+        assert hospital.waits() == 1
         assert land(run).landed == 1
 
 

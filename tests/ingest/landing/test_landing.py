@@ -12,27 +12,22 @@ from ingest.hospital import HEADER, VITALS, Hospital, row, write_source
 from support import Database
 from upath import UPath
 
-from fhir_writeback_dagster.config.settings import Settings
-from fhir_writeback_dagster.ingest.landing.landing import STABLE_FOR, waiting
+from fhir_writeback_dagster.ingest.landing.watch import STABLE_FOR
 from fhir_writeback_dagster.ingest.pipeline import land, normalise
 
 ONE = HEADER + row(1)
 
 
-def waits(hospital: Hospital) -> int:
-    return waiting(Settings(hospital.home, "ingest", hospital.database.dsn("ingest")), hospital.tenant.tenant)
-
-
 def test_a_file_lands_once_and_stays_where_it_is(hospital: Hospital, open_run: OpenLayer) -> None:
     path = hospital.deliver("vitals.csv", ONE)
-    assert waits(hospital) == 1
+    assert hospital.waits() == 1
     with open_run("ingest", hospital.tenant) as run:
         assert land(run).landed == 1
-        assert waits(hospital) == 1  # landed, and not yet read
+        assert hospital.waits() == 1  # landed, and not yet read
         normalise(run)
         assert land(run) == land(run)
         assert land(run).landed == 0
-    assert waits(hospital) == 0
+    assert hospital.waits() == 0
     assert path.read_text() == ONE
 
 
@@ -48,7 +43,7 @@ def test_the_same_bytes_are_free_under_any_name(hospital: Hospital, open_run: Op
         assert (report.landed, report.known) == (0, 1)
         assert normalise(run).ingested == 0
     assert len(hospital.ends()) == 1
-    assert waits(hospital) == 0
+    assert hospital.waits() == 0
 
 
 def test_a_new_version_of_the_contract_reads_the_files_again(hospital: Hospital, open_run: OpenLayer) -> None:
@@ -75,7 +70,7 @@ def test_names_of_unfinished_files_are_left_alone(hospital: Hospital, open_run: 
     (hospital.zone / name).write_text(ONE)
     with open_run("ingest", hospital.tenant) as run:
         assert land(run).files == 0
-    assert waits(hospital) == 0
+    assert hospital.waits() == 0
 
 
 def test_a_file_that_no_table_takes_is_refused_and_stays(hospital: Hospital, open_run: OpenLayer) -> None:
@@ -84,7 +79,7 @@ def test_a_file_that_no_table_takes_is_refused_and_stays(hospital: Hospital, ope
         assert land(run).refused == {"no_table": 1}
     assert hospital.extracts() == [("refused", "no_table", None, None)]
     assert path.exists()
-    assert waits(hospital) == 0
+    assert hospital.waits() == 0
 
 
 def test_files_that_the_contract_ignores_are_no_business_of_ours(
@@ -140,6 +135,7 @@ def test_a_stable_size_counts_only_after_a_while(make_hospital: Callable[..., Ho
     hospital.deliver("vitals.csv", HEADER)
     with open_run("ingest", hospital.tenant, now=lambda: clock) as run:
         assert (land(run).landed, land(run).unsettled) == (0, 1)
+        assert [hospital.waits(clock + more) for more in (timedelta(), STABLE_FOR)] == [0, 1], "the sensor asks again in time"
         hospital.deliver("vitals.csv", ONE)  # it grew
         clock += STABLE_FOR
         assert land(run).landed == 0
@@ -204,7 +200,7 @@ def test_a_source_in_trouble_is_named_and_leaves_the_others_alone(
     path.write_text(path.read_text().replace("sources:\n", "sources:\n" + more))
     write_source(hospital.home / "mappings", VITALS.replace("source: vitals", "source: gone"), source="gone")
     hospital.deliver("vitals.csv", ONE)
-    assert waits(hospital) == 1
+    assert hospital.waits() == 1
     with open_run("ingest", hospital.tenant) as run:
         report = land(run)
     assert report.landed == 1
@@ -220,7 +216,7 @@ def test_a_source_whose_identifiers_have_no_system_lands_nothing_and_asks_for_no
     hospital.deliver("vitals.csv", ONE)
     with open_run("ingest", hospital.tenant) as run:
         report = land(run)
-    assert (report.files, waits(hospital)) == (0, 0)
+    assert (report.files, hospital.waits()) == (0, 0)
     assert "unknown_identifier_name" in report.problems[0]
 
 
@@ -255,7 +251,7 @@ def test_the_same_bytes_under_a_good_name_are_read_after_all(hospital: Hospital,
     hospital.deliver("notes2.csv", HEADER + row(2))
     hospital.deliver("vitals2.csv", HEADER + row(2))
     with open_run("ingest", hospital.tenant) as run:
-        assert (land(run).landed, waits(hospital)) == (1, 1)
+        assert (land(run).landed, hospital.waits()) == (1, 1)
         hospital.deliver("vitals.csv", ONE)
         assert land(run).landed == 1
         assert normalise(run).counts["records"] == 2
