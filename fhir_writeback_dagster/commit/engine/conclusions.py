@@ -26,6 +26,7 @@ from fhir_writeback_dagster.commit.protocol.changes import (
     Review,
     Stop,
     after_answer,
+    after_defect,
     after_look,
     at_gate,
 )
@@ -70,6 +71,10 @@ class Conclusions:
         if isinstance(halt, NotNow):
             return at_gate(intent, Retry(halt.reason, backoff(max(intent.sends, FIRST_PAUSE))))
         return at_gate(intent, halt)
+
+    def of_defect(self, intent: Intent, error: Exception) -> Change | None:
+        """The step of an intent whose group met a defect of ours."""
+        return after_defect(intent, report_defect(error, intent), self._quiet_s())
 
     def of_look(self, intent: Intent, found: ReconcileResult) -> Change | None:
         """The step of an intent that was looked for in the EHR."""

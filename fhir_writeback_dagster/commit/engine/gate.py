@@ -19,10 +19,11 @@ from fhir_writeback_dagster.commit.engine.recheck import Recheck
 from fhir_writeback_dagster.commit.engine.recording import record
 from fhir_writeback_dagster.commit.ledger.async_database import AsyncDatabase
 from fhir_writeback_dagster.commit.limits import holds
-from fhir_writeback_dagster.commit.protocol.changes import Change, Passed, Settled, Stop, at_gate, to_person
+from fhir_writeback_dagster.commit.protocol.changes import Change, Passed, Settled, Stop, after_defect, at_gate
 from fhir_writeback_dagster.commit.protocol.model import Claim, Intent
 from fhir_writeback_dagster.commit.protocol.transitions import Action
 from fhir_writeback_dagster.orchestration.run_context import RunContext
+from fhir_writeback_dagster.rules.target.effective_limits import quiet_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,9 +121,13 @@ class SendGate:
             return {**await self._written(entries[:half]), **await self._written(entries[half:])}
 
     async def _given_up(self, entry: _Entry, error: Exception) -> dict[Claim, Change]:
-        """A person gets what cannot be recorded; if even that cannot be written, it is not the one entry that is at fault."""
+        """A person gets what cannot be recorded, after a look if it was sent.
+
+        :raises Exception: even that cannot be written, so the fault is not this one entry's.
+        """
         answered = entry.attempt if isinstance(entry, Change) else None
-        instead = to_person(entry.intent, report_defect(error, entry.intent), answered)
+        quiet_s = quiet_of(self.run.tenant.ehr).total_seconds()
+        instead = after_defect(entry.intent, report_defect(error, entry.intent), quiet_s, answered)
         return await self.db.run(partial(self._transaction, entries=[instead])) if instead else {}
 
     def _transaction(self, connection: Connection[Any], entries: Sequence[_Entry]) -> dict[Claim, Change]:

@@ -19,7 +19,7 @@ from fhir_writeback_dagster.commit.fhir_client import FhirClient
 from fhir_writeback_dagster.commit.http.transport import NO_TURN, NoAnswer
 from fhir_writeback_dagster.commit.ledger.async_database import AsyncDatabase
 from fhir_writeback_dagster.commit.limits.rate_windows import RateLimiter
-from fhir_writeback_dagster.commit.protocol.changes import Change, Refuse, Review, Stop, at_gate, to_person
+from fhir_writeback_dagster.commit.protocol.changes import Change, Refuse, Review, Stop, at_gate
 from fhir_writeback_dagster.commit.protocol.error_classes import exhausted
 from fhir_writeback_dagster.commit.protocol.model import Intent
 from fhir_writeback_dagster.commit.protocol.transitions import State
@@ -65,7 +65,7 @@ class GroupWork:
         except Exception as error:
             if ends_the_run(error):
                 raise
-            self._count(await self._gate.write([to_person(intent, report_defect(error, intent)) for intent in intents]))
+            self._count(await self._gate.write([self._conclusions.of_defect(intent, error) for intent in intents]))
         finally:
             self._chart.forget(intent.patient_id for intent in intents)
 

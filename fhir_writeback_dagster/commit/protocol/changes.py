@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 from fhir_writeback_dagster.commit.protocol.model import Attempt, Intent, Standing
-from fhir_writeback_dagster.commit.protocol.transitions import Action, Event, IntentState, step
+from fhir_writeback_dagster.commit.protocol.transitions import Action, Event, IntentState, State, step
 
 WriteOutcome = Literal["created", "updated", "suppressed", "reconciled"]
 """How an intent can be committed."""
@@ -199,10 +199,15 @@ def after_look(intent: Intent, result: AfterLook) -> Change | None:
     return _change(intent, result, None)
 
 
-def to_person(intent: Intent, evidence: Evidence, attempt: Attempt | None = None) -> Change | None:
-    """The step of an intent that a defect of ours stopped, from whatever state it is held in; of ``attempt`` only that it was."""
+def after_defect(intent: Intent, evidence: Evidence, quiet_s: float, attempt: Attempt | None = None) -> Change | None:
+    """The step of an intent that a defect of ours stopped, from whatever state it is held in; of ``attempt`` only that it was.
+
+    A person gets it, but for one that is ``sending``: that is looked for first, or its next revision would be sent as if nothing
+    of it could stand in the EHR.
+    """
     bare = replace(attempt, outcome="defect", answer=b"", ehr_request_id=None) if attempt else None
-    return _change(intent, Review("defect", evidence), bare)
+    sending = intent.now.state is State.SENDING
+    return _change(intent, Lost("defect", quiet_s) if sending else Review("defect", evidence), bare)
 
 
 def _change(intent: Intent, result: AtGate | AfterAnswer | AfterLook, attempt: Attempt | None) -> Change | None:

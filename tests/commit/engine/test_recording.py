@@ -112,7 +112,7 @@ def test_the_ledger_takes_every_change(world: World, held: Callable[[State], Int
         change = maker(intent, result, attempt) if state is State.SENDING else maker(intent, result)
         assert change is not None
         with world.run.store.tenant(world.run.id) as connection:
-            assert record(connection, world.run, [change], 60) == {intent.intent_id}
+            assert record(connection, world.run, [change], 60) == [change]
         found = world.rows("SELECT state, outcome FROM ledger.intent WHERE tenant = %s AND intent_id = %s", intent.intent_id)
         assert found == [(step(intent.now, kind.event, intent.now.fence)[0].state, change.outcome)]
 
