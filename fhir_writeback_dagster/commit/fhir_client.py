@@ -28,6 +28,8 @@ from fhir_writeback_dagster.rules.target.matrix import load_vendor
 FHIR_JSON = "application/fhir+json"
 PAGE, SMALL_PAGE = 500, 50
 """Matches that are asked for in one page; and where that is refused."""
+_OF_THE_TARGET = frozenset({429, 502, 503, 504})
+"""Statuses by which a target, or what stands in front of it, speaks of itself."""
 
 
 class Unreadable(TargetError):
@@ -38,7 +40,13 @@ class Unreadable(TargetError):
         self.status = answer.status if answer else None
         self.codes = answer.codes() if answer else frozenset[str]()
         fix = fix or f"{outcome.recovery}; nothing was written or lost"
+        self.silent = False
         super().__init__(outcome.code, f"{what} did not succeed", where=where, fix=fix)
+
+    @property
+    def refused(self) -> bool:
+        """Did the EHR answer to what was asked for, rather than be silent, be down or ask to be left alone?"""
+        return not self.silent and self.status not in _OF_THE_TARGET
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,7 +260,9 @@ class FhirClient:
         except NoAnswer as none:
             outcome = unanswered_outcome("read", sent=none.sent)
             outcome = outcome if none.sent and none.code != "too_large" else ErrorClass(none.code, outcome.recovery)
-            raise Unreadable(outcome, what, self.base_url) from None
+            error = Unreadable(outcome, what, self.base_url)
+            error.silent = none.code != "too_large"
+            raise error from None
 
     def _whole(self, answer: Answer, expected: str, what: str) -> Resource:
         outcome, found = classify("read", answer), answer.resource()

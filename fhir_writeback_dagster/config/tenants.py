@@ -122,6 +122,11 @@ class EhrSettings(StrictModel):
         description="how long after its send a submission may be mediated (202), or a look for one without an answer be refused, "
         "until a person is asked",
     )
+    refused_ttl: Duration = Field(
+        timedelta(hours=24),
+        description="how long the EHR may refuse what has to be read before a write (the patient's chart, what stands there), "
+        "counted from the first refusal, until a person is asked; `pending_ttl` where it answers nobody",
+    )
     limits: LimitSettings = LimitSettings()
 
     @property

@@ -50,18 +50,24 @@ class ChartLookup:
         self._known: dict[tuple[str, str], _Read] = {}
 
     def expect(self, items: Iterable[Intent]) -> None:
-        """These will be asked for: begin to read what is not known yet, several patients in one search."""
+        """These will be asked for: begin to read what is not known yet, several patients in one search, who was refused alone."""
         wanted: dict[str, dict[str, list[Resource]]] = defaultdict(lambda: defaultdict(list))
+        alone: set[str] = set()
         for item in items:
             if not self._is_known(item):
                 wanted[item.resource_type][item.patient_id].append(item.payload)
+            if item.refused_since:
+                alone.add(item.patient_id)
         for resource_type, by_patient in wanted.items():
-            listed = sorted(by_patient)
-            for some in (listed[at : at + self._patients] for at in range(0, len(listed), self._patients)):
-                payloads = [payload for patient in some for payload in by_patient[patient]]
-                task = asyncio.create_task(self._search(some, resource_type, payloads))
-                read = _Read(task, frozenset[tuple[str, str]]().union(*map(codes_of, payloads)))
-                self._known.update(((patient, resource_type), read) for patient in some)
+            listed = sorted(by_patient.keys() - alone)
+            together = [listed[at : at + self._patients] for at in range(0, len(listed), self._patients)]
+            for some in [*together, *([patient] for patient in sorted(by_patient.keys() & alone))]:
+                self._begin(some, resource_type, [payload for patient in some for payload in by_patient[patient]])
+
+    def _begin(self, patients: Sequence[str], resource_type: str, payloads: Sequence[Resource]) -> None:
+        task = asyncio.create_task(self._search(patients, resource_type, payloads))
+        read = _Read(task, frozenset[tuple[str, str]]().union(*map(codes_of, payloads)))
+        self._known.update(((patient, resource_type), read) for patient in patients)
 
     async def alike(self, item: Intent, *, fresh: bool = False) -> list[Resource]:
         """Resources of others in the patient's chart that could tell of the same fact.
@@ -75,9 +81,24 @@ class ChartLookup:
         if fresh:
             self._known.pop((item.patient_id, item.resource_type), None)
         self.expect([item])
-        found = await self._known[item.patient_id, item.resource_type].task
+        found = await self._chart_of(item)
         near = (r for day in _around(key[-1][:10]) for r in found.get((item.patient_id, day), ()))
         return [r for r in near if same_fact(item.payload, r)]
+
+    async def _chart_of(self, item: Intent) -> _ByDay:
+        """The chart of the item's patient. Who was refused together with others is asked for alone: a closed chart closes no
+        other.
+        """
+        place = (item.patient_id, item.resource_type)
+        together = self._known[place]
+        try:
+            return await together.task
+        except Unreadable as refusal:
+            if self._patients == 1 or not refusal.refused:
+                raise
+        if self._known.get(place) is together:
+            self._begin([item.patient_id], item.resource_type, [item.payload])
+        return await self._known[place].task
 
     def forget(self, patients: Iterable[str]) -> None:
         """Let go of patients who are done."""

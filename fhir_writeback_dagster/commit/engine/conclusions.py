@@ -38,6 +38,7 @@ from fhir_writeback_dagster.rules.fhir.content import lost
 from fhir_writeback_dagster.rules.target.effective_limits import quiet_of
 
 FIRST_POLL = timedelta(seconds=1)
+FIRST_UNREAD_S, LONGEST_UNREAD_S = 10.0, 900.0
 FIRST_PAUSE = 3
 """What could not even be planned is not tried again at once (`backoff` of so many tries)."""
 BUNDLE_REFUSED = ErrorClass("bundle_refused", Recovery.RETRY)
@@ -66,8 +67,12 @@ class Conclusions:
     reconciler: Reconciler
     limiter: RateLimiter
 
-    def of_halt(self, intent: Intent, halt: Halt | Stop) -> Change | None:
+    def of_halt(self, intent: Intent, halt: Halt | Unread | Stop) -> Change | None:
         """The step of an intent whose plan is that it cannot be sent now."""
+        if isinstance(halt, Unread):
+            if self._refused_too_long(intent, halt):
+                return at_gate(intent, Review("read_refused_too_long", {"last": halt.reason}))
+            return at_gate(intent, Retry(halt.reason, self._unread_s(intent), "failed"))
         if isinstance(halt, NotNow):
             return at_gate(intent, Retry(halt.reason, backoff(max(intent.sends, FIRST_PAUSE))))
         return at_gate(intent, halt)
@@ -80,9 +85,9 @@ class Conclusions:
         """The step of an intent that was looked for in the EHR."""
         settings, since = self.run.tenant.ehr, self._since_sent(intent)
         if isinstance(found, Unread):
-            if since > settings.pending_ttl:
+            if since > settings.pending_ttl or self._refused_too_long(intent, found):
                 return after_look(intent, Review("look_refused_too_long", {"last": found.reason}))
-            return after_look(intent, Lost(found.reason, self._quiet_s()))
+            return after_look(intent, Lost(found.reason, max(self._quiet_s(), self._unread_s(intent)), "failed"))
         if isinstance(found, Absent) and intent.now.accepted:
             # The target took it (202) and has not decided yet: it is asked ever more rarely, and at last a person.
             if since > settings.pending_ttl:
@@ -196,6 +201,17 @@ class Conclusions:
             asked = self.limiter.throttled_s()
             self.limiter.hold(asked or 0.0)
         return backoff(intent.sends) if asked is None else asked + random.uniform(0.0, 0.5)  # noqa: S311 - no secret
+
+    def _refused_too_long(self, intent: Intent, unread: Unread) -> bool:
+        """A target that is down for everybody is given longer than one that refuses a patient."""
+        settings = self.run.tenant.ehr
+        patience = settings.refused_ttl if unread.refused else settings.pending_ttl
+        return intent.refused_since is not None and self.run.now() - intent.refused_since > patience
+
+    def _unread_s(self, intent: Intent) -> float:
+        """Seconds until what could not be read is asked for again: ever more rarely, because a closed chart stays closed."""
+        waited = (self.run.now() - intent.refused_since).total_seconds() if intent.refused_since else 0.0
+        return max(FIRST_UNREAD_S, min(waited / 4, LONGEST_UNREAD_S)) * random.uniform(1.0, 1.5)  # noqa: S311 - no secret
 
     def _quiet_s(self) -> float:
         return quiet_of(self.run.tenant.ehr).total_seconds()

@@ -7,16 +7,16 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from fhir_writeback_dagster.commit.adapters.base import Adapter, Halt, NotNow, Plan, WirePlan
+from fhir_writeback_dagster.commit.adapters.base import Adapter, Halt, Plan, WirePlan
 from fhir_writeback_dagster.commit.engine.chart_lookup import ChartLookup
 from fhir_writeback_dagster.commit.engine.conclusions import Conclusions
 from fhir_writeback_dagster.commit.engine.defects import ends_the_run, report_defect
 from fhir_writeback_dagster.commit.engine.gate import SendGate
-from fhir_writeback_dagster.commit.engine.reconcile import Reconciler
+from fhir_writeback_dagster.commit.engine.reconcile import Reconciler, Unread
 from fhir_writeback_dagster.commit.engine.sending import Ready, Sender
 from fhir_writeback_dagster.commit.engine.target_health import TargetHealth
 from fhir_writeback_dagster.commit.fhir_client import FhirClient
-from fhir_writeback_dagster.commit.http.transport import NO_TURN, NoAnswer
+from fhir_writeback_dagster.commit.http.transport import NoAnswer
 from fhir_writeback_dagster.commit.ledger.async_database import AsyncDatabase
 from fhir_writeback_dagster.commit.limits.rate_windows import RateLimiter
 from fhir_writeback_dagster.commit.protocol.changes import Change, Refuse, Review, Stop, at_gate
@@ -74,9 +74,9 @@ class GroupWork:
         leased = [intent for intent in intents if intent.now.state is State.LEASED]
         self._chart.expect(intent for intent in leased if self._adapter.needs_chart(intent))
         plans = list(zip(leased, await asyncio.gather(*map(self._plan, leased)), strict=True))
-        halted = [self._conclusions.of_halt(intent, plan) for intent, plan in plans if isinstance(plan, Halt | Stop)]
+        halted = [self._conclusions.of_halt(intent, plan) for intent, plan in plans if isinstance(plan, Halt | Unread | Stop)]
         self._count(await self._gate.write(halted))
-        ready = [(intent, plan) for intent, plan in plans if not isinstance(plan, Halt | Stop)]
+        ready = [(intent, plan) for intent, plan in plans if not isinstance(plan, Halt | Unread | Stop)]
         for some in self._requests_of(ready):
             async with self._requests:
                 if may_send() and not self._gate.mirror_too_old:
@@ -95,7 +95,7 @@ class GroupWork:
             for start in range(0, len(some), size):
                 yield some[start : start + size]
 
-    async def _plan(self, intent: Intent) -> Plan | Stop:
+    async def _plan(self, intent: Intent) -> Plan | Unread | Stop:
         """Read of the chart what the adapter needs to know, then ask it."""
         if not intent.payload:
             return Refuse("payload_gone")
@@ -104,10 +104,7 @@ class GroupWork:
         try:
             return self._adapter.plan(intent, await self._reconciler.facts(intent))
         except (TargetError, NoAnswer) as error:
-            if error.code in NO_TURN:
-                return Stop(intent.reason or error.code)
-            self._health.unreadable(error)
-            return NotNow(error.code)
+            return self._reconciler.unread(intent, error)
         except Exception as error:
             if ends_the_run(error):
                 raise

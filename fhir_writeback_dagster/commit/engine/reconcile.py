@@ -26,9 +26,10 @@ from fhir_writeback_dagster.rules.fhir.resource import Resource
 
 @dataclass(frozen=True, slots=True)
 class Unread:
-    """It could not be looked for; later again."""
+    """What is to be known of the chart could not be read; later again. ``refused``: of this patient, and the target is up."""
 
     reason: str
+    refused: bool = False
 
 
 ReconcileResult = Confirmed | Absent | Review | Unread | Stop
@@ -59,14 +60,21 @@ class Reconciler:
         """Was ``item`` applied?"""
         try:
             if supersedes(item):
-                return await self._superseded(item)
-            return await (self._created(item) if item.link is None else self._updated(item, item.link))
+                found = await self._superseded(item)
+            else:
+                found = await (self._created(item) if item.link is None else self._updated(item, item.link))
         except (TargetError, NoAnswer) as error:
-            if error.code in NO_TURN:
-                return Stop(item.reason or error.code)
-            if self._health:
-                self._health.unreadable(error)
-            return Unread(f"look_{error.code}")
+            unread = self.unread(item, error)
+            return unread if isinstance(unread, Stop) else replace(unread, reason=f"look_{unread.reason}")
+        if self._health:
+            self._health.read()
+        return found
+
+    def unread(self, item: Intent, error: TargetError | NoAnswer) -> Unread | Stop:
+        """What it is to ``item`` that a read for it came to nothing; the target's health is told."""
+        if error.code in NO_TURN:
+            return Stop(item.reason or error.code)
+        return Unread(error.code, self._health.unread(error, item.patient_id) if self._health else False)
 
     async def _current(self, item: Intent, link: Link) -> Answer:
         """The linked resource as it stands there now, or that it is gone.
@@ -79,7 +87,7 @@ class Reconciler:
             return answer
         code = "odd_answer" if outcome.recovery is Recovery.CONFIRM else outcome.code
         what = f"reading {link.resource_type} ({answer.status})"
-        raise Unreadable(ErrorClass(code, Recovery.RETRY), what, self._ehr.base_url)
+        raise Unreadable(ErrorClass(code, Recovery.RETRY), what, self._ehr.base_url, answer)
 
     async def _created(self, item: Intent) -> ReconcileResult:
         by = self._adapter.reconcile(item)

@@ -71,6 +71,7 @@ def _move(connection: Connection[Any], run: RunContext, changes: Sequence[Change
             "ended": [Action.LEAVE_QUEUE in c.actions for c in changes],
             "unanswered": [c.after.unanswered for c in changes],
             "accepted": [c.after.accepted for c in changes],
+            "reads": [c.reads for c in changes],
         },
     )
     return {(intent, fence) for intent, fence in rows}

@@ -91,6 +91,7 @@ class Engine:
                 await asyncio.wait(groups)
         for task in groups:
             task.result()
+        self._health.conclude()
 
     def _goes_on(self, deadline: float) -> bool:
         told = self._stopped.is_set() or self._gate.held or self._limiter.held_s > LINGER_S or holds.in_blackout(self._run)

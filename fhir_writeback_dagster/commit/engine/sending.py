@@ -119,5 +119,5 @@ class Sender:
         if answer.status in _OUT_OF_ORDER:
             self.health.failed(_OUT_OF_ORDER[answer.status])
         else:
-            self.health.served()
+            self.health.wrote()
         return answer

@@ -174,7 +174,7 @@ def next_due_s(connection: Connection[Any], run: RunContext) -> float | None:
 def item_of(run: RunContext, row: Row) -> Intent:
     """An intent as `claim.sql` tells of it."""
     intent, state, fence, unanswered, accepted, key, revision, candidate, verdict, record, source, kind, resource_type = row[:13]
-    patient, encounter, content_hash, reason, sends, sent_at, payload, must_keep = row[13:21]
+    patient, encounter, content_hash, reason, sends, sent_at, refused_since, payload, must_keep = row[13:22]
     return Intent(
         intent_id=intent,
         now=IntentState(State(state), fence, unanswered, accepted),
@@ -193,8 +193,9 @@ def item_of(run: RunContext, row: Row) -> Intent:
         sends=sends,
         sent_at=sent_at,
         payload=_payload(run, candidate, payload),
+        refused_since=refused_since,
         must_keep=None if must_keep is None else frozenset(must_keep),
-        link=_link(run, key, row[21:]),
+        link=_link(run, key, row[22:]),
     )
 
 

@@ -22,6 +22,10 @@ WriteOutcome = Literal["created", "updated", "suppressed", "reconciled"]
 UndoneState = Literal["retracted", "deleted"]
 """What a person can have done in the EHR to a resource of ours."""
 Evidence = Mapping[str, Any]
+Reads = Literal["done", "failed", "unmade"]
+"""What became of the reads that an intent needs. The time since the first of a row of ``failed`` ones counts towards a person
+(`ehr.refused_ttl`); ``unmade`` says nothing.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +81,7 @@ class Lost:
     event: ClassVar = Event.LOSE
     reason: str
     wait_s: float
-    unread: bool = False
-    """The look itself failed: counts towards a person (`ehr.refused_ttl`)."""
+    reads: Reads = "done"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +91,7 @@ class Retry:
     event: ClassVar = Event.RETRY
     reason: str
     wait_s: float
-    unread: bool = False
-    """What had to be read before it could be sent could not be: counts towards a person (`ehr.refused_ttl`)."""
+    reads: Reads = "done"
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,8 +170,10 @@ class Change:
         return self.result.wait_s if isinstance(self.result, (Accepted, Absent, Lost, Retry)) else 0.0
 
     @property
-    def unread(self) -> bool:
-        return isinstance(self.result, (Lost, Retry)) and self.result.unread
+    def reads(self) -> Reads:
+        if isinstance(self.result, Stop):
+            return "unmade"
+        return self.result.reads if isinstance(self.result, (Lost, Retry)) else "done"
 
     @property
     def standing(self) -> Standing | None:

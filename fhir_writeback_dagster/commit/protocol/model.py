@@ -58,6 +58,8 @@ class Intent:
     """When it was sent last."""
     payload: Resource
     """Empty where it cannot be opened any more: then the intent goes nowhere."""
+    refused_since: datetime | None = None
+    """Since when the reads that it needs failed each time; None: the last one did not."""
     must_keep: frozenset[str] | None = None
     """The elements that its mapping wants to survive the EHR; None: all of them."""
     link: Link | None = None

@@ -31,16 +31,17 @@ WITH due AS MATERIALIZED (
   JOIN ledger.work v ON v.tenant = %(tenant)s AND v.intent_id = due.intent_id
   JOIN unnest(%(claimable)s::text[], %(becomes)s::text[]) AS m (state, becomes) ON m.state = v.state
   WHERE w.tenant = %(tenant)s AND w.intent_id = due.intent_id
-  RETURNING w.intent_id, w.state, w.fence, w.sends, w.priority, w.sent_at
+  RETURNING w.intent_id, w.state, w.fence, w.sends, w.priority, w.sent_at, w.refused_since
 ), told AS (
   UPDATE ledger.intent i
   SET state = t.state, fence = t.fence, changed_at = now()
   FROM taken t
   WHERE i.tenant = %(tenant)s AND i.intent_id = t.intent_id
-  RETURNING i.*, t.sends, t.priority, t.sent_at
+  RETURNING i.*, t.sends, t.priority, t.sent_at, t.refused_since
 )
 SELECT t.intent_id, t.state, t.fence, t.unanswered, t.accepted, t.business_key, t.revision, t.candidate_id, t.verdict_id,
-  t.record_id, t.source, t.kind, t.resource_type, t.patient_id, t.encounter_id, t.content_hash, t.reason, t.sends, t.sent_at, c.payload, c.must_keep,
+  t.record_id, t.source, t.kind, t.resource_type, t.patient_id, t.encounter_id, t.content_hash, t.reason, t.sends, t.sent_at,
+  t.refused_since, c.payload, c.must_keep,
   l.resource_type, l.resource_id, l.version_id, l.etag, l.origin, l.owner_source, l.revision, l.content_hash, l.state, l.base,
   p.candidate_id, p.payload
 FROM told t

@@ -5,8 +5,8 @@ WITH step AS (
   SELECT * FROM unnest(
     %(intents)s::uuid[], %(fences)s::bigint[], %(befores)s::text[], %(afters)s::text[], %(outcomes)s::text[],
     %(reasons)s::text[], %(waits)s::float8[], %(leases)s::float8[], %(sends)s::bool[], %(ended)s::bool[],
-    %(unanswered)s::bool[], %(accepted)s::bool[])
-  AS s (intent_id, fence, before, after, outcome, reason, wait_s, lease_s, sends, ended, unanswered, accepted)
+    %(unanswered)s::bool[], %(accepted)s::bool[], %(reads)s::text[])
+  AS s (intent_id, fence, before, after, outcome, reason, wait_s, lease_s, sends, ended, unanswered, accepted, reads)
 ), held AS MATERIALIZED (
   SELECT s.*
   FROM step s
@@ -23,7 +23,9 @@ WITH step AS (
       lease_until = CASE WHEN h.lease_s IS NULL THEN NULL ELSE clock_timestamp() + make_interval(secs => h.lease_s) END,
       worker = CASE WHEN h.lease_s IS NULL THEN NULL ELSE w.worker END,
       sent_at = CASE WHEN h.sends THEN clock_timestamp() ELSE w.sent_at END,
-      sends = w.sends + h.sends::int
+      sends = w.sends + h.sends::int,
+      refused_since = CASE h.reads WHEN 'failed' THEN coalesce(w.refused_since, clock_timestamp())
+                                   WHEN 'unmade' THEN w.refused_since END
   FROM held h
   WHERE w.tenant = %(tenant)s AND w.intent_id = h.intent_id AND NOT h.ended
 ), gone AS (

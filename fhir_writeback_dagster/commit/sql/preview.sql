@@ -1,7 +1,7 @@
 -- The newest candidates of some states as `ledger.item_of` reads a claimed intent, as if each were one: nothing is claimed.
 SELECT c.candidate_id, %(state)s, 0, false, false, c.business_key, c.revision, c.candidate_id, c.candidate_id,
   c.record_id, c.source, c.kind, c.resource_type, c.patient_id, c.encounter_id, c.content_hash, c.reason, 0, NULL::timestamptz,
-  c.payload, c.must_keep,
+  NULL::timestamptz, c.payload, c.must_keep,
   l.resource_type, l.resource_id, l.version_id, l.etag, l.origin, l.owner_source, l.revision, l.content_hash, l.state, l.base,
   p.candidate_id, p.payload
 FROM decision.candidate c

@@ -34,7 +34,7 @@ def corrected(world: World) -> Resource:
 
 
 @pytest.mark.parametrize("status", [403, 503])
-def test_a_look_that_is_refused_opens_the_circuit_and_ends_with_a_person(
+def test_a_look_that_is_refused_ends_with_a_person_and_one_by_a_target_that_is_down_opens_the_circuit(
     make_world: Callable[..., World], line: FaultyLine, status: int
 ) -> None:
     world = make_world(ehr={"base_url": line.base_url, "concurrency": 1, "quiet": "0s"})
@@ -43,7 +43,8 @@ def test_a_look_that_is_refused_opens_the_circuit_and_ends_with_a_person(
     line.on("POST", "Observation", LoseAnswer())
     looks_meet(line, Say(status))
     report = world.commit()
-    assert (bool(report.trouble), report.held, report.waiting) == (True, "down", {"unknown": 1})
+    down = status == 503
+    assert (bool(report.trouble), report.held, report.waiting) == (down, "down" if down else "", {"unknown": 1})
     world.change(UP)
     world.change(LONG_AGO)
     world.commit()
@@ -57,7 +58,7 @@ def test_a_read_that_is_refused_counts_as_one_too(make_world: Callable[..., Worl
     world = make_world(ehr={"base_url": line.base_url, "concurrency": 1, "quiet": "0s"})
     corrected(world)
     line.on("PATCH", "Observation", LoseAnswer())
-    line.rules.insert(0, lambda seen: Say(403) if seen.method == "GET" and line.sent("PATCH") else None)
+    line.rules.insert(0, lambda seen: Say(502) if seen.method == "GET" and line.sent("PATCH") else None)
     report = world.commit()
     assert (bool(report.trouble), report.held, report.waiting) == (True, "down", {"unknown": 1})
     world.change(UP)

@@ -62,7 +62,7 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "evidence": evidences,
     "wait_s": waits,
     "undone": st.none() | st.sampled_from(get_args(c.UndoneState)),
-    "unread": st.booleans(),
+    "reads": st.sampled_from(get_args(c.Reads)),
 }
 
 
