@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from datetime import datetime
 from urllib.parse import urlencode, urljoin
 
 from fhir_writeback_dagster.commit.auth.client_auth import check_method
@@ -76,6 +77,8 @@ class FhirClient:
         self._http, self._tokens, self._headers = http, tokens, dict(headers or {})
         self.base_url = http.egress.base_url
         self.bases, self.paging = bases or (self.base_url,), paging
+        self.date: datetime | None = None
+        """What the EHR's own clock said last."""
 
     @property
     def http(self) -> Http:
@@ -108,6 +111,7 @@ class FhirClient:
         if answer.status == 401 and await self._tokens.refused(token):
             token = await self._tokens.header()
             answer = await self._http.request(replace(request, headers={**headers, **token}, had_turn=False))
+        self.date = answer.date() or self.date
         return answer
 
     def _absolute(self, url: str) -> str:

@@ -117,6 +117,11 @@ class EhrSettings(StrictModel):
     )
     most_pages: int = Field(10_000, ge=1, description="pages of one search; a longer one is not believed to end")
     mirror_every: Duration = timedelta(minutes=5)
+    mirror_complete_every: Duration = Field(
+        timedelta(hours=24),
+        description="how often patients and encounters are listed completely, because a poll sees only what the EHR dates as it "
+        "should; consents are as often as `consent.max_age` promises",
+    )
     pending_ttl: Duration = Field(
         timedelta(days=7),
         description="how long after its send a submission may be mediated (202), or a look for one without an answer be refused, "

@@ -167,7 +167,8 @@ class FaultyLine:
     @staticmethod
     def _answer(request: BaseHTTPRequestHandler, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
         with suppress(ConnectionError):
-            request.send_response(status)
+            dated = any(name.lower() == "date" for name, _ in headers)
+            (request.send_response_only if dated else request.send_response)(status)
             for name, value in headers:
                 request.send_header(name, value)
             request.send_header("Content-Length", str(len(body)))

@@ -72,12 +72,15 @@ class Recheck:
         self._modes: tuple[tuple[int, int, int] | None, ModeSettings] | None = None
 
     def mirror_is_young(self, connection: Connection[Any]) -> bool:
-        """Was every mirrored type read completely within the tenant's ``consent.max_age``? What was read in the future was read
-        under a clock that has been set back since: nobody knows how old it is.
+        """Was every mirrored type refreshed, and every consent listed, within the tenant's ``consent.max_age``? What was read in
+        the future was read under a clock that has been set back since: nobody knows how old it is.
         """
         syncs, now = read_sync(connection, self._run), self._run.now()
         oldest = now - self._run.tenant.consent.max_age
-        return all(kind in syncs and oldest <= syncs[kind].refreshed_at <= now for kind in mirrored(self._run.tenant))
+        kinds = mirrored(self._run.tenant)
+        read = [syncs[kind].refreshed_at for kind in kinds if kind in syncs]
+        listed = [syncs[kind].listed_at for kind in kinds if kind in syncs and kind == "Consent"]
+        return len(read) == len(kinds) and all(at is not None and oldest <= at <= now for at in (*read, *listed))
 
     def objections(self, connection: Connection[Any], items: Sequence[Intent]) -> dict[UUID, Objection]:
         """What stands against sending each of ``items``; those that are not in the answer may go.

@@ -40,7 +40,16 @@ STOPPED, HELD = "stopped", "held"
 """Codes of requests that did not leave: the run was told to end before their turn; the target asked to be left alone after it."""
 NO_TURN = frozenset({STOPPED, HELD})
 
-_KEPT_HEADERS = ("content-type", "etag", "last-modified", "location", "content-location", "retry-after", "www-authenticate")
+_KEPT_HEADERS = (
+    "content-type",
+    "date",
+    "etag",
+    "last-modified",
+    "location",
+    "content-location",
+    "retry-after",
+    "www-authenticate",
+)
 
 
 class NoAnswer(Exception):

@@ -21,6 +21,7 @@ from fhir_writeback_dagster.commit.mirror import lookup_store, store
 from fhir_writeback_dagster.commit.mirror.lookup_store import Answered, LookupOutcome, OpenLookup, Reading
 from fhir_writeback_dagster.commit.mirror.model import MirroredType, MirrorReport, mirrored
 from fhir_writeback_dagster.commit.mirror.rows import identifiers, linked
+from fhir_writeback_dagster.commit.mirror.store import Refreshed
 from fhir_writeback_dagster.commit.protocol.error_classes import ErrorClass, Recovery
 from fhir_writeback_dagster.orchestration.run_context import RunContext
 from fhir_writeback_dagster.rules.fhir.references import referenced
@@ -96,8 +97,8 @@ class OnDemand:
 
     async def _complete(self, started: datetime) -> None:
         for kind in mirrored(self._run.tenant):
-            write = partial(store.write_sync, run=self._run, kind=kind, watermark=None, started=started, changed=self._news)
-            await self._db.run(write)
+            done = Refreshed(started, changed=self._news, listed=True)
+            await self._db.run(partial(store.write_sync, run=self._run, kind=kind, done=done))
 
     async def _each(self, work: Iterable[Callable[[], Awaitable[None]]]) -> None:
         """A few at once; the first failure ends them all."""

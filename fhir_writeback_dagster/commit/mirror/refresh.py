@@ -4,6 +4,10 @@ filled on demand (`commit.mirror_demand`) where the vendor's matrix says that th
 Polling sees what is new and what changed. It does not see what was deleted, so the number of resources is compared after each
 poll, and a difference brings a complete listing: a deleted consent counts within one refresh too. A server that does not count
 gets its consents listed completely each time.
+
+The dates that polling goes by are the EHR's claims. One resource that is dated in the future would hide all that changes until
+then, so no date counts that lies after the EHR's own clock (its ``Date``). An import that keeps old dates is never among what is
+newer, so every type is also listed completely at an interval: consents often enough for what ``consent.max_age`` promises.
 """
 
 from __future__ import annotations
@@ -21,14 +25,14 @@ from fhir_writeback_dagster.commit.mirror import store
 from fhir_writeback_dagster.commit.mirror.model import MirroredType, MirrorReport, mirrored
 from fhir_writeback_dagster.commit.mirror.on_demand import OnDemand
 from fhir_writeback_dagster.commit.mirror.rows import stamp
-from fhir_writeback_dagster.commit.mirror.store import Sync
+from fhir_writeback_dagster.commit.mirror.store import Refreshed, Sync
 from fhir_writeback_dagster.errors import TargetError
 from fhir_writeback_dagster.orchestration.run_context import RunContext
 from fhir_writeback_dagster.orchestration.target import mirror_on_demand
 from fhir_writeback_dagster.rules.fhir.resource_url import server_of
 
-OVERLAP = timedelta(minutes=2)
-"""How far before the watermark a poll begins: a server may stamp a resource before others can see it."""
+OVERLAP = timedelta(minutes=5)
+"""How far before the watermark a poll begins: a server may stamp a resource before others see it, and clocks differ."""
 
 
 def refresh(run: RunContext, full: bool = False) -> MirrorReport:
@@ -80,28 +84,41 @@ class _Type:
         started = self.run.now()
         # What is known in its version is passed over, so only reading all again makes it known under another server's URLs.
         full = full or (sync is not None and sync.server != server_of(self.run.tenant.ehr.base_url))
-        if full or sync is None or sync.watermark is None:
+        if full or sync is None or sync.watermark is None or sync.watermark > self._latest() or self._is_listing_due(sync):
             await self._list(again=full)
         else:
             await self._fetch([("_lastUpdated", f"ge{(sync.watermark - OVERLAP).isoformat()}")], again=False)
             if await self._something_is_gone():
                 await self._list(again=False)
-        await self.db.run(
-            lambda connection: store.write_sync(
-                connection, self.run, self.kind, self.watermark, started, changed=bool(self.changed or self.gone)
-            )
-        )
+        changed = bool(self.changed or self.gone)
+        done = Refreshed(started, changed=changed, listed=self.complete, watermark=self.watermark, latest=self._latest())
+        await self.db.run(lambda connection: store.write_sync(connection, self.run, self.kind, done))
         return self
+
+    def _latest(self) -> datetime:
+        """From when on a date is none that the EHR can have set: by its own clock, or by ours where it does not tell."""
+        return (self.ehr.date or self.run.now()) + timedelta(seconds=1)
+
+    def _is_listing_due(self, sync: Sync) -> bool:
+        """Would what polling does not see be older than is promised before the next refresh has looked?"""
+        tenant = self.run.tenant
+        every = tenant.ehr.mirror_complete_every
+        if self.kind == "Consent":
+            every = tenant.consent.max_age - tenant.ehr.mirror_every
+        return sync.listed_at is None or not timedelta() <= self.run.now() - sync.listed_at < every
 
     async def _fetch(self, params: list[tuple[str, str]], *, again: bool) -> set[str]:
         """Read and keep every match; returns their ids."""
         seen: set[str] = set()
+        began = self.run.now()
         async for page in self.ehr.pages(self.kind, params):
             self.read += len(page)
             seen.update(resource["id"] for resource in page)
-            updated = [when for resource in page if (when := stamp(resource).last_updated)]
+            latest = self._latest()
+            updated = [when for resource in page if (when := stamp(resource).last_updated) and when < latest]
             self.watermark = max([*updated, *([self.watermark] if self.watermark else [])], default=None)
-            self.changed += await self.db.run(partial(store.write_page, run=self.run, kind=self.kind, page=page, again=again))
+            write = partial(store.write_page, run=self.run, kind=self.kind, page=page, again=again, read_at=began)
+            self.changed += await self.db.run(write)
         return seen
 
     async def _list(self, *, again: bool) -> None:
@@ -109,7 +126,7 @@ class _Type:
         after what came while it ran, is a broken one and removes nothing.
         """
         began = self.run.now()
-        since = began - OVERLAP
+        since = (self.ehr.date or began) - OVERLAP
         seen = await self._fetch([], again=again)
         total = await self.ehr.count(self.kind)
         if total is not None and len(seen) < total:

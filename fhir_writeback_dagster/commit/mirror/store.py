@@ -44,27 +44,42 @@ class Sync:
     watermark: datetime | None
     refreshed_at: datetime
     server: str | None
+    listed_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Refreshed:
+    """What one refresh of a type came to. ``watermark`` is the highest date that it saw and believed, and ``latest`` the one from
+    which none is believed; ``listed``: it has read all that there is.
+    """
+
+    started: datetime
+    changed: bool
+    listed: bool
+    watermark: datetime | None = None
+    latest: datetime | None = None
 
 
 def read_sync(connection: Connection[Any], run: RunContext) -> dict[str, Sync]:
     found = connection.execute(
-        "SELECT resource_type, watermark, refreshed_at, server FROM mirror.sync WHERE tenant = %s AND target = %s",
+        "SELECT resource_type, watermark, refreshed_at, server, listed_at FROM mirror.sync WHERE tenant = %s AND target = %s",
         (run.id, run.tenant.ehr.target),
     )
     return {kind: Sync(*rest) for kind, *rest in found}
 
 
-def write_sync(  # noqa: PLR0913 - the columns of one row
-    connection: Connection[Any], run: RunContext, kind: str, watermark: datetime | None, started: datetime, *, changed: bool
-) -> None:
+def write_sync(connection: Connection[Any], run: RunContext, kind: str, done: Refreshed) -> None:
     """A refresh is complete. ``changed_at`` is taken after its pages were committed: who decided on the older mirror while
-    it ran decided before that, and looks again. A `refreshed_at` in the future is of a clock that was set back since.
+    it ran decided before that, and looks again. A `refreshed_at` in the future is of a clock that was set back since, and a
+    watermark that nobody believes any more is given up.
     """
     connection.execute(
-        "INSERT INTO mirror.sync AS s (tenant, target, resource_type, watermark, refreshed_at, changed_at, server) "
-        "VALUES (%(tenant)s, %(target)s, %(kind)s, %(watermark)s, %(started)s, %(now)s, %(server)s) "
+        "INSERT INTO mirror.sync AS s (tenant, target, resource_type, watermark, refreshed_at, changed_at, server, listed_at) "
+        "VALUES (%(tenant)s, %(target)s, %(kind)s, %(watermark)s, %(started)s, %(now)s, %(server)s, %(listed)s) "
         "ON CONFLICT (tenant, target, resource_type) DO UPDATE SET "
-        "watermark = greatest(s.watermark, excluded.watermark), server = excluded.server, "
+        "watermark = CASE WHEN s.watermark > %(latest)s THEN excluded.watermark "
+        "ELSE greatest(s.watermark, excluded.watermark) END, server = excluded.server, "
+        "listed_at = CASE WHEN s.listed_at > %(now)s THEN excluded.listed_at ELSE greatest(s.listed_at, excluded.listed_at) END, "
         "refreshed_at = CASE WHEN s.refreshed_at > %(now)s THEN excluded.refreshed_at "
         "ELSE greatest(s.refreshed_at, excluded.refreshed_at) END, "
         "changed_at = CASE WHEN %(changed)s THEN excluded.changed_at ELSE s.changed_at END",
@@ -73,10 +88,12 @@ def write_sync(  # noqa: PLR0913 - the columns of one row
             "target": run.tenant.ehr.target,
             "kind": kind,
             "server": server_of(run.tenant.ehr.base_url),
-            "watermark": watermark,
-            "started": started,
+            "watermark": done.watermark,
+            "latest": done.latest,
+            "started": done.started,
+            "listed": done.started if done.listed else None,
             "now": run.now(),
-            "changed": changed,
+            "changed": done.changed,
         },
     )
 
@@ -92,7 +109,8 @@ def write_page(  # noqa: PLR0913 - what one statement is given, by name
 ) -> int:
     """Insert or replace what is new in ``page``; ``again`` also what is known in this version. Returns how many were.
 
-    :param read_at: when its reading began: what another run has read since then is newer, also where the EHR dates nothing.
+    :param read_at: when its reading began: what another run has read since then is newer, unless the EHR's dates say otherwise.
+        What nobody has read since is older than this page, whatever its dates say: an import may bring old ones.
     """
     lock(connection, run)
     newest = {resource["id"]: resource for resource in page}
@@ -183,14 +201,18 @@ def lock(connection: Connection[Any], run: RunContext) -> None:
 def _known(
     connection: Connection[Any], run: RunContext, kind: MirroredType, stamps: dict[str, Stamp], read_at: datetime | None
 ) -> set[str]:
-    """Ids whose version the mirror has already, or a newer one of."""
+    """Ids whose version the mirror has already, or a newer one of. Older by number and by date is what a search shows whose index
+    lags behind.
+    """
     table, key = TABLES[kind]
     found = connection.execute(
         sql.SQL(
             "SELECT m.{key} FROM unnest(%s::text[], %s::text[], %s::timestamptz[]) AS n (id, version_id, last_updated) "
             "JOIN mirror.{table} m ON m.tenant = %s AND m.target = %s AND m.{key} = n.id "
             "WHERE (m.version_id = n.version_id AND m.last_updated IS NOT DISTINCT FROM n.last_updated) "
-            "OR m.last_updated > n.last_updated OR m.fetched_at > %s"
+            "OR (m.fetched_at > %s AND (n.last_updated > m.last_updated) IS NOT TRUE) OR (m.last_updated > n.last_updated "
+            "AND CASE WHEN m.version_id ~ '^[0-9]{{1,18}}$' AND n.version_id ~ '^[0-9]{{1,18}}$' "
+            "THEN m.version_id::bigint > n.version_id::bigint ELSE false END)"
         ).format(key=sql.Identifier(key), table=sql.Identifier(table)),
         (
             list(stamps),

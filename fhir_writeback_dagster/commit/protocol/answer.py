@@ -60,6 +60,14 @@ class Answer:
         until = until if until.tzinfo else until.replace(tzinfo=UTC)
         return min(max((until - now).total_seconds(), 0.0), MAX_WAIT_S)
 
+    def date(self) -> datetime | None:
+        """When the target says that it answered (RFC 9110, 6.6.1), by its own clock."""
+        try:
+            when = parsedate_to_datetime(self.headers.get("date", ""))
+            return when.replace(tzinfo=UTC) if when.tzinfo is None else when.astimezone(UTC)
+        except (ValueError, TypeError, LookupError, OverflowError):  # whatever email's parser stumbles over
+            return None
+
     def codes(self) -> frozenset[str]:
         """`issue.code` and `issue.details.coding.code` of an OperationOutcome. Its texts can quote the patient: never read."""
         found = self.resource()
