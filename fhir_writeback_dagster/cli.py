@@ -226,6 +226,14 @@ def up() -> int:
     return 0
 
 
+def _source_faults(config: Configuration, only: str | None = None) -> list[str]:
+    """What is wrong with the tenants' sources, a line each."""
+    from fhir_writeback_dagster.ingest.source_faults import source_faults
+
+    tenants = [tenant for tenant in config.tenants()[0] if only in {None, tenant.tenant}]
+    return [line for tenant in tenants for line in source_faults(config.home, tenant)]
+
+
 @main.command()
 @click.option("--tenant", help="Only this tenant.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
@@ -241,6 +249,7 @@ def run(*, tenant: str | None, as_json: bool) -> int:
     state = StateFolder(config.home)
     with open_database(config, state, progress) as database:
         report = one_pass(config, state, database.dsns, progress, tenant)
+    report.failures += _source_faults(config, tenant)
     if as_json:
         tenants = {name: of_tenant.to_json() for name, of_tenant in report.tenants.items()}
         click.echo(json.dumps({"ok": report.ok, "tenants": tenants, "failures": report.failures}))
@@ -265,11 +274,15 @@ def status(*, as_json: bool) -> int:
     state = StateFolder(config.home)
     with open_database(config, state, progress) as database:
         reports = read_report(database.dsns.of("status"))
-    ok = all(report.adds_up for report in reports.values())
+    failures = [*map(str, config.tenants()[1]), *_source_faults(config)]
+    ok = not failures and all(report.adds_up for report in reports.values())
     if as_json:
-        click.echo(json.dumps({"ok": ok, "tenants": {name: report.to_json() for name, report in reports.items()}}))
+        tenants = {name: report.to_json() for name, report in reports.items()}
+        click.echo(json.dumps({"ok": ok, "tenants": tenants, "failures": failures}))
     else:
         click.echo(table(reports))
+        for failure in failures:
+            click.echo(f"error: {failure}", err=True)
         if link := link_of_running(state):
             click.echo(f"\nDagster: {link} (works once)")
     return 0 if ok else FAILED

@@ -6,12 +6,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from fhir_writeback_dagster.store.db import connect
 
 ENDS = ("created", "updated", "suppressed", "stale", "not_written", "denied", "quarantined", "in_review", "waiting")
 _TELLING = tuple(end for end in ENDS if end not in {"created", "updated"})  # ends whose reason a person asks for
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Extracts of one source that were refused whole for one reason; where the latest breaks, if that has a place."""
+
+    source: str
+    version: int
+    reason: str
+    extracts: int
+    line: int | None = None
+    byte: int | None = None
+
+    @property
+    def place(self) -> str:
+        return "".join(f", {what} {at}" for what, at in (("line", self.line), ("byte", self.byte)) if at is not None)
 
 
 @dataclass(slots=True)
@@ -28,6 +44,7 @@ class TenantReport:
     created: int = 0
     updated: int = 0
     pending: dict[str, int] = field(default_factory=dict)
+    refusals: list[Refusal] = field(default_factory=list)
 
     @property
     def adds_up(self) -> bool:
@@ -43,6 +60,7 @@ class TenantReport:
             "stages": {"canonical": self.canonical, "candidates": self.candidates},
             "resources": {"created": self.created, "updated": self.updated},
             "extracts": {"ingested": self.extracts, "refused": self.refused},
+            "refusals": [asdict(refusal) for refusal in self.refusals],
             "pending": dict(self.pending),
         }
 
@@ -58,6 +76,9 @@ def read_report(dsn: str, tenants: Iterable[str] | None = None) -> dict[str, Ten
             "SELECT tenant, extracts, refused, rows, canonical, candidates, created, updated FROM ops.stages()"
         ).fetchall()
         ends = connection.execute("SELECT tenant, ending, reason, rows FROM ops.row_ends()").fetchall()
+        refusals = connection.execute(
+            "SELECT tenant, source, version, reason, extracts, line, byte FROM ops.refusals()"
+        ).fetchall()
         pending = [
             (lane, *row)
             for lane in ("ingest", "mirror", "decide", "commit")
@@ -80,6 +101,8 @@ def read_report(dsn: str, tenants: Iterable[str] | None = None) -> dict[str, Ten
         report.ends[end] = report.ends.get(end, 0) + rows
         of_end = report.reasons.setdefault(end, {})
         of_end[reason or "none"] = of_end.get(reason or "none", 0) + rows
+    for tenant, *refusal in refusals:
+        reports[tenant].refusals.append(Refusal(*refusal))
     for lane, tenant, items in pending:
         if items:
             reports[tenant].pending[lane] = items
@@ -109,6 +132,7 @@ def table(reports: Mapping[str, TenantReport]) -> str:
     for tenant, r in reports.items():
         if r.refused:
             text.append(f"{tenant}: {r.refused} of {r.refused + r.extracts} extracts refused whole")
+            text += [f"  {one.source}, version {one.version}: {one.reason} {one.extracts}{one.place}" for one in r.refusals]
         if r.pending:
             text.append(f"{tenant}: work waits: {', '.join(f'{lane} {items}' for lane, items in r.pending.items())}")
         if not r.adds_up:

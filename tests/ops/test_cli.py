@@ -43,10 +43,12 @@ def error_of(done: subprocess.CompletedProcess[str], code: int = 2) -> str:
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A home whose tenant has no EHR that answers, and lacks a secret."""
+    """A home whose tenants have no EHR that answers; one lacks a secret, one the contract of its source."""
     home = make_home(tmp_path_factory.mktemp("project"))
     write_tenant(home, "silent")
     write_tenant(home, "keyless", {"keys": {"sealing": "env:KEYLESS_SEALING"}})
+    unwritten = {"version": 99, "landing": "landing/uncontracted"}
+    write_tenant(home, "uncontracted", {"sources": {"synthea_csv": unwritten}})
     yield home
     forget(home)
 
@@ -72,7 +74,7 @@ def test_a_path_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 def test_a_bad_tenant_id_never_becomes_a_path(project: Path) -> None:
     error = error_of(cli(project, "run", "--tenant", "../../etc/passwd"))
     assert "unknown_tenant" in error
-    assert "known: keyless, silent" in error
+    assert "known: keyless, silent, uncontracted" in error
 
 
 def test_databases_that_do_not_answer_and_half_a_configuration_are_told_of(project: Path) -> None:
@@ -99,6 +101,27 @@ def test_a_run_tells_of_each_lane_that_failed_and_the_others_go_on(project: Path
     assert "silent: ingest done" in done.stderr
     assert result["ok"] is False
     assert result["tenants"]["silent"]["rows"] == 0
+
+
+@pytest.mark.timeout(600)
+def test_an_invalid_contract_and_refused_extracts_are_said_by_run_and_status(project: Path) -> None:
+    (project / "landing/silent/synthea_csv/unheard_of.csv").write_text("a,b\n1,2\n")
+    (project / "landing/silent/synthea_csv/conditions.csv").write_text("START,STOP\n1,2\n")
+    said = [cli(project, "run", "--json"), cli(project, "status", "--json")]
+    for done in said:
+        assert done.returncode == 1, done.stderr
+        result = json.loads(done.stdout)
+        assert result["ok"] is False
+        assert any("no such version [unknown_source_version]" in failure for failure in result["failures"])
+        refusals = result["tenants"]["silent"]["refusals"]
+        assert [(one["source"], one["reason"], one["line"]) for one in refusals] == [
+            ("synthea_csv", "missing_column", 1),
+            ("synthea_csv", "no_table", None),
+        ]
+    people = cli(project, "status")
+    assert people.returncode == 1
+    assert "synthea_csv, version 1: missing_column 1, line 1" in people.stdout
+    assert "unknown_source_version" in people.stderr
 
 
 @pytest.mark.timeout(600)

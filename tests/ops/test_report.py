@@ -5,7 +5,7 @@ from __future__ import annotations
 from support import Database
 
 from fhir_writeback_dagster.ids import new_id
-from fhir_writeback_dagster.ops.report import ENDS, TenantReport, read_report, table
+from fhir_writeback_dagster.ops.report import ENDS, Refusal, TenantReport, read_report, table
 from fhir_writeback_dagster.store.db import copy_rows
 
 
@@ -40,6 +40,7 @@ def test_the_object_has_every_end_also_where_nothing_ended_there() -> None:
         "stages": {"canonical": 0, "candidates": 0},
         "resources": {"created": 0, "updated": 0},
         "extracts": {"ingested": 0, "refused": 0},
+        "refusals": [],
         "pending": {},
     }
 
@@ -49,6 +50,7 @@ def test_the_table_lines_up_tells_why_and_says_what_does_not_add_up() -> None:
     good.ends |= {"created": 1190, "quarantined": 10}
     good.reasons = {"created": {"committed": 1190}, "quarantined": {"unknown_unit": 3, "ambiguous_date": 7}}
     lost = TenantReport(rows=5, extracts=2, refused=1, pending={"commit": 4})
+    lost.refusals.append(Refusal("vitals", 3, "ragged_row", 1, line=7))
     text = table({"mercy": good, "st-vincent": lost})
     lines = text.splitlines()
     assert lines[0].split() == ["tenant", "rows", *(word for end in ENDS for word in end.split("_"))]
@@ -56,7 +58,7 @@ def test_the_table_lines_up_tells_why_and_says_what_does_not_add_up() -> None:
     assert len({len(line) for line in lines[1:4]}) == 1
     assert lines[lines.index("why:") + 1].split() == ["mercy", "quarantined", "ambiguous_date", "7"]
     assert "committed" not in text
-    assert "st-vincent: 1 of 3 extracts refused whole" in text
+    assert "st-vincent: 1 of 3 extracts refused whole\n  vitals, version 3: ragged_row 1, line 7" in text
     assert "st-vincent: work waits: commit 4" in text
     assert "st-vincent: 5 rows were read and 0 are accounted for" in text
     assert table({}).startswith("no tenants yet")

@@ -31,6 +31,7 @@ CALLS = {
     "ops.mirrors()": "SELECT * FROM ops.mirrors()",
     "ops.row_ends()": "SELECT * FROM ops.row_ends()",
     "ops.stages()": "SELECT * FROM ops.stages()",
+    "ops.refusals()": "SELECT * FROM ops.refusals()",
     "ops.tenants()": "SELECT * FROM ops.tenants()",
     "ops.snapshots()": "SELECT * FROM ops.snapshots()",
     "ops.key_content(bytea,bytea)": r"SELECT ops.key_content(repeat('x', 64)::bytea, repeat('x', 64)::bytea)",

@@ -92,6 +92,15 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   FROM ops.tenant t ORDER BY t.tenant
 $$;
 
+-- Why extracts were refused, by source and version of its contract; where the latest of each kind breaks, if it says so.
+CREATE OR REPLACE FUNCTION ops.refusals() RETURNS TABLE (tenant text, source text, version int, reason text, extracts bigint,
+                                              line bigint, byte bigint)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  SELECT x.tenant, x.source, x.source_version, x.refusal, count(*),
+    (array_agg(x.refused_line ORDER BY x.received_at DESC))[1], (array_agg(x.refused_byte ORDER BY x.received_at DESC))[1]
+  FROM landing.extract x WHERE x.state = 'refused' GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4
+$$;
+
 CREATE OR REPLACE FUNCTION ops.tenants() RETURNS SETOF text
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$ SELECT t.tenant FROM ops.tenant t ORDER BY 1 $$;
 
@@ -100,16 +109,17 @@ CREATE OR REPLACE FUNCTION ops.snapshots() RETURNS TABLE (tenant text, target te
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   SELECT s.tenant, s.target, s.compared_at FROM ledger.snapshot s
 $$;
-REVOKE ALL ON FUNCTION ops.pending, ops.zones, ops.mirrors, ops.row_ends, ops.stages, ops.tenants, ops.snapshots FROM PUBLIC;
+REVOKE ALL ON FUNCTION ops.pending, ops.zones, ops.mirrors, ops.row_ends, ops.stages, ops.refusals, ops.tenants, ops.snapshots
+  FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION ops.pending, ops.mirrors, ops.tenants TO fw_ingest_login, fw_decide_login, fw_commit_login,
   fw_audit_login, fw_status_login;
 GRANT EXECUTE ON FUNCTION ops.zones TO fw_ingest_login, fw_status_login;
-GRANT EXECUTE ON FUNCTION ops.row_ends, ops.stages TO fw_status_login;
+GRANT EXECUTE ON FUNCTION ops.row_ends, ops.stages, ops.refusals TO fw_status_login;
 GRANT EXECUTE ON FUNCTION ops.snapshots TO fw_commit_login, fw_status_login;
 
 -- What their owner may see of each table: ids, states, codes and times, no sealed or hashed value.
 CALL ops.show('ops.tenant', 'tenant');
-CALL ops.show('landing.extract', 'tenant, source, state, received_at');
+CALL ops.show('landing.extract', 'tenant, source, source_version, state, refusal, refused_line, refused_byte, received_at');
 CALL ops.show('landing.zone', 'tenant, source, listing, look_again_at');
 CALL ops.show('canonical.record', 'tenant, record_id');
 CALL ops.show('canonical.row', 'tenant, record_id, disposition, reason');
@@ -130,5 +140,6 @@ CALL ops.give('ops.zones', 'fw_overview');
 CALL ops.give('ops.mirrors', 'fw_overview');
 CALL ops.give('ops.row_ends', 'fw_overview');
 CALL ops.give('ops.stages', 'fw_overview');
+CALL ops.give('ops.refusals', 'fw_overview');
 CALL ops.give('ops.tenants', 'fw_overview');
 CALL ops.give('ops.snapshots', 'fw_overview');
