@@ -6,7 +6,6 @@
     ├── ConfigError            a file or setting of ours is wrong          fix it, then go on
     │   └── SecretError        a secret reference does not resolve         fix the reference
     ├── ExtractRefused         a whole extract cannot be read              it stays where it was
-    ├── RowProblem             one row cannot be normalised                quarantine of that row
     ├── CandidateProblem       one record cannot become a candidate        quarantine of that record
     ├── LaneHeld               another run holds the (lane, tenant)        end clean, say who
     ├── ServiceError           a process, port, path or database of ours   fix it, start again
@@ -27,7 +26,6 @@ __all__ = [
     "ConfigError",
     "ExtractRefused",
     "LaneHeld",
-    "RowProblem",
     "SecretError",
     "ServiceError",
     "TargetError",
@@ -69,10 +67,6 @@ class ExtractRefused(WritebackError):
     ) -> None:
         self.line, self.byte = line, byte
         super().__init__(code, message, where=where, fix=fix)
-
-
-class RowProblem(WritebackError):
-    """One row cannot be normalised: ``code`` goes to quarantine as the reason, ``where`` names the column."""
 
 
 class CandidateProblem(WritebackError):

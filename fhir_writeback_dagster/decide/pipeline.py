@@ -1,7 +1,7 @@
 """decide: canonical records become candidates with a verdict, a batch at a time, one transaction a batch.
 
-The order of the steps is the order of the design's section 6: match, map, validate, place among the revisions, rule. Whatever
-ends a record is a state and a reason code on its candidate; nothing is dropped.
+The steps are: match the patient and the encounter, map and validate, rule by consent, policy, mode and target, place the content
+among the revisions of its fact. Whatever ends a record is a state and a reason code on its candidate; nothing is dropped.
 """
 
 from __future__ import annotations
@@ -205,7 +205,8 @@ class _Round:
     ) -> set[UUID]:
         """Find who is the next revision of its fact; a batch's newest as-of goes first, so that the older are stale at once.
 
-        Returns the records for the next round: what changes a fact that is new in this one was asked of policy as if it made it.
+        Returns the records that have to wait for the next round. Such a record changes a fact that another record of this round
+        creates, but policy was asked about it as if it created the fact itself; the next round asks about an update.
         """
         later: set[UUID] = set()
         payloads = memory.payloads_of(connection, self.run, _of_others(items, facts))

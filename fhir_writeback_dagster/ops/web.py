@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fhir_writeback_dagster.ops.ports import HOST
-from fhir_writeback_dagster.ops.webguard import Access, Guard
+from fhir_writeback_dagster.ops.webguard import Guard, PageAccess
 from fhir_writeback_dagster.ops.webtoken import read_secret
 
 HOSTS, TOKEN = "FHIR_WRITEBACK_WEB_HOSTS", "FHIR_WRITEBACK_WEB_TOKEN"
@@ -22,7 +22,7 @@ def main(port: str, secret: str, workspace: str) -> None:
     """Serve until a signal ends it."""
     from dagster_webserver import cli
 
-    access = Access(
+    access = PageAccess(
         secret=read_secret(Path(secret)),
         hosts=frozenset({f"{HOST}:{port}", f"localhost:{port}", *_names(os.environ.get(HOSTS, ""))}),
         cookie=f"fhir_writeback_{port}",  # a cookie knows no port, and two installations may stand on one machine

@@ -50,7 +50,7 @@ class _Refused(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Access:
+class PageAccess:
     """Who is let in. ``hosts`` are ``name`` or ``name:port`` as a browser writes them, in lower case.
 
     ``proxy_token`` is a bearer token of the operator's own, which a proxy that knows its users adds to their requests.
@@ -63,9 +63,9 @@ class Access:
 
 
 class Guard:
-    """``app`` behind :class:`Access`. A link from before ``started`` (Unix time) is not taken: it may be a used one."""
+    """``app`` behind :class:`PageAccess`. A link from before ``started`` (Unix time) is not taken: it may be a used one."""
 
-    def __init__(self, app: ASGIApp, access: Access, started: float | None = None) -> None:
+    def __init__(self, app: ASGIApp, access: PageAccess, started: float | None = None) -> None:
         self._app, self._access = app, access
         self._started = int(time.time() if started is None else started)
         self._used: set[str] = set()

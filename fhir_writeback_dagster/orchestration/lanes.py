@@ -57,13 +57,13 @@ def settings_of(lane: Lane) -> Settings:
 def in_lane(
     context: dg.AssetExecutionContext, lane: Lane, work: Callable[[RunContext], Iterable[LaneResult]]
 ) -> Iterator[LaneResult]:
-    """Do ``work`` at the workplace of this run's tenant while holding its lane, and yield its results; see ``holding``."""
+    """Do ``work`` with the context of this run while holding its lane, and yield its results; see ``holding``."""
 
-    def at_workplace(settings: Settings, tenant: str, held: HeldLane) -> Iterator[LaneResult]:
+    def with_run(settings: Settings, tenant: str, held: HeldLane) -> Iterator[LaneResult]:
         with open_run(settings, tenant, context.run.run_id, lane=held) as run:
             yield from work(run)
 
-    return holding(context, lane, at_workplace)
+    return holding(context, lane, with_run)
 
 
 def holding(

@@ -2,7 +2,7 @@
 
 A sealed value is ``0x01 | year*12+month (2 bytes) | nonce (12) | ciphertext and tag``. The associated data is
 ``tenant|table|row id``: a value that is moved to another row, table or tenant does not open. Destroying a month's data key
-shreds what was sealed in it (design section 4).
+shreds what was sealed in it.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ _UNREADABLE = (ServiceError, ValueError, RecursionError)
 
 
 @dataclass(frozen=True, slots=True)
-class Accepted:
+class AcceptReport:
     """``taken`` from decide's queue; ``opened`` as new intents, ``reopened``, and older ones ``superseded``."""
 
     taken: int
@@ -41,7 +41,7 @@ class Accepted:
     superseded: int
 
 
-def accept(connection: Connection[Any], run: RunContext, limit: int) -> Accepted:
+def accept(connection: Connection[Any], run: RunContext, limit: int) -> AcceptReport:
     """Make intents of the candidates that decide approved, oldest first."""
     taken = [
         candidate
@@ -53,7 +53,7 @@ def accept(connection: Connection[Any], run: RunContext, limit: int) -> Accepted
         )
     ]
     if not taken:
-        return Accepted(0, 0, 0, 0)
+        return AcceptReport(0, 0, 0, 0)
     made = connection.execute(
         statement("accept"),
         {
@@ -83,7 +83,7 @@ def accept(connection: Connection[Any], run: RunContext, limit: int) -> Accepted
     gone = [str(intent) for (intent,) in superseded]
     record_event(connection, "intent.discarded", gone, [{"reason": "superseded"}] * len(gone))
     again = sum(row[4] for row in made)
-    return Accepted(len(taken), len(made) - again, again, len(gone))
+    return AcceptReport(len(taken), len(made) - again, again, len(gone))
 
 
 def reap(connection: Connection[Any], run: RunContext, gone: Sequence[str] = ()) -> dict[State, int]:

@@ -86,8 +86,10 @@ def set_desired_state(connection: Connection[Any], run: RunContext, wanted: Desi
 
 
 def release(connection: Connection[Any], run: RunContext, by: str, reason: str) -> bool:
-    """A person lets go what the cap holds, or does not want to wait; what was sent so far counts no more. False: nothing was
-    held, or it is still: a target that is not what was approved is released by approving it, not by the way.
+    """End the hold of a target because a person decided so; the writes counted towards the cap start anew at zero.
+
+    Returns False where no hold was ended: there was none, or the target differs from what was approved. Such a drift ends only
+    when the target is approved again.
     """
     held = read(connection, run)
     if held.seconds <= 0:

@@ -69,8 +69,9 @@ def read_lookups(connection: Connection[Any], run: RunContext, *, all_of_them: b
 
 
 def forget(connection: Connection[Any], run: RunContext) -> int:
-    """Drop the lookups whose time is over, and the patients whom no other, nothing open and no merge of such patients needs.
-    Their identifiers' HMACs stay: by them a merge into a patient who comes later is found. Returns how many patients were.
+    """Delete the lookups whose time is over, and every patient that nothing needs any more: no other lookup, no open candidate or
+    intent, and no patient of these that was merged into it. The HMACs of a deleted patient's identifiers stay, because a later
+    merge is found by them. Returns the number of deleted patients.
     """
     place = {"tenant": run.id, "target": run.tenant.ehr.target, "now": run.now()}
     lock(connection, run)

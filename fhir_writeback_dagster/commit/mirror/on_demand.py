@@ -2,7 +2,8 @@
 
 Many EHRs refuse to list their patients, encounters or consents, so every search here names whom it wants. A refresh asks the
 lookups again that found somebody (a number may have a second bearer by now), reads everybody else whom the mirror holds, and
-forgets whom nobody needs. Only a complete one makes the mirror young again (`mirror.sync`), as a re-check before a send wants it.
+deletes the patients that nothing needs any more. Only a complete refresh moves the mirror's age (`mirror.sync`), which the
+re-check before a send compares with the greatest age that the tenant allows.
 """
 
 from __future__ import annotations

@@ -82,8 +82,10 @@ async def read_snapshot(ehr: FhirClient) -> tuple[dict[str, Any], Snapshot]:
 
 
 async def seen(ehr: FhirClient, before: Snapshot | None) -> tuple[dict[str, Any] | None, Snapshot]:
-    """:func:`read_snapshot`; of a target that names another token endpoint than was approved so much as is seen without a token,
-    because none is asked for there.
+    """What the target says of itself now, as :func:`read_snapshot` reads it.
+
+    A target that names another token endpoint than the approved one gets no credential of ours; of such a target only what it
+    shows without a token is returned.
     """
     try:
         return await read_snapshot(ehr)
@@ -115,7 +117,11 @@ def approved(connection: Connection[Any], run: RunContext) -> Snapshot | None:
 
 
 def since(before: Snapshot, now: Snapshot, run: RunContext) -> list[Difference]:
-    """What is not as it was approved. Relied on is what was approved: by what stands there now, nobody would use what is lost."""
+    """The differences between the approved snapshot and the present one.
+
+    Which differences break a write is judged by the approved snapshot: it says what our writes use, and a capability that was
+    taken away could not be seen in the present one.
+    """
     target = Target(load_vendor(run.tenant.ehr.vendor), _statement(before))
     return differences(before, now, target, written_types(run.tenant, run.settings.mappings / "fhir"))
 

@@ -1,7 +1,7 @@
-"""Rows that were told before and now tell of something else: another patient, time or code.
+"""Source records that stated one fact before and state another one now: another patient, time or code.
 
-What they told first must not stay in the chart unseen. So a person sees it, also where the new telling itself comes to nothing:
-its patient is not known yet, is not to be written about, or its content is wrong.
+The resource of the former fact must not stay in the chart unseen. A person gets the task to retract it, also where the new
+statement leads to no write: its patient is not known yet, must not be written about, or its content is wrong.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from fhir_writeback_dagster.decide.work_items import WorkItem
 from fhir_writeback_dagster.orchestration.run_context import RunContext
 
 StatedFacts = Mapping[tuple[str, bytes], str]
-"""(source, source record) → the business key that it told last time."""
+"""(source, source record) → the business key of the fact that the record stated last time."""
 
 _NOWHERE = frozenset({"waiting", "quarantined", "denied", "in_review"})
 
@@ -30,7 +30,7 @@ ORDER BY r.business_key, r.revision DESC
 
 
 def bring_up(connection: Connection[Any], run: RunContext, items: Sequence[WorkItem], told: StatedFacts) -> None:
-    """Turn what ended without a new telling of its fact into the task to retract the old one.
+    """Turn every record that ended without stating its former fact again into the task to retract that fact.
 
     Where no key could be made, the row is about the same fact only if it still bears the identifier that its patient was
     matched by: then the mirror just does not hold them at the moment.

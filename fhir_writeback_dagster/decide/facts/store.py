@@ -118,7 +118,7 @@ def payloads_of(connection: Connection[Any], run: RunContext, facts: Iterable[Fa
 def source_records_of(
     connection: Connection[Any], run: RunContext, wanted: Iterable[tuple[str, bytes, Sequence[bytes]]]
 ) -> dict[tuple[str, bytes], str]:
-    """(source, source record) → the business key that it told last time.
+    """(source, source record) → the business key of the fact that the record stated last time.
 
     :param wanted: source, source record, and the same under older generations of the identity key, newest first.
     """

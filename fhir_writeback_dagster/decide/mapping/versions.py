@@ -1,7 +1,7 @@
 """Mappings: from a canonical record to a FHIR payload, as immutable versions in ``mappings/fhir/<kind>/<n>.yaml``.
 
 A version is compiled once a process and content. Its identity fields say what the clinical fact *is*; neither the mapping's
-version nor a hash of a file or row is among them (design, section 4).
+version nor a hash of a file or row is among them.
 """
 
 from __future__ import annotations

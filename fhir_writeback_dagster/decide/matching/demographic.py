@@ -2,7 +2,7 @@
 
 The mirror's resources are sealed, so the search goes by keyed HMACs of rough keys (`rules.demographics.block_keys`) that commit
 writes beside the identifiers; who shares one is opened, weighed, and told to a person or, if the tenant says so, matched.
-`match evaluate` asks the same of a chart in memory: what is done here, it measures.
+`match evaluate` runs this same code on a chart in memory, so that what it measures is what the pipeline does.
 """
 
 from __future__ import annotations

@@ -147,8 +147,10 @@ def _ask(
     asked: Iterable[tuple[LookupRequest, datetime, bool]],
     known: Mapping[bytes, _Standing],
 ) -> None:
-    """Write down what is not asked yet; who is needed for longer; and once more, after the mirror's interval, what a row waits
-    for and is not due (lookup, needed until, does the row wait).
+    """Store the requests that have to be asked: those not asked before, those needed for longer than they were stored for, and,
+    once the mirror's interval is over, those that a row still waits for.
+
+    :param asked: each request with the time until which it is needed, and whether a row waits for its answer.
     """
     again_before = run.now() - run.tenant.ehr.mirror_every
     wanted: dict[bytes, tuple[LookupRequest, datetime, bool]] = {}

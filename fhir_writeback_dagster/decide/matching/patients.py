@@ -1,4 +1,4 @@
-"""Whose row this is: identifiers looked up in the mirror, for a whole batch in two queries (design section 6.4).
+"""Whose row this is: identifiers looked up in the mirror, for a whole batch in two queries.
 
 Deterministic: one patient or nobody. What is unclear goes to a person, what is not there yet waits for the mirror; a match
 on demographics alone is :mod:`decide.matching_demographic`'s business, and only where the tenant turns it on.

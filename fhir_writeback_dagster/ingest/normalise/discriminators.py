@@ -1,4 +1,4 @@
-"""Rows that agree in identity and differ in a discriminator: which of the facts that they told before does each tell now?
+"""Rows of one identity that a discriminator tells apart: which row states which of the facts that an earlier extract stated?
 
 Within one extract their order numbers them (:mod:`.records`). A later extract may hold only some of them, or more, so the numbers
 are remembered with what each said: a row keeps the number of the one that it agrees with, where a column that one of the two

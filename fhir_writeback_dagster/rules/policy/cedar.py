@@ -1,4 +1,4 @@
-"""Who may write what: Cedar, with default deny; `forbid` wins over `permit` (design section 6.6).
+"""Who may write what: Cedar, with default deny; `forbid` wins over `permit`.
 
 Two questions are asked about each write. `propose`: may it become one at all? `autoCommit`: without a person? No to the first is
 *denied*, no to the second *review*, yes to both *automatic*. What cannot be asked or evaluated counts as no.

@@ -26,7 +26,7 @@ _EXPECTABLE = {"zz": "a word", '"zz"': "a text", "1": "a number"} | {
     sign: f"`{sign}`" for sign in ("(", ")", "{", "}", "[", "]", ",", ";", ":", "::", ".", "==", "&&", "||", "@")
 }
 _WRONG_TOKEN = ("unexpected token", "invalid token")
-_MEND = 'each policy is `@id("…") permit|forbid (principal, action, resource) when { … };`'
+_FIX = 'each policy is `@id("…") permit|forbid (principal, action, resource) when { … };`'
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ def compile_policies(paths: Sequence[Path], schema: Any) -> tuple[Any, list[str]
         policy = _parse(statement)
         name = policy.get("annotations", {}).get("id") or ""
         if not name:
-            raise ConfigError("policy_without_id", "a policy has no @id", where=statement.where(), fix=_MEND)
+            raise ConfigError("policy_without_id", "a policy has no @id", where=statement.where(), fix=_FIX)
         if name in named:
             other = named[name][0].where()
             raise ConfigError(
@@ -149,11 +149,11 @@ def _bad_policy(statement: _Statement, problem: str) -> ConfigError:
     text = statement.text
     offset = len(text.rstrip()) if problem.startswith("unexpected end") else _wrong_token(text)
     if offset is None:  # well-formed, but not a policy
-        return ConfigError("bad_policy", problem, where=statement.where_of(problem), fix=_MEND)
+        return ConfigError("bad_policy", problem, where=statement.where_of(problem), fix=_FIX)
     expected = [told for tried, told in _EXPECTABLE.items() if _may_follow(text[:offset], tried)]
     if expected:
         problem += f", expected {' or '.join(expected)}"
-    return ConfigError("bad_policy", problem, where=statement.where(offset), fix=_MEND)
+    return ConfigError("bad_policy", problem, where=statement.where(offset), fix=_FIX)
 
 
 def _wrong_token(text: str) -> int | None:
