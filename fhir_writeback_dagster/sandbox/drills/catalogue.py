@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 from fhir_writeback_dagster.sandbox.drills import scenarios
 from fhir_writeback_dagster.sandbox.drills.fault_mix import storm
 from fhir_writeback_dagster.sandbox.drills.tenant_under_test import TenantUnderTest
 from fhir_writeback_dagster.sandbox.fault_proxy import faults as f
+from fhir_writeback_dagster.sandbox.fault_proxy.disguises import BACKEND, Disguise
 from fhir_writeback_dagster.sandbox.fault_proxy.exchange import READS, WRITES
 from fhir_writeback_dagster.sandbox.fault_proxy.personality import PLAIN, Personality
 from fhir_writeback_dagster.sandbox.fault_proxy.script import FaultRule
@@ -173,6 +174,15 @@ DRILLS: tuple[Drill, ...] = (
         "everything is written; a refusal for haste is no failure of a write",
         scenarios.written,
         personality=Personality(name="hasty", requests=15, window_s=1.0),
+    ),
+    Drill(
+        "denial-in-disguise",
+        "patients deny consent, in Consents that name them by another scheme or host, a version, a number, or not at all",
+        "a denial is a denial however it names its patient; one that names nobody holds every write that it may concern",
+        scenarios.denial_in_disguise,
+        personality=Personality(name="names patients otherwise", disguises_patients=tuple(get_args(Disguise))),
+        ehr={"also_at": [BACKEND]},
+        consent=_FRESH,
     ),
     Drill(
         "everything",

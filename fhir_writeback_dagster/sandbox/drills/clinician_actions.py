@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 from fhir_writeback_dagster.sandbox.check import fact_of
@@ -19,6 +20,32 @@ def revoke_consent(ward: TenantUnderTest, approved: Iterable[Planted]) -> None:
         chart.update({**chart.read("Consent", f"c-{patient}"), "provision": {"type": "deny"}})
     ward.wanted.update({row.fact: None for row in approved if row.fact and row.fact.chart_id in revoked})
     ward.trouble("consent_revoked")
+
+
+def deny_by_number(ward: TenantUnderTest, rows: Iterable[Planted]) -> None:
+    """Every third patient denies, in a Consent that names them by their record number alone: of ``rows`` nothing may be written
+    for them.
+    """
+    chart = ward.stage.server.chart
+    denying = {person.chart_id: person.mrn for person in ward.people[1::3]}
+    for patient, number in denying.items():
+        named = {"identifier": {"system": ward.hospital.mrn_system, "value": number}}
+        chart.update({**chart.read("Consent", f"c-{patient}"), "patient": named, "provision": {"type": "deny"}})
+    ward.wanted.update({row.fact: None for row in rows if row.fact and row.fact.chart_id in denying})
+    ward.trouble("denied_by_number")
+
+
+@contextmanager
+def denied_by_nobody(ward: TenantUnderTest) -> Iterator[None]:
+    """While the block runs there is a denial that names its patient in words only: it may be anybody's."""
+    chart, first = ward.stage.server.chart, ward.people[0].chart_id
+    permit = {name: value for name, value in chart.read("Consent", f"c-{first}").items() if name not in ("id", "meta")}
+    denial = chart.create({**permit, "patient": {"display": "A. Fairweather"}, "provision": {"type": "deny"}})
+    ward.trouble("denied_by_nobody")
+    try:
+        yield
+    finally:
+        chart.delete("Consent", denial["id"])
 
 
 def merge_patients(ward: TenantUnderTest) -> None:

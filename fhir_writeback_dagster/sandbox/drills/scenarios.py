@@ -5,7 +5,13 @@ from __future__ import annotations
 import time
 from datetime import timedelta
 
-from fhir_writeback_dagster.sandbox.drills.clinician_actions import edit_resources, merge_patients, revoke_consent
+from fhir_writeback_dagster.sandbox.drills.clinician_actions import (
+    denied_by_nobody,
+    deny_by_number,
+    edit_resources,
+    merge_patients,
+    revoke_consent,
+)
 from fhir_writeback_dagster.sandbox.drills.tenant_under_test import TenantUnderTest, corrected
 
 #: The oldest mirror that may be sent on; longer than a slow server needs to be read.
@@ -16,6 +22,35 @@ def written(ward: TenantUnderTest, *, workers: int = 1) -> None:
     ward.deliver(ward.rows())
     ward.work(workers)
     ward.settle()
+
+
+def denial_in_disguise(ward: TenantUnderTest) -> None:
+    """Patients deny, in Consents that name them in another form than ours: of what waits and of what comes later nothing may be
+    written for them. Then comes a denial that names nobody: nothing at all may be written.
+    """
+    quarter = ward.writes // 4
+    ward.deliver(ward.rows(quarter))
+    ward.work()
+    ward.settle()
+    ward.crew.dismiss()
+    approved = ward.rows(quarter)
+    ward.deliver(approved)
+    revoke_consent(ward, approved)
+    deny_by_number(ward, approved)
+    time.sleep(UNTIL_STALE_S)
+    ward.work()
+    ward.settle()
+    denied = {row.fact.chart_id for row in approved if row.fact and ward.wanted[row.fact] is None}
+    later = ward.rows(quarter)
+    ward.deliver(later)
+    ward.wanted.update({row.fact: None for row in later if row.fact and row.fact.chart_id in denied})
+    ward.settle()
+    with denied_by_nobody(ward):
+        time.sleep(UNTIL_STALE_S)
+        last = ward.rows(ward.writes - 3 * quarter)
+        ward.deliver(last)
+        ward.wanted.update({row.fact: None for row in last if row.fact})
+        ward.settle()
 
 
 def duplicate_delivery(ward: TenantUnderTest) -> None:

@@ -10,9 +10,12 @@ from fhir_writeback_dagster.rules.fhir.resource import Resource
 
 Disguise = Literal["https", "another_host", "slash", "versioned", "absolute"]
 
+BACKEND = "http://ehr-node-3.internal:8443/r4"
+"""The base under which a server behind a proxy knows itself."""
+
 _FORMS: dict[Disguise, Callable[[str, str], str]] = {
     "https": lambda name, base: f"{base.replace('http://', 'https://', 1)}/{name}",
-    "another_host": lambda name, _: f"http://ehr-node-3.internal:8443/r4/{name}",
+    "another_host": lambda name, _: f"{BACKEND}/{name}",
     "slash": lambda name, _: f"{name}/",
     "versioned": lambda name, _: f"{name}/_history/1",
     "absolute": lambda name, base: f"{base}/{name}",

@@ -11,10 +11,10 @@ from typing import Literal, get_args
 from urllib.parse import urlsplit
 
 from fhir_writeback_dagster.rules.fhir.resource import Resource
+from fhir_writeback_dagster.sandbox.fault_proxy.disguises import BACKEND
 from fhir_writeback_dagster.sandbox.fault_proxy.exchange import Exchange, ProxyAnswer, ProxyRequest
 
 _PAGE = b"<html><head><title>Sign in</title></head><body><h1>The service is not available</h1></body></html>"
-_BACKEND = "http://ehr-node-3.internal:8443/r4"
 _OTHERS = "_count=50&_sort=-_lastUpdated"
 _OF_A_RESOURCE = ("location", "content-location", "etag", "last-modified")
 
@@ -112,7 +112,7 @@ _WRITTEN: dict[Form, Callable[[str], str]] = {
     "as_it_is": lambda location: location,
     "relative": _relative,
     "without_version": lambda location: location.split("/_history")[0],
-    "of_the_backend": lambda location: f"{_BACKEND}/{_relative(location)}",
+    "of_the_backend": lambda location: f"{BACKEND}/{_relative(location)}",
 }
 
 
