@@ -54,6 +54,15 @@ class Quantity(_Model):
     code: str = Field(description="UCUM code")
 
 
+class Repair(_Model):
+    """What the source wrote in another way than its one meaning is written; counted by rule in the run's metadata."""
+
+    field: str
+    rule: Literal["unit", "valence", "code"]
+    was: str
+    now: str
+
+
 class Actor(_Model):
     """Who said it: a scraper of a source system, or an agent (then with its model)."""
 
@@ -85,6 +94,9 @@ class _Record(_Model):
     confidence: Decimal | None = Field(None, ge=0, le=1, description="the agent's own; None for plain sources")
     basis: Literal["observed", "inferred"] = "observed"
     labels: tuple[Coding, ...] | None = Field(None, description="security labels that the source gives; others follow in decide")
+    repairs: tuple[Repair, ...] | None = Field(
+        None, description="what was read otherwise than it was written; never in a payload"
+    )
     discriminator: str | None = Field(None, description="tells apart rows of one extract that agree in identity; see contract")
 
 

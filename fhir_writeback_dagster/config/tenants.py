@@ -154,6 +154,9 @@ class SourceUse(StrictModel):
     patient_systems: dict[str, str] = Field(
         default_factory=dict, description="identifier system of each patient identifier that the contract names"
     )
+    choices: dict[str, str] = Field(
+        default_factory=dict, description="words for what the source cannot say, of those that its contract offers"
+    )
     relative_references: Literal["sender", "ehr"] = Field(
         "sender",
         description="FHIR input: whose resource `Patient/1` is where the file does not hold it; ehr: this tenant's EHR's own",

@@ -50,6 +50,7 @@ class NormaliseReport:
     extracts: tuple[str, ...] = ()
     checks: tuple[CheckResult, ...] = ()
     problems: tuple[str, ...] = ()
+    repairs: Mapping[str, int] = field(default_factory=dict)
 
     def metadata(self) -> dict[str, int | float | str]:
         names = ("rows", "records", "rows_in_records", "rows_not_written", "rows_quarantined")
@@ -61,6 +62,7 @@ class NormaliseReport:
             "reasons": _listed(self.reasons),
             "refusals": _listed(self.refused),
             "undeclared_columns": self.undeclared_columns,
+            "repairs": _listed(self.repairs),
             "sources": _listed(self.sources),
             "extracts": ", ".join(self.extracts[:20]),
             "problems": "\n".join(self.problems),
@@ -86,6 +88,7 @@ class _Run:
         self.checks = none_evaluated(run.settings.expectations)
         self.sources: dict[tuple[str, int], Source | None] = {}
         self.counts, self.kinds, self.reasons, self.refused = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
+        self.repairs = Counter[str]()
         self.versions: dict[str, int] = {}
         self.problems: dict[str, None] = {}
         self.extracts: list[str] = []
@@ -119,6 +122,7 @@ class _Run:
         return NormaliseReport(
             len(self.extracts), self.counts, self.kinds, self.reasons, self.refused, self.undeclared, self.versions,
             tuple(self.extracts), tuple(self.checks.values()), (*self.refusals, *self.problems),
+            self.repairs,
         )  # fmt: skip
 
     def _refuse(self, extract: recording.Extract, error: ExtractRefused) -> None:
@@ -154,6 +158,8 @@ class _Run:
             contract.time_zone or self.run.tenant.time_zone,
             source.concept_maps,
             self.run.now(),
+            use.choices,
+            offset_required=table.format == "fhir" and contract.time_zone is None,
         )
         made = records.normalise(frame, name, table, contract.actor, maker)
         self.problems.update((f"{extract.source}: a row cannot be made: {line}", None) for line in made.defects)
@@ -224,6 +230,7 @@ class _Run:
                 self.reasons[outcome.failed[record_id]] += len(record.rows)
             else:
                 self.kinds[record.record.kind] += 1
+                self.repairs.update(repair.rule for repair in record.record.repairs or ())
         self.reasons.update(other.reason for other in outcome.others.values())
 
 

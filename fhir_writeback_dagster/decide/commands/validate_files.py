@@ -5,7 +5,6 @@ The line of a resource holds codes and paths, never a value, so it may go into a
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterable, Iterator
 from itertools import chain
@@ -19,6 +18,7 @@ from fhir_writeback_dagster import canonicaljson
 from fhir_writeback_dagster.decide.validation.issues import Issue
 from fhir_writeback_dagster.decide.validation.validate import validate
 from fhir_writeback_dagster.errors import ConfigError
+from fhir_writeback_dagster.jsontext import names_twice
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -54,7 +54,7 @@ def _results(stream: BinaryIO) -> Iterator[dict[str, Any]]:
     lines = [first, *numbered]
     text = b"".join(line for _, line in lines)
     whole = _parse(text)
-    if _is_document(whole) and _names_twice(text):
+    if _is_document(whole) and names_twice(text):
         yield _result([Issue("syntactic", "duplicate_key", f"line {first[0]}")])
     elif _is_document(whole):
         yield from _of_document(whole)
@@ -69,7 +69,7 @@ def _of_lines(lines: Iterable[tuple[int, bytes]]) -> Iterator[dict[str, Any]]:
         document = _parse(line)
         if not _is_document(document):
             yield _not_json(number)
-        elif _names_twice(line):
+        elif names_twice(line):
             yield _result([Issue("syntactic", "duplicate_key", f"line {number}")])
         else:
             yield from _of_document(document)
@@ -84,24 +84,6 @@ def _parse(data: bytes) -> Any:
         return canonicaljson.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-
-
-class _TwiceError(ValueError):
-    """A JSON object names something twice."""
-
-
-def _once(pairs: list[tuple[str, Any]]) -> None:
-    if len({name for name, _ in pairs}) < len(pairs):
-        raise _TwiceError
-
-
-def _names_twice(data: bytes) -> bool:
-    """Does an object of this JSON hold two members of one name? ``msgspec`` keeps the last and does not say."""
-    try:
-        json.loads(data, object_pairs_hook=_once, parse_int=str, parse_float=str)  # no number is read: they may be of any size
-    except _TwiceError:
-        return True
-    return False
 
 
 def _of_document(document: dict[str, Any] | list[Any]) -> Iterator[dict[str, Any]]:

@@ -22,6 +22,7 @@ from fhir_writeback_dagster.decide.validation.issues import Issue, IssueSeverity
 from fhir_writeback_dagster.decide.validation.references import reference_problem
 from fhir_writeback_dagster.rules.fhir.r4 import LOINC, UCUM, Element, definitions
 from fhir_writeback_dagster.rules.fhir.ucum import is_ucum
+from fhir_writeback_dagster.rules.fhir.unit_reading import nobody_means
 
 _CATEGORY = "http://terminology.hl7.org/CodeSystem/observation-category"
 _INTEGERS = frozenset({"integer", "positiveInt", "unsignedInt"})
@@ -114,8 +115,8 @@ class _Walk:
             problem = reference_problem(node, plan.targets, self.contained)
             if problem:
                 self.found.append((problem, path, "error"))
-        elif plan.ucum is not None and node.get("system") == UCUM and "code" in node and not is_ucum(node["code"]):
-            self.found.append(("ucum", (*path, "code"), plan.ucum))
+        elif plan.ucum is not None and node.get("system") == UCUM and (wrong := _wrong_unit(node.get("code"))):
+            self.found.append((wrong, (*path, "code"), plan.ucum))
         children = plan.children
         for name, value in node.items():
             child = children.get(name)
@@ -134,6 +135,14 @@ class _Walk:
         for index, value in enumerate(values):
             if type(value) is dict:
                 self.visit(value, plan, (*path, name, index))
+
+
+def _wrong_unit(code: Any) -> str | None:
+    if code is None:
+        return None
+    if not is_ucum(code):
+        return "ucum"
+    return "ucum_meaning" if nobody_means(code) else None
 
 
 def _paired(values: list[Any] | None, extensions: list[Any]) -> bool:

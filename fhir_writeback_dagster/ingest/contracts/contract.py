@@ -69,6 +69,7 @@ from fhir_writeback_dagster.canonical import KINDS
 from fhir_writeback_dagster.config.strict_model import StrictModel
 from fhir_writeback_dagster.config.tenants import TimeZone
 from fhir_writeback_dagster.ingest.contracts.fields import Conditions, DateFrom, IdentifierFrom, fields_model
+from fhir_writeback_dagster.ingest.contracts.repeat import counts, repeated
 from fhir_writeback_dagster.ingest.contracts.reserved_columns import BROKEN, LINE
 from fhir_writeback_dagster.ingest.contracts.row_rules import ActorFrom, AnyRule, Column, PatientFrom, RowRule, column_role
 
@@ -88,6 +89,9 @@ class Table(StrictModel):
     format: Literal["csv", "jsonl", "parquet", "html", "fhir"]
     page: dict[str, str] = Field(
         default_factory=dict, description="html: columns whose one value stands outside of the table, each with its XPath"
+    )
+    repeat: dict[str, int] = Field(
+        default_factory=dict, description="how many members of a list the contract reads; see contracts/repeat.py"
     )
     ignored: tuple[str, ...] = Field((), description="fhir: globs of elements that change nothing that is said")
     encoding: Literal["utf-8", "utf-16", "latin-1", "windows-1252"] = "utf-8"
@@ -120,7 +124,12 @@ class Table(StrictModel):
     @model_validator(mode="before")
     @classmethod
     def _share_fields(cls, data: Any) -> Any:
-        """Give the table's ``fields`` to each rule whose kind has them; the rule's own win."""
+        """Give the table's ``fields`` to each rule whose kind has them; the rule's own win. What is repeated is so before."""
+        if isinstance(data, dict) and isinstance(data.get("repeat"), dict):
+            data = {
+                "repeat": data["repeat"],
+                **repeated({k: v for k, v in data.items() if k != "repeat"}, counts(data["repeat"])),
+            }
         if not isinstance(data, dict) or not isinstance(data.get("fields"), dict) or not isinstance(data.get("rows"), list):
             return data
         shared = data["fields"]

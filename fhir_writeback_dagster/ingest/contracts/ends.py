@@ -33,7 +33,7 @@ def end_columns(table: Table) -> set[str]:
             continue
         if name == _ENDS[rule.kind] and isinstance(spec, DateFrom):
             found.add(spec.column)
-        if name in {"status", "clinical_status"} and isinstance(spec, TextFrom) and spec.constant in _OVER:
+        if name in {"status", "clinical_status"} and isinstance(spec, TextFrom) and _OVER & {spec.constant, *spec.words}:
             found.update(column for column, wanted in spec.when.items() if wanted == "present")
     return found
 

@@ -23,7 +23,7 @@ from fhir_writeback_dagster import canonical
 from fhir_writeback_dagster.config.strict_model import StrictModel
 from fhir_writeback_dagster.config.tenants import TimeZone
 from fhir_writeback_dagster.rules.consent.codes import ACT_CODE
-from fhir_writeback_dagster.rules.fhir.unit_conversion import UnknownUnitError, factor
+from fhir_writeback_dagster.rules.fhir.ucum import is_ucum
 
 
 def _regular_expression(pattern: str) -> str:
@@ -85,7 +85,10 @@ class From(StrictModel):
 
 
 class TextFrom(From):
-    """A word, text or number: a column's text, or ``constant``.
+    """A word, text or number: a column's text, or ``constant``, or what the tenant chooses.
+
+    ``choice`` names what a source cannot say (why an order ended): one of ``words``, of which the first holds unless the tenant's
+    ``sources.<source>.choices`` says another.
 
     ``values`` translates; a text that it does not hold is a problem of that row (``unknown_value``). A word that the canonical
     field does not know is one too, for columns, and of the contract, for constants and ``values``.
@@ -93,11 +96,15 @@ class TextFrom(From):
 
     column: str | None = None
     constant: str | None = None
+    choice: str | None = Field(None, pattern=r"^[a-z][a-z0-9_]*$")
+    words: tuple[str, ...] = ()
     values: dict[str, str] | None = None
 
     @model_validator(mode="after")
     def _check(self) -> TextFrom:
-        self._one_of("column", "constant")
+        self._one_of("column", "constant", "choice")
+        if (self.choice is None) == bool(self.words):
+            raise ValueError("`choice` and `words` go together")
         return self
 
 
@@ -166,8 +173,9 @@ class ConceptFrom(From):
 class QuantityFrom(From):
     """A number with its unit: ``unit`` (a UCUM code) or ``unit_column``.
 
-    The column's unit is a UCUM code or an alias of :mod:`~fhir_writeback_dagster.rules.fhir.unit_conversion`,
-    else ``unknown_unit``. With ``units``, values come out in one of these: another unit of the same dimension is converted and
+    The column's unit is read by :func:`~fhir_writeback_dagster.rules.fhir.unit_reading.read_unit`: UCUM, or a word with one
+    meaning, and of a result whose LOINC code we know only what it can come in (else ``unknown_unit``, ``ambiguous_unit``,
+    ``unit_unexpected``). With ``units``, values come out in one of these: another unit of the same dimension is converted and
     rounded to ``decimals``, any other is ``unit_not_comparable``. ``decimal_mark`` is never guessed; a thousands mark is
     ``bad_decimal``.
 
@@ -197,10 +205,8 @@ class QuantityFrom(From):
         if self.extract is not None and not _has_one_group(self.extract):
             raise ValueError("`extract` needs exactly one group (write others as `(?:...)`)")
         for code in (*self.units, *([self.unit] if self.unit else [])):
-            try:
-                factor(code, code)
-            except UnknownUnitError:
-                raise ValueError(f"{code} is no UCUM code") from None
+            if not is_ucum(code):
+                raise ValueError(f"{code} is no UCUM code")
         return self
 
 
@@ -210,12 +216,16 @@ def _has_one_group(pattern: str) -> bool:
 
 
 class IdentifierFrom(From):
-    """An identifier: of a ``system`` URI, of the one that a column says, or of that which the tenant gives to ``name``."""
+    """An identifier: of a ``system`` URI, of the one that a column says, or of that which the tenant gives to ``name``.
+
+    A word for "nothing" (``NULL``, ``nan``) is none, and what a float column makes of digits (``100.0``) is ``bad_identifier``.
+    """
 
     column: str
     system: str | None = None
     system_column: str | None = None
     name: str | None = Field(None, description="key in the tenant's sources.<source>.patient_systems")
+    any_text: bool = Field(False, description="the source has identifiers that look like null words or floats")
 
     @model_validator(mode="after")
     def _check(self) -> IdentifierFrom:
@@ -284,7 +294,7 @@ class Fields(StrictModel):
 
 
 #: Fields that a contract does not make one by one: they come from `patient`, `encounter`, `actor`, `discriminator` and so on.
-_MADE_ELSEWHERE = {"patient", "encounter", "actor", "discriminator", "kind", "sha256"}
+_MADE_ELSEWHERE = {"patient", "encounter", "actor", "discriminator", "repairs", "kind", "sha256"}
 
 #: Fields whose alternatives all hold at once: each gives one member of the list.
 LISTS = {"components", "labels", "reactions"}
@@ -347,7 +357,7 @@ def check_words(kind: str, name: str, spec: From) -> None:
     if not isinstance(spec, TextFrom):
         return
     adapter, _ = word_adapter(kind, name)
-    for word in (*([spec.constant] if spec.constant is not None else []), *(spec.values or {}).values()):
+    for word in (*([spec.constant] if spec.constant is not None else []), *spec.words, *(spec.values or {}).values()):
         try:
             adapter.validate_python(word)
         except ValidationError as error:

@@ -7,3 +7,9 @@ PATIENT_URL, ENCOUNTER_URL = "@patient", "@encounter"
 
 #: Of a line that is no row: the reason code, and the line as it was delivered.
 BROKEN, LINE = "@broken", "@line"
+
+#: fhir: reason and element of what a resource says twice and differently (rules/fhir/contradictions.py).
+CONTRADICTION = "@contradiction"
+
+#: fhir: a resource of a type that nobody writes, as JSON; of its elements, none is a column.
+UNREAD_RESOURCE = "@resource"

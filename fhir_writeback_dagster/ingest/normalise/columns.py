@@ -5,6 +5,7 @@ A value that cannot be read is a :class:`Problem` in its place: it is the row's,
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -13,7 +14,7 @@ from typing import Any, TypeVar
 import polars as pl
 from pydantic import ValidationError
 
-from fhir_writeback_dagster.canonical import Coding, Comparator, Component, Identifier, PatientRef, Reaction
+from fhir_writeback_dagster.canonical import Coding, Comparator, Component, Concept, PatientRef, Reaction
 from fhir_writeback_dagster.ingest.contracts.concept_maps import ConceptMap
 from fhir_writeback_dagster.ingest.contracts.fields import (
     LISTS,
@@ -32,9 +33,22 @@ from fhir_writeback_dagster.ingest.contracts.fields import (
 )
 from fhir_writeback_dagster.ingest.contracts.row_rules import PatientFrom, holds
 from fhir_writeback_dagster.ingest.normalise import dates
-from fhir_writeback_dagster.ingest.normalise.conversions import concept, content, put_together, quantity
+from fhir_writeback_dagster.ingest.normalise.conversions import (
+    Measured,
+    Repaired,
+    concept,
+    content,
+    identifier,
+    put_together,
+    quantity,
+    unwrapped,
+)
 from fhir_writeback_dagster.ingest.problems import Problem, defect
 from fhir_writeback_dagster.orchestration.run_context import utc_now
+from fhir_writeback_dagster.rules.fhir.code_systems import LOINC
+from fhir_writeback_dagster.rules.fhir.loinc import LoincTerm, loinc_terms
+
+_OFFSET = re.compile(r"(?:z|utc|[+-]\d{2}(?::?\d{2})?)$", re.IGNORECASE)
 
 K = TypeVar("K", bound=Hashable)
 Texts = Sequence[str | None]
@@ -58,6 +72,8 @@ class Maker:
     :param systems: identifier system of each name, from the tenant; :func:`~.sources.source_of` has seen that all are there.
     :param zone: of times without an offset, where the contract's field says none.
     :param now: when the rows are read (UTC): an end that is still to come has not happened.
+    :param choices: the tenant's words for what a source cannot say.
+    :param offset_required: a time without an offset is ``no_offset`` where neither field nor contract names a zone.
     """
 
     source: str
@@ -65,6 +81,8 @@ class Maker:
     zone: str
     concept_maps: Mapping[str, ConceptMap]
     now: datetime = field(default_factory=utc_now)
+    choices: Mapping[str, str] = field(default_factory=dict)
+    offset_required: bool = False
     _makers: dict[type[From], Callable[[Any, pl.DataFrame], list[Any]]] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -78,16 +96,26 @@ class Maker:
         }
         object.__setattr__(self, "_makers", makers)
 
-    def field(self, kind: str, name: str, alternatives: Sequence[From], frame: pl.DataFrame) -> list[Any]:
-        """A value, None (not said) or a :class:`Problem` for each row of ``frame``."""
+    def field(
+        self, kind: str, name: str, alternatives: Sequence[From], frame: pl.DataFrame, codes: Sequence[Any] | None = None
+    ) -> list[Any]:
+        """A value, None (not said), a :class:`Repaired` value or a :class:`Problem` for each row of ``frame``.
+
+        :param codes: what each row measures, by which a quantity's unit is read.
+        """
         if name in LISTS:
             return self._members(kind, name, alternatives, frame)
         values: list[Any] = [None] * frame.height
         free = pl.repeat(value=True, n=frame.height, eager=True)
         for spec in alternatives:
             takes = free if not spec.when else free & frame.select(holds(spec.when).alias("takes")).to_series()
-            made = self._one(kind, name, spec, frame.filter(takes))
-            for position, value in zip(takes.arg_true(), made, strict=True):
+            positions = takes.arg_true()
+            if isinstance(spec, QuantityFrom):
+                terms = [_term(codes[position]) if codes else None for position in positions]
+                made = self.quantities(spec, frame.filter(takes), comparators_of(kind, name, spec), terms)
+            else:
+                made = self._one(kind, name, spec, frame.filter(takes))
+            for position, value in zip(positions, made, strict=True):
                 values[position] = value
             free &= ~takes
         return values
@@ -95,8 +123,6 @@ class Maker:
     def _one(self, kind: str, name: str, spec: From, frame: pl.DataFrame) -> list[Any]:
         if isinstance(spec, TextFrom):
             return self.words(kind, name, spec, frame)
-        if isinstance(spec, QuantityFrom):
-            return self.quantities(spec, frame, comparators_of(kind, name, spec))
         if isinstance(spec, ComponentFrom):
             return self.components(spec, frame, kind)
         return self._makers[type(spec)](spec, frame)
@@ -107,10 +133,12 @@ class Maker:
             takes = frame.select(holds(spec.when).alias("takes")).to_series() if spec.when else None
             part = frame if takes is None else frame.filter(takes)
             positions = range(frame.height) if takes is None else takes.arg_true()
+            if not len(positions):
+                continue
             for position, value in zip(positions, self._one(kind, name, spec, part), strict=True):
                 if value is not None:
                     members[position].append(value)
-        return [next((m for m in found if isinstance(m, Problem)), tuple(found)) for found in members]
+        return [_joined(found) for found in members]
 
     def words(self, kind: str, name: str, spec: TextFrom, frame: pl.DataFrame) -> list[Any]:
         adapter, many = word_adapter(kind, name)
@@ -129,13 +157,17 @@ class Maker:
             return (value,) if many else value
 
         if spec.column is None:
-            return [read(spec.constant)] * frame.height
+            return [read(self._word(spec))] * frame.height
         return each(_texts(frame, spec.column), read, spec.column)
+
+    def _word(self, spec: TextFrom) -> str | None:
+        """What holds for every row: a constant, or what the tenant chose."""
+        return spec.constant if spec.choice is None else self.choices.get(spec.choice, spec.words[0])
 
     def texts(self, spec: TextFrom, frame: pl.DataFrame) -> list[Any]:
         """Plain texts, translated where the contract says how."""
         if spec.column is None:
-            return [spec.constant] * frame.height
+            return [self._word(spec)] * frame.height
         texts = _texts(frame, spec.column)
         if spec.values is None:
             return list(texts)
@@ -151,9 +183,14 @@ class Maker:
         made: dict[str | None, Any] = {
             text: Problem(parsed.problem, spec.column) if parsed.problem else parsed.value for text, parsed in read.items()
         }
+        if self.offset_required and spec.time_zone is None:
+            unsaid = Problem("no_offset", spec.column)
+            made |= {text: unsaid for text, parsed in read.items() if "T" in (parsed.value or "") and not _OFFSET.search(text)}
         return [made.get(text) for text in texts]
 
-    def quantities(self, spec: QuantityFrom, frame: pl.DataFrame, signs: Mapping[str, Comparator]) -> list[Any]:
+    def quantities(
+        self, spec: QuantityFrom, frame: pl.DataFrame, signs: Mapping[str, Comparator], terms: Sequence[LoincTerm | None]
+    ) -> list[Any]:
         values = _texts(frame, spec.column)
         if spec.extract is not None:
             part = pl.col(spec.column).str.extract(f"^(?:{spec.extract})$", 1)
@@ -161,7 +198,8 @@ class Maker:
             values = [None if whole is None else found for whole, found in zip(values, parts, strict=True)]
         named = _texts(frame, spec.unit_column) if spec.unit_column else [spec.unit] * frame.height
         compared = _texts(frame, spec.comparator_column) if spec.comparator_column else [None] * frame.height
-        return each(list(zip(values, named, compared, strict=True)), lambda key: quantity(spec, signs, *key), spec.column)
+        said = [Measured(*row) for row in zip(values, named, compared, terms, strict=True)]
+        return each(said, lambda one: quantity(spec, signs, one), spec.column)
 
     def concepts(self, spec: ConceptFrom, frame: pl.DataFrame) -> list[Any]:
         columns = [
@@ -172,14 +210,12 @@ class Maker:
         return each(list(zip(*columns, strict=True)), lambda key: concept(spec, concept_map, *key), spec.column or "code")
 
     def identifiers(self, spec: IdentifierFrom, frame: pl.DataFrame) -> list[Any]:
+        texts = _texts(frame, spec.column)
         if spec.system_column:
             systems = _texts(frame, spec.system_column)
-            pairs = zip(systems, _texts(frame, spec.column), strict=True)
-            made = lambda pair: Identifier(system=pair[0], value=pair[1]) if all(pair) else None  # noqa: E731
-            return each(list(pairs), made, spec.column)
-        system = spec.system or self.systems[spec.name or ""]
-        made = lambda text: None if text is None else Identifier(system=system, value=text)  # noqa: E731
-        return each(_texts(frame, spec.column), made, spec.column)
+        else:
+            systems = [spec.system or self.systems[spec.name or ""]] * frame.height
+        return each(list(zip(systems, texts, strict=True)), lambda pair: identifier(spec, *pair), spec.column)
 
     def contents(self, spec: ContentFrom, frame: pl.DataFrame) -> list[Any]:
         return each(_texts(frame, spec.column), lambda text: None if text is None else content(spec, text), spec.column)
@@ -210,7 +246,8 @@ class Maker:
         nothing = [None] * frame.height
         codes = self.concepts(spec.code, frame)
         measured = spec.quantity
-        quantities = self.quantities(measured, frame, comparators_of(kind, "quantity", measured)) if measured else nothing
+        signs = comparators_of(kind, "quantity", measured) if measured else {}
+        quantities = self.quantities(measured, frame, signs, [_term(code) for code in codes]) if measured else nothing
         concepts = self.concepts(spec.concept, frame) if spec.concept else nothing
         texts = self.texts(spec.text, frame) if spec.text else nothing
         return [
@@ -232,16 +269,34 @@ class Maker:
             found = tuple(one for one in key[:count] if one is not None)
             if not found:
                 return absent
+            if problem := next((one for one in found if isinstance(one, Problem)), None):
+                return problem
             return put_together(PatientRef, identifiers=found, **dict(zip(said, key[count:], strict=True)))
 
         return each(list(zip(*identifiers, *columns, strict=True)), make, absent.column)
 
-    def encounters(self, specs: Sequence[IdentifierFrom], frame: pl.DataFrame) -> list[tuple[Identifier, ...]]:
+    def encounters(self, specs: Sequence[IdentifierFrom], frame: pl.DataFrame) -> list[Any]:
         if not specs:
             return [()] * frame.height
         columns = [self.identifiers(spec, frame) for spec in specs]
-        return [tuple(one for one in row if one is not None) for row in zip(*columns, strict=True)]
+        return [_joined([one for one in row if one is not None]) for row in zip(*columns, strict=True)]
 
 
 def _texts(frame: pl.DataFrame, column: str) -> list[str | None]:
     return frame.get_column(column).to_list()
+
+
+def _joined(members: Sequence[Any]) -> Any:
+    """The members of a list as one value: the first problem of theirs, or all with the notes of those that were repaired."""
+    plain, notes = unwrapped(members)
+    problem = next((one for one in plain if isinstance(one, Problem)), None)
+    if problem is not None:
+        return problem
+    return Repaired(tuple(plain), notes) if notes else tuple(plain)
+
+
+def _term(code: Any) -> LoincTerm | None:
+    """The LOINC term of a concept, if we know one of its codings."""
+    (concept,), _ = unwrapped([code])
+    codings = concept.codings if isinstance(concept, Concept) else ()
+    return next((t for c in codings if c.system == LOINC and (t := loinc_terms().get(c.code)) is not None), None)

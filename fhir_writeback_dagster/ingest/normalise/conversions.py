@@ -7,25 +7,50 @@ import binascii
 import hashlib
 import math
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from pydantic import ValidationError
 
-from fhir_writeback_dagster.canonical import Coding, Comparator, Concept, Quantity
+from fhir_writeback_dagster.canonical import Coding, Comparator, Concept, Identifier, Quantity
 from fhir_writeback_dagster.ingest.contracts.concept_maps import ConceptMap
-from fhir_writeback_dagster.ingest.contracts.fields import COMPARATORS, ConceptFrom, ContentFrom, QuantityFrom
+from fhir_writeback_dagster.ingest.contracts.fields import COMPARATORS, ConceptFrom, ContentFrom, IdentifierFrom, QuantityFrom
 from fhir_writeback_dagster.ingest.problems import Problem
 from fhir_writeback_dagster.rules.fhir import unit_conversion
+from fhir_writeback_dagster.rules.fhir.code_systems import code_of, is_cast_number, is_null_word
+from fhir_writeback_dagster.rules.fhir.loinc import LoincTerm
+from fhir_writeback_dagster.rules.fhir.unit_reading import UnreadableUnit, read_unit
 
 _DECIMAL = re.compile(r"[+-]?(\d{1,20}(\.\d{1,20})?|\.\d{1,20})([eE][+-]?\d{1,2})?", re.ASCII)
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 #: A bound is rounded outwards, or it would say more than was measured. No factor between units is negative: it keeps its side.
 _ROUNDINGS: dict[str | None, Callable[[Fraction], int]] = {"<": math.ceil, "<=": math.ceil, ">=": math.floor, ">": math.floor}
 _CODE = re.compile(r"\S+( \S+)*")  # FHIR R4 datatypes, code
+
+
+#: Rule, what was written, and what it was read as.
+Note = tuple[Literal["unit", "valence", "code"], str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Repaired:
+    """A value that the source wrote in another way than its one meaning is written."""
+
+    value: Any
+    notes: tuple[Note, ...]
+
+
+def unwrapped(values: Iterable[Any]) -> tuple[list[Any], tuple[Note, ...]]:
+    """The values themselves, and the notes of those that were repaired."""
+    plain: list[Any] = []
+    notes: list[Note] = []
+    for value in values:
+        plain.append(value.value if isinstance(value, Repaired) else value)
+        notes += value.notes if isinstance(value, Repaired) else ()
+    return plain, tuple(dict.fromkeys(notes))
 
 
 #: What servers of US Core promise to take inline (US Core, Writing Clinical Notes: 5 MB); of the bytes, before base64.
@@ -43,27 +68,35 @@ class Content:
 
 def put_together(model: type[Any], **parts: Any) -> Any:
     """The model, or the first problem of its parts; a part that the model cannot hold is a problem too."""
-    for part in parts.values():
+    plain, notes = unwrapped(parts.values())
+    for part in plain:
         if isinstance(part, Problem):
             return part
     try:
-        return model(**parts)
+        made = model(**dict(zip(parts, plain, strict=True)))
+        return Repaired(made, notes) if notes else made
     except ValidationError as error:
         return Problem("unknown_value", str(error.errors(include_url=False, include_input=False)[0]["loc"][0]))
 
 
-def quantity(
-    spec: QuantityFrom, signs: Mapping[str, Comparator], text: str | None, unit: str | None, sign: str | None = None
-) -> Quantity | Problem | None:
-    """:param signs: what may stand before the number, with the FHIR comparator that it is.
-    :param sign: what stands in the column of comparators; then none stands before the number.
-    """
+class Measured(NamedTuple):
+    """What a row says of one quantity: the number's text, its unit, what a column of comparators says, and the LOINC term."""
+
+    text: str | None
+    unit: str | None
+    sign: str | None = None
+    term: LoincTerm | None = None
+
+
+def quantity(spec: QuantityFrom, signs: Mapping[str, Comparator], said: Measured) -> Quantity | Problem | Repaired | None:
+    """:param signs: what may stand before the number, with the FHIR comparator that it is."""
+    text, sign = said.text, said.sign
     if text is None:
         return None
     column = spec.column
     if sign is None:
         sign, text = _signed(text, signs)
-    else:
+    else:  # then none stands before the number
         column = spec.comparator_column or column
     if spec.decimal_mark == ",":
         text = text.replace(",", ".") if "." not in text else ""
@@ -72,15 +105,22 @@ def quantity(
     if sign is not None and sign not in signs:
         return Problem("comparator_not_allowed" if sign in COMPARATORS else "unknown_comparator", column)
     value, comparator = Decimal(text), None if sign is None else signs[sign]
+    unit, term = said.unit or "", said.term
     try:
-        code = unit_conversion.ucum(unit or "")
+        read = read_unit(unit, term.units, term.valence) if term else read_unit(unit)
+        code = read.code
+        if read.scale != 1:
+            value = value * read.scale.numerator / read.scale.denominator
         if spec.units and code not in spec.units:
             value, code = _converted(spec, value, code, comparator)
-    except unit_conversion.UnknownUnitError:
-        return Problem("unknown_unit", spec.unit_column or spec.column)
+    except UnreadableUnit as error:
+        return Problem(error.reason, spec.unit_column or spec.column)
     except unit_conversion.NotComparableError:
         return Problem("unit_not_comparable", spec.unit_column or spec.column)
-    return Quantity(value=value, comparator=comparator, unit=code, code=code)
+    made = Quantity(value=value, comparator=comparator, unit=code, code=code)
+    if not read.repaired:
+        return made
+    return Repaired(made, (("unit" if read.scale == 1 else "valence", unit, read.code),))
 
 
 def _signed(text: str, signs: Collection[str]) -> tuple[str | None, str]:
@@ -102,25 +142,53 @@ def _converted(spec: QuantityFrom, value: Decimal, code: str, comparator: Compar
 
 def concept(
     spec: ConceptFrom, concept_map: ConceptMap | None, code: str | None, system: str | None, display: str | None, text: str | None
-) -> Concept | Problem | None:
+) -> Concept | Problem | Repaired | None:
     code = spec.code if spec.column is None else code
+    display, text = (None if word is not None and is_null_word(word) else word for word in (display, text))
     if code is None:
         return Concept(text=text) if text is not None and spec.column is None else None
     column = spec.column or "code"
     if concept_map is not None:
-        codings = concept_map.codings.get(" ".join(code.split()))
-        if codings is None:
-            return Concept(text=text or code) if spec.unmapped == "text" else Problem("unmapped_code", column)
-        if not spec.keep_local:
-            return Concept(codings=codings[:-1], text=text)
-        own = codings[-1].model_copy(update={"display": display}) if display else codings[-1]
-        return Concept(codings=(*codings[:-1], own), text=text)
+        return _mapped(spec, concept_map, code, display, text)
+    if is_null_word(code):
+        return None
     if not _CODE.fullmatch(code):
         return Problem("bad_code", column)
     uri = spec.system if spec.systems is None else spec.systems.get(system or "")
     if uri is None:
         return Problem("unknown_code_system", spec.system_column or column)
-    return Concept(codings=(Coding(system=uri, code=code, display=display),), text=text)
+    read = code_of(uri, code)
+    if read is None:
+        return Problem("bad_code", column)
+    made = Concept(codings=(Coding(system=uri, code=read, display=display),), text=text)
+    return made if read == code else Repaired(made, (("code", code, read),))
+
+
+def _mapped(
+    spec: ConceptFrom, concept_map: ConceptMap, code: str, display: str | None, text: str | None
+) -> Concept | Problem | None:
+    """A local code; a word for "nothing" is one where the map has it."""
+    codings = concept_map.codings.get(" ".join(code.split()))
+    if codings is None:
+        if is_null_word(code):
+            return None
+        return Concept(text=text or code) if spec.unmapped == "text" else Problem("unmapped_code", spec.column or "code")
+    if not spec.keep_local:
+        return Concept(codings=codings[:-1], text=text)
+    own = codings[-1].model_copy(update={"display": display}) if display else codings[-1]
+    return Concept(codings=(*codings[:-1], own), text=text)
+
+
+def identifier(spec: IdentifierFrom, system: str | None, text: str | None) -> Identifier | Problem | None:
+    """An identifier of ``system``; None where the row says none."""
+    if system is None or text is None:
+        return None
+    if not spec.any_text:
+        if is_null_word(text):
+            return None
+        if is_cast_number(text):
+            return Problem("bad_identifier", spec.column)
+    return Identifier(system=system, value=text)
 
 
 def content(spec: ContentFrom, text: str) -> Content | Problem:

@@ -14,17 +14,17 @@ from typing import Any, NamedTuple
 import polars as pl
 from pydantic import ValidationError
 
-from fhir_writeback_dagster.canonical import Actor, CanonicalRecord, Coding, Component, Concept
+from fhir_writeback_dagster.canonical import Actor, CanonicalRecord, Coding, Component, Concept, Repair
 from fhir_writeback_dagster.ingest.contracts.contract import Table
 from fhir_writeback_dagster.ingest.contracts.fields import record_model
 from fhir_writeback_dagster.ingest.contracts.reserved_columns import BROKEN
 from fhir_writeback_dagster.ingest.contracts.row_rules import ActorFrom, Group, NotWritten, RowRule, holds
 from fhir_writeback_dagster.ingest.normalise.columns import Maker, each
-from fhir_writeback_dagster.ingest.normalise.conversions import Content
+from fhir_writeback_dagster.ingest.normalise.conversions import Content, Repaired, unwrapped
 from fhir_writeback_dagster.ingest.normalise.dates import instant
 from fhir_writeback_dagster.ingest.normalise.texts import read_texts
 from fhir_writeback_dagster.ingest.problems import Problem, defect
-from fhir_writeback_dagster.ingest.readers.fhir import labels_of, unread
+from fhir_writeback_dagster.ingest.readers.fhir import contradicting, labels_of, unread
 
 _ROW = "\x00row"  # a name that no column has
 _VALUES = ("quantity", "concept", "text", "components")
@@ -68,6 +68,7 @@ def normalise(frame: pl.DataFrame, name: str, table: Table, actor: ActorFrom, ma
     frame = read_texts(delivered, table, maker.zone, maker.now).with_row_index(_ROW)
     made = Normalised()
     labels = labels_of(delivered) if table.format == "fhir" else []
+    contradicted = contradicting(delivered) if table.format == "fhir" else {}
     free = pl.repeat(value=True, n=frame.height, eager=True)
     if BROKEN in delivered.columns:
         free = delivered[BROKEN].is_null()
@@ -78,6 +79,9 @@ def normalise(frame: pl.DataFrame, name: str, table: Table, actor: ActorFrom, ma
         free = free & ~takes
         part = frame.filter(takes)
         if table.format == "fhir" and isinstance(rule, RowRule):
+            for row in set(part[_ROW]) & contradicted.keys():
+                made.others[row] = NotARecord("quarantined", *contradicted[row])
+            part = part.filter(~pl.col(_ROW).is_in(list(contradicted)))
             lost = unread(delivered, table, rule)
             for row in set(part[_ROW]) & lost.keys():
                 made.others[row] = NotARecord("quarantined", "unknown_element", lost[row])
@@ -103,6 +107,7 @@ class _Member(NamedTuple):
     head: dict[str, Any]
     as_of: datetime | None
     labels: tuple[Coding, ...]
+    repairs: tuple[Repair, ...]
 
 
 @dataclass(slots=True)
@@ -159,13 +164,21 @@ class _Rule:
             "actor": self._actors(actor, maker),
         }
         for field_name, alternatives in self.rule.fields.specs().items():
-            columns[field_name] = maker.field(self.rule.kind, field_name, alternatives, self.frame)
+            columns[field_name] = maker.field(self.rule.kind, field_name, alternatives, self.frame, columns.get("code"))
         if self.labels:
             given = [self.labels[row] for row in self.frame[_ROW]]
-            columns["labels"] = [_joined(*pair) for pair in zip(given, columns.get("labels", [()] * len(given)), strict=True)]
+            columns["labels"] = [_both(*pair) for pair in zip(given, columns.get("labels", [()] * len(given)), strict=True)]
         names = tuple(columns)
         for values in zip(*columns.values(), strict=True):
             fields = {name: value for name, value in zip(names, values, strict=True) if value is not None and value != ()}
+            if repairs := tuple(
+                Repair(field=name, rule=rule, was=was, now=now)
+                for name, value in fields.items()
+                if isinstance(value, Repaired)
+                for rule, was, now in value.notes
+            ):
+                plain, _ = unwrapped(fields.values())
+                fields = dict(zip(fields, plain, strict=True)) | {"repairs": repairs}
             content = fields.get("data")
             if isinstance(content, Content):
                 said = fields.get("content_type", content.content_type)
@@ -244,8 +257,10 @@ class _Rule:
                 self._quarantine(row, problem)
                 continue
             parts = {name: fields.pop(name) for name in ("code", "quantity", "concept", "text") if name in fields}
-            labels = fields.pop("labels", ())
-            members.setdefault(key, []).append(_Member(row, _code(parts["code"]), Component(**parts), fields, as_of, labels))
+            labels, repairs = fields.pop("labels", ()), fields.pop("repairs", ())
+            members.setdefault(key, []).append(
+                _Member(row, _code(parts["code"]), Component(**parts), fields, as_of, labels, repairs)
+            )
         for key, found in members.items():
             reason = "group_incomplete" if key in broken else _disagreement(found)
             record = Problem(reason, group.by[0]) if reason else self._panel(group, found)
@@ -262,7 +277,9 @@ class _Rule:
         components = {member.code: member.component for member in found}
         ordered = tuple(components[code] for code in sorted(components))
         labels = tuple(dict.fromkeys(label for member in found for label in member.labels))
+        repairs = tuple(dict.fromkeys(repair for member in found for repair in member.repairs))
         head = found[0].head | ({"labels": labels} if labels else {})  # as sensitive as the most sensitive of its rows
+        head |= {"repairs": repairs} if repairs else {}
         return self._record({**head, "code": Concept(codings=(coding,)), "components": ordered})
 
 
@@ -279,7 +296,7 @@ def _disagreement(found: list[_Member]) -> str | None:
     return None
 
 
-def _joined(one: Any, other: Any) -> Any:
+def _both(one: Any, other: Any) -> Any:
     """Two lists of labels as one; a :class:`Problem` in either stays."""
     return next((part for part in (one, other) if isinstance(part, Problem)), None) or (*one, *other)
 

@@ -12,23 +12,24 @@ nobody we know, unless the tenant says whose relative references are.
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator
-from decimal import Decimal
 from fnmatch import fnmatchcase
-from typing import Any, NamedTuple
+from typing import Any
 
-import msgspec
 import polars as pl
 
+from fhir_writeback_dagster import canonicaljson
 from fhir_writeback_dagster.canonical import Coding
 from fhir_writeback_dagster.errors import ExtractRefused
 from fhir_writeback_dagster.ingest.contracts.contract import Table, columns_read_by
-from fhir_writeback_dagster.ingest.contracts.reserved_columns import ENCOUNTER_URL, PATIENT_URL
+from fhir_writeback_dagster.ingest.contracts.reserved_columns import CONTRADICTION, ENCOUNTER_URL, PATIENT_URL, UNREAD_RESOURCE
 from fhir_writeback_dagster.ingest.contracts.row_rules import RowRule, holds
 from fhir_writeback_dagster.ingest.problems import Problem
+from fhir_writeback_dagster.ingest.readers.fhir_documents import Entry, documents
 from fhir_writeback_dagster.rules.fhir import resource_url
+from fhir_writeback_dagster.rules.fhir.contradictions import contradictions
+from fhir_writeback_dagster.rules.fhir.dosage_text import dosage_text
 from fhir_writeback_dagster.rules.fhir.r4 import definitions, types_of
 from fhir_writeback_dagster.rules.fhir.resource import Resource
 
@@ -44,8 +45,12 @@ _REFERENCES = (
     (PATIENT_URL, "Patient", ("subject", "patient")),
     (ENCOUNTER_URL, "Encounter", ("encounter", "context.encounter.0")),
 )
-
-_json: msgspec.json.Decoder[Any] = msgspec.json.Decoder(float_hook=Decimal)
+#: The same for what a reference leads to in the file, of which the code counts alone.
+_CODED_REFERENCES = (
+    ("@medication", "Medication", ("medicationReference",)),
+    ("@reason", "Condition", ("reasonReference.0",)),
+)
+_CODED = frozenset(column for column, _, _ in _CODED_REFERENCES)
 
 
 def read_resources(text: str, relative_to: str | None = None) -> pl.DataFrame:
@@ -54,7 +59,7 @@ def read_resources(text: str, relative_to: str | None = None) -> pl.DataFrame:
     :param relative_to: the FHIR base URL whose resources the sender's relative references name; None: its own.
     :raises ExtractRefused: not JSON, no resource, or a Bundle that asks for something else than to take what is in it.
     """
-    entries = list(_documents(text))
+    entries = list(documents(text))
     named = _resolver(entries)
     rows = [_row(entry, named, relative_to) for entry in entries]
     names = list(dict.fromkeys(["resourceType", *(name for row in rows for name in row)]))
@@ -63,74 +68,7 @@ def read_resources(text: str, relative_to: str | None = None) -> pl.DataFrame:
     return pl.DataFrame({name: pl.Series([row.get(name) for row in rows], dtype=pl.String) for name in names})
 
 
-class _Entry(NamedTuple):
-    """A resource, its ``fullUrl``, and which of the file's documents (a Bundle, or a resource alone) it is in."""
-
-    resource: Resource
-    full_url: str | None
-    document: int
-
-
-def _documents(text: str) -> Iterator[_Entry]:
-    whole = _parsed(text)
-    lines = [(1, whole)]
-    if whole is None:
-        lines = [(n, _parsed(line)) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
-    numbers = itertools.count()
-    for line, told in lines:
-        for one in told if isinstance(told, list) else [told]:
-            if not isinstance(one, dict) or not isinstance(one.get("resourceType"), str):
-                raise ExtractRefused(
-                    "bad_json",
-                    "not JSON" if one is None else "not a resource",
-                    line=line,
-                    fix="a Bundle, an array, a resource, or one of these a line",
-                )
-            number = next(numbers)
-            bundled = _entries(one, line) if one["resourceType"] == "Bundle" else [(one, None)]
-            yield from (_Entry(resource, full, number) for resource, full in bundled)
-
-
-def _parsed(text: str) -> Any:
-    try:
-        return _json.decode(text)
-    except (msgspec.DecodeError, RecursionError):
-        return None
-
-
-def _entries(bundle: Resource, line: int) -> Iterator[tuple[Resource, str | None]]:
-    entries = bundle.get("entry", [])
-    for listed in entries if isinstance(entries, list) else [None]:
-        entry = listed if isinstance(listed, dict) else {}
-        request, resource = entry.get("request"), entry.get("resource")
-        method = request.get("method") if isinstance(request, dict) else None
-        if method not in (None, "POST", "PUT") or not isinstance(resource, dict):
-            raise ExtractRefused(
-                "bad_bundle",
-                "an entry is no resource to take",
-                line=line,
-                fix="entries with a resource; what is to be done with it is decided here",
-            )
-        if not isinstance(resource.get("resourceType"), str):
-            raise ExtractRefused("bad_json", "an entry is not a resource", line=line, fix="name its resourceType")
-        full = entry.get("fullUrl")
-        yield _with_labels_of(bundle, resource), full if isinstance(full, str) else None
-
-
-def _with_labels_of(bundle: dict[str, Any], resource: dict[str, Any]) -> dict[str, Any]:
-    """``resource`` with the labels of its Bundle, which hold for all that is in it."""
-    meta = bundle.get("meta")
-    labels = meta.get("security") if isinstance(meta, dict) else None
-    if labels is None:
-        return resource
-    told = resource.get("meta")
-    own = told if isinstance(told, dict) else {}
-    before = own.get("security")
-    parts = [part for one in (before, labels) for part in (one if isinstance(one, list) else [one]) if part is not None]
-    return {**resource, "meta": {**own, "security": parts}}
-
-
-def _resolver(entries: Iterable[_Entry]) -> Callable[[str, int], Resource | None]:
+def _resolver(entries: Iterable[Entry]) -> Callable[[str, int], Resource | None]:
     """Reference and document → the resource of the file that it names: of its own Bundle first, else of the whole file.
 
     A place that two different resources claim is nobody's: two Bundles of a file may both have a ``Patient/1``.
@@ -149,18 +87,50 @@ def _resolver(entries: Iterable[_Entry]) -> Callable[[str, int], Resource | None
     return named
 
 
-def _row(entry: _Entry, named: Callable[[str, int], Resource | None], relative_to: str | None) -> dict[str, str]:
-    row = dict(_flat(entry.resource, ""))
-    for column, kind, elements in _REFERENCES:
+def _row(entry: Entry, named: Callable[[str, int], Resource | None], relative_to: str | None) -> dict[str, str]:
+    kind = entry.resource["resourceType"]
+    if kind not in definitions().written and kind != "Encounter":
+        named_by = {"id": entry.resource["id"]} if isinstance(entry.resource.get("id"), str) else {}
+        return {"resourceType": kind, **named_by, UNREAD_RESOURCE: canonicaljson.encode(entry.resource).decode()}
+    resource = _worded(entry.resource)
+    contained = list(_contained(resource))
+    row = dict(_flat({name: part for name, part in resource.items() if name != "contained"}, ""))
+    read: list[Resource] = []
+    for column, wanted, elements in (*_REFERENCES, *_CODED_REFERENCES):
         reference = next((row[f"{name}.reference"] for name in elements if f"{name}.reference" in row), None)
         if reference is None:
             continue
-        resource = named(reference, entry.document)
-        if resource is not None and resource["resourceType"] == kind:
-            row |= dict(_flat(resource, f"{column}."))
-        if url := _url(reference, kind, relative_to):
+        inner = next((one for one in contained if reference == f"#{one.get('id')}"), None)
+        found = inner or named(reference, entry.document)
+        if found is not None and found["resourceType"] == wanted:
+            read.append(found)
+            coded = column in _CODED
+            row |= dict(_flat({"code": found.get("code")} if coded else found, f"{column}."))
+        if column not in _CODED and (url := _url(reference, wanted, relative_to)):
             row[column] = url
+    for number, one in enumerate(contained):
+        if one not in read:
+            row |= dict(_flat(one, f"contained.{one['resourceType']}.{number}."))
+    if contradiction := next(contradictions(resource), None):
+        row[CONTRADICTION] = " ".join(contradiction)
     return row
+
+
+def _contained(resource: Resource) -> Iterator[Resource]:
+    parts = resource.get("contained", [])
+    for part in parts if isinstance(parts, list) else [parts]:
+        if isinstance(part, dict):
+            kind = part.get("resourceType")
+            yield part if isinstance(kind, str) and _NAME.fullmatch(kind) else {**part, "resourceType": "?"}
+
+
+def _worded(resource: Resource) -> Resource:
+    """A MedicationRequest whose one dosage can be put into words, with these words for all that it says."""
+    dosages = resource.get("dosageInstruction")
+    if resource["resourceType"] != "MedicationRequest" or not isinstance(dosages, list) or len(dosages) != 1:
+        return resource
+    text = dosage_text(dosages[0])
+    return resource if text is None else {**resource, "dosageInstruction": [{"text": text}]}
 
 
 def _url(reference: str, kind: str, relative_to: str | None) -> str | None:
@@ -185,6 +155,14 @@ def _flat(value: Any, path: str) -> Iterator[tuple[str, str]]:
         yield path, "true" if value else "false"
     elif value is not None:
         yield path, str(value)
+
+
+def contradicting(frame: pl.DataFrame) -> dict[int, tuple[str, str]]:
+    """Rows (positions) whose resource says something twice and differently, with the reason and the element."""
+    if CONTRADICTION not in frame.columns:
+        return {}
+    said = enumerate(frame.get_column(CONTRADICTION))
+    return {row: (text.split(" ")[0], text.split(" ")[1]) for row, text in said if text is not None}
 
 
 def labels_of(frame: pl.DataFrame) -> list[tuple[Coding, ...] | Problem]:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from decimal import Decimal
 from typing import Any
 
 import msgspec
 import polars as pl
 
+from fhir_writeback_dagster import jsontext
 from fhir_writeback_dagster.errors import ExtractRefused
 from fhir_writeback_dagster.ingest.readers.limits import MAX_DEPTH, Shape
 from fhir_writeback_dagster.ingest.readers.result import BrokenLine, Result
 
 _encoder = msgspec.json.Encoder(decimal_format="number")
-_json: msgspec.json.Decoder[Any] = msgspec.json.Decoder(float_hook=Decimal)
 
 
 def read_json_lines(text: str, shape: Shape) -> Result:
@@ -50,7 +49,7 @@ def read_json_lines(text: str, shape: Shape) -> Result:
 def _row(line: str) -> dict[str, str | None] | str:
     """The object's values by their paths, or why it is no row."""
     try:
-        value = _json.decode(line)
+        value = jsontext.decode(line)
         if not isinstance(value, dict):
             return "bad_json"
         row: dict[str, str | None] = {}
@@ -58,8 +57,10 @@ def _row(line: str) -> dict[str, str | None] | str:
             if path in row:
                 return "duplicate_name"
             row[path] = item
-    except (msgspec.MsgspecError, RecursionError):
+    except jsontext.NotJsonError:
         return "bad_json"
+    except jsontext.NameTwiceError:
+        return "duplicate_name"
     except _TooDeepError:
         return "too_deep"
     return row

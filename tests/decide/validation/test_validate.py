@@ -12,6 +12,7 @@ from decide.mutants import ERRATA, Mutant, Resource, corpus, golden_payloads, of
 
 from fhir_writeback_dagster.decide.validation.issues import Issue
 from fhir_writeback_dagster.decide.validation.validate import shape, validate
+from fhir_writeback_dagster.rules.fhir.unit_reading import common_codes
 
 VITAL_SIGNS = {"coding": [{"system": "http://terminology.hl7.org/CodeSystem/observation-category", "code": "vital-signs"}]}
 UCUM = "http://unitsofmeasure.org"
@@ -101,6 +102,17 @@ def test_no_mutant_of_a_class_is_accepted(label: str, missed: tuple[dict[str, in
     made, accepted = missed
     assert made[label] > 0
     assert accepted[label] == []
+
+
+@pytest.mark.parametrize("code", ["K/mm3", "109/L", "Mg/L", "mL/min/1.73"])
+def test_a_unit_that_nobody_means_is_an_error_of_an_observation(code: str) -> None:
+    spoilt = observation(valueQuantity={"value": 1, "system": UCUM, "code": code})
+    assert [(i.code, i.severity) for i in validate(spoilt)] == [("ucum_meaning", "error")]
+
+
+def test_every_common_unit_is_valid() -> None:
+    for code in common_codes():
+        assert validate(observation(valueQuantity={"value": 1, "system": UCUM, "code": code})) == [], code
 
 
 def test_issues_hold_no_value_and_no_foreign_name() -> None:

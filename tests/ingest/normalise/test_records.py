@@ -32,6 +32,10 @@ FIELDS = {
 PRESSURE = {"by": ["mrn", "at"], "code": {"system": LOINC, "code": "85354-9"}}
 
 
+SYSTOLIC: dict[str, str | None] = {"item": "8480-6", "unit": "mm[Hg]"}
+DIASTOLIC: dict[str, str | None] = {"item": "8462-4", "unit": "mm[Hg]"}
+
+
 def table(**changes: Any) -> Table:
     fields = FIELDS | changes.pop("fields", {})
     said = {name: spec for name, spec in fields.items() if spec is not None}
@@ -100,20 +104,31 @@ def test_decimals_keep_the_digits_of_the_source(value: Decimal) -> None:
     assert str(quantity["value"]) == str(Decimal(str(value)))
 
 
+WEIGHT: dict[str, str | None] = {"item": "29463-7"}
+UNKNOWN = {"item": "99999-5"}  # a LOINC code by its check digit, of which no unit is expected
+
+
 def test_a_decimal_comma_is_read_only_where_it_is_declared() -> None:
     kilograms = {"column": "value", "unit": "kg", "decimal_mark": ","}
     of = table(fields={"quantity": kilograms}, columns={"unit": "source_only"})
-    assert [str(r.record.quantity.value) for r in made([{"value": "72,50"}], of).records] == ["72.50"]  # type: ignore[union-attr]
-    assert reasons(made([{"value": "1.234,5"}], of)) == {0: "bad_decimal"}
+    assert [str(r.record.quantity.value) for r in made([WEIGHT | {"value": "72,50"}], of).records] == ["72.50"]  # type: ignore[union-attr]
+    assert reasons(made([WEIGHT | {"value": "1.234,5"}], of)) == {0: "bad_decimal"}
 
 
 def test_values_come_out_in_a_unit_that_the_contract_wants_or_not_at_all() -> None:
     of = table(fields={"quantity": {"column": "value", "unit_column": "unit", "units": ["kg"], "decimals": 1}})
     result = made(
-        [{"value": "150", "unit": "lbs"}, {"value": "70.25", "unit": "kg"}, {"value": "1", "unit": "cm"}, {"unit": None}], of
+        [
+            WEIGHT | {"value": "150", "unit": "lbs"},
+            WEIGHT | {"value": "70.25", "unit": "kg"},
+            UNKNOWN | {"value": "1", "unit": "cm"},
+            WEIGHT | {"unit": None},
+            WEIGHT | {"value": "1", "unit": "cm"},
+        ],
+        of,
     )
     assert [(str(r.record.quantity.value), r.record.quantity.code) for r in result.records] == [("68.0", "kg"), ("70.25", "kg")]  # type: ignore[union-attr]
-    assert reasons(result) == {2: "unit_not_comparable", 3: "unknown_unit"}
+    assert reasons(result) == {2: "unit_not_comparable", 3: "unknown_unit", 4: "unit_unexpected"}
 
 
 LAB: dict[str, Any] = {"rule": {"kind": "lab_result"}}
@@ -183,7 +198,7 @@ def test_a_bound_that_is_converted_keeps_its_side_and_is_rounded_outwards(text: 
     spec = {"column": "value", "unit_column": "unit", "units": ["[oz_av]"], "decimals": 1}
     of = table(**LAB, fields={"quantity": spec})
     # 78 g are 2.7513… ounces.
-    result = made([{**LDL, "unit": "g", "value": text.replace("50", "78")}], of)
+    result = made([{**UNKNOWN, "unit": "g", "value": text.replace("50", "78")}], of)
     assert values(result) == [(*wanted, "[oz_av]")]
 
 
@@ -205,9 +220,9 @@ def test_rows_of_one_group_are_one_observation_with_components_in_a_stable_order
 
 def test_a_bad_row_takes_its_group_along() -> None:
     rows = [
-        {"item": "8480-6", "value": "high"},
-        {"item": "8462-4", "value": "80"},
-        {"item": "8462-4", "value": "81", "mrn": "M2"},
+        SYSTOLIC | {"value": "high"},
+        DIASTOLIC | {"value": "80"},
+        DIASTOLIC | {"value": "81", "mrn": "M2"},
     ]
     result = made(rows, table(rule={"group": PRESSURE}))
     assert reasons(result) == {0: "bad_decimal", 1: "group_incomplete"}
@@ -216,15 +231,15 @@ def test_a_bad_row_takes_its_group_along() -> None:
 
 def test_copies_within_a_group_go_to_one_record_and_other_values_to_a_person() -> None:
     of = table(rule={"group": PRESSURE})
-    copy = [{"item": "8480-6", "value": "120"}, {"item": "8480-6", "value": "120"}, {"item": "8462-4", "value": "80"}]
+    copy = [SYSTOLIC | {"value": "120"}, SYSTOLIC | {"value": "120"}, DIASTOLIC | {"value": "80"}]
     assert [record.rows for record in made(copy, of).records] == [[0, 1, 2]]
-    twice = [{"item": "8480-6", "value": "120"}, {"item": "8480-6", "value": "121"}, {"item": "8462-4", "value": "80"}]
+    twice = [SYSTOLIC | {"value": "120"}, SYSTOLIC | {"value": "121"}, DIASTOLIC | {"value": "80"}]
     assert reasons(made(twice, of)) == dict.fromkeys(range(3), "ambiguous_group")
 
 
 def test_a_group_whose_rows_say_different_things_is_not_written() -> None:
     of = table(rule={"group": PRESSURE}, fields={"status": {"column": "state"}}, columns={"state": "chart"})
-    rows = [{"item": "8480-6", "state": "final"}, {"item": "8462-4", "state": "preliminary"}]
+    rows = [SYSTOLIC | {"state": "final"}, DIASTOLIC | {"state": "preliminary"}]
     assert reasons(made(rows, of)) == {0: "group_disagrees", 1: "group_disagrees"}
 
 
@@ -306,7 +321,7 @@ def test_a_source_labels_its_records() -> None:
 
 def test_a_group_is_as_sensitive_as_the_most_sensitive_of_its_rows() -> None:
     of = table(rule={"group": PRESSURE}, fields={"labels": {"column": "sens"}}, columns={"sens": "chart"})
-    [record] = made([{"item": "8480-6", "sens": "HIV"}, {"item": "8462-4", "sens": None}], of).records
+    [record] = made([SYSTOLIC | {"sens": "HIV"}, DIASTOLIC | {"sens": None}], of).records
     assert [label.code for label in record.record.labels or ()] == ["HIV"]
 
 

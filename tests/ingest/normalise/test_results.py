@@ -42,7 +42,7 @@ POSITIVE = {"system": "http://snomed.info/sct", "code": "10828004"}
 LAB = table(
     "lab_result",
     {
-        "code": {"code": "5206-2", "system": LOINC},
+        "code": {"code": "5206-8", "system": LOINC},
         "quantity": {"column": "value", "unit": "mg/L", "when": {"value": "number"}},
         "concept": {**POSITIVE, "when": {"value": {"matches": "(?i)pos(itive)?"}}},
         "text": {"column": "value", "when": {"value": {"matches": r"1:\d+|\d+-\d+|(?i)trace"}}},
@@ -87,7 +87,7 @@ def test_not_matches_takes_the_rest_and_never_what_says_nothing() -> None:
     rest = table(
         "lab_result",
         {
-            "code": {"code": "5206-2", "system": LOINC},
+            "code": {"code": "5206-8", "system": LOINC},
             "quantity": {"column": "value", "unit": "mg/L", "when": {"value": {"not_matches": "[a-z ]+"}}},
             "text": {"column": "value", "when": {"value": "not_number"}},
         },
@@ -134,6 +134,6 @@ def test_a_pattern_that_could_not_be_used_is_the_contracts_fault(pattern: str) -
 def test_a_pattern_takes_linear_time() -> None:
     evil = table(
         "lab_result",
-        {"code": {"code": "x", "system": LOINC}, "text": {"column": "value", "when": {"value": {"matches": "(a|a)*b"}}}},
+        {"code": {"code": "5206-8", "system": LOINC}, "text": {"column": "value", "when": {"value": {"matches": "(a|a)*b"}}}},
     )
     assert one(evil, "a" * 100_000) == "missing_value"
