@@ -161,6 +161,10 @@ _OF_LAYERS = {
         "Policies: who may write what.",
         {"diff": "decide.commands.policy_diff:policy_diff_command", "test": "rules.policy.cases:policy_test_command"},
     ),
+    "source": (
+        "Sources: from files as they come to canonical records.",
+        {"check": "ingest.commands.check:check_command", "sketch": "ingest.commands.sketch:sketch_command"},
+    ),
     "target": (
         "The EHRs that are written to: how they stand, and whether anything may be sent.",
         {
