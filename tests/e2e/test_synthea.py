@@ -65,6 +65,13 @@ def written(
         consent={"none_found": "permit"},
         modes={"default": "auto"},
         mappings={"observation": 1},
+        sources={
+            "synthea_csv": {
+                "version": 1,
+                "landing": "landing/synthea/synthea_csv",
+                "choices": {"ended_order": _why_orders_end(synthea)},
+            }
+        },
     )
     (source,) = tenant.sources.values()
     for table in synthea.glob("*.csv"):
@@ -100,6 +107,12 @@ def test_every_written_resource_agrees_with_its_twin(
     assert set(report.reasons["not_written"]) == {"reference_only", "source_truth_only"}
     assert report.ends["created"] + report.ends["in_review"] + report.ends["not_written"] == report.rows
     _patients_untouched(sekmet, synthea)
+
+
+def _why_orders_end(synthea: Path) -> str:
+    """What this version of Synthea calls an order with a STOP: what a tenant knows of its source, and no row says."""
+    statuses = Counter(order["status"] for order in bundles(synthea)["MedicationRequest"] if order["status"] != "active")
+    return statuses.most_common(1)[0][0]
 
 
 def _permits_all(patient: str) -> dict[str, Any]:

@@ -125,7 +125,7 @@ def _ward(maker: RowMaker) -> list[Planted]:
     someone, other = random.sample([p for p in plain if p.open_visit], 2)
     rows += [
         maker.vital(someone, WEIGHT, plant="visit_of_another", end="in_review", visit=other.open_visit),
-        maker.vital(someone, WEIGHT, plant="unit_not_comparable", end="quarantined", unit="mm[Hg]"),
+        maker.vital(someone, WEIGHT, plant="unit_unexpected", end="quarantined", unit="mm[Hg]"),
         maker.vital(someone, WEIGHT, plant="source_truth_only", end="not_written", item="DIET", value="light", unit=""),
         *(maker.vital(p, WEIGHT, plant="told_twice") for p in random.sample(plain, 6)),
         *(maker.vital(p, WEIGHT, plant="told_differently") for p in random.sample(plain, 3)),

@@ -37,7 +37,7 @@ REASONS: dict[str, tuple[End, str]] = {
     "skipped_hour": ("quarantined", "dst_gap"),
     "unmapped_code": ("quarantined", "unmapped_code"),
     "unknown_unit": ("quarantined", "unknown_unit"),
-    "unit_not_comparable": ("quarantined", "unit_not_comparable"),
+    "unit_unexpected": ("quarantined", "unit_unexpected"),
     "source_truth_only": ("not_written", "source_truth_only"),
     "unknown_patient": ("waiting", "patient_unknown"),
     "deceased": ("in_review", "patient_deceased"),
