@@ -36,7 +36,7 @@ class Database:
 
     def dsn(self, name: str) -> str:
         """``ingest``, ``decide``, ``commit``, ``audit``, ``status`` or ``dagster``."""
-        return self.superuser if name == "migrator" else self._dsns.of(name)
+        return self._dsns.of(name)
 
     def register(self, tenant: str) -> None:
         """Register the tenant, or empty it where an earlier test used its name."""

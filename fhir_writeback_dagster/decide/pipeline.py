@@ -38,6 +38,7 @@ from fhir_writeback_dagster.rules.fhir.content import same_content
 from fhir_writeback_dagster.rules.modes import in_sample, sample_parts
 from fhir_writeback_dagster.rules.policy.cedar import PolicySet, load_policies
 from fhir_writeback_dagster.rules.target.capabilities import NOT_READ, Target
+from fhir_writeback_dagster.store.content_hash import ContentHasher, content_hasher
 
 BATCH = 1000
 
@@ -68,7 +69,9 @@ def decide(run: RunContext, deadline_s: float = 60) -> DecideReport:
     :raises ConfigError: a mapping or policy that the tenant names is missing or wrong; nothing was decided with it.
     """
     end = time.monotonic() + deadline_s
-    round_ = _Round(run)
+    with run.store.tenant(run.id) as connection:
+        hasher = content_hasher(connection, run.id, run.sealer)
+    round_ = _Round(run, hasher)
     with run.store.tenant(run.id) as connection:
         note(connection, run)
     states: Counter[str] = Counter()
@@ -92,8 +95,8 @@ def decide(run: RunContext, deadline_s: float = 60) -> DecideReport:
 class _Round:
     """One run's fixed inputs, and the steps that a batch goes through."""
 
-    def __init__(self, run: RunContext) -> None:
-        self.run = run
+    def __init__(self, run: RunContext, hasher: ContentHasher) -> None:
+        self.run, self.hasher = run, hasher
         self.mappings: dict[str, Mapping] = {
             kind: load_mapping(run.settings.mappings / "fhir", kind, version) for kind, version in run.tenant.mappings.items()
         }
@@ -197,7 +200,7 @@ class _Round:
         for item in items:
             if item.open:
                 item.business_key = next((key for key in item.keys if key in known), item.keys[0])
-                render(self.run, item, self.labels, self.births.get(item.patient_id or ""))
+                render(self.run, item, self.hasher, self.labels, self.births.get(item.patient_id or ""))
         return known
 
     def _place(

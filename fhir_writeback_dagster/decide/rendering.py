@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from fhir_writeback_dagster import canonicaljson
 from fhir_writeback_dagster.decide.mapping.versions import Refs
 from fhir_writeback_dagster.decide.ruling.labels import LabelList, codings_in, labelled
 from fhir_writeback_dagster.decide.validation.validate import validate
@@ -11,12 +10,13 @@ from fhir_writeback_dagster.errors import CandidateProblem
 from fhir_writeback_dagster.ids import new_id
 from fhir_writeback_dagster.orchestration.run_context import RunContext
 from fhir_writeback_dagster.rules.fhir.natural_key import natural_key
+from fhir_writeback_dagster.store.content_hash import ContentHasher
 
 #: Of what validation finds in one payload, the errors first: as many as help somebody to fix it.
 MAX_ISSUES = 20
 
 
-def render(run: RunContext, item: WorkItem, labels: LabelList, born: str | None) -> None:
+def render(run: RunContext, item: WorkItem, hasher: ContentHasher, labels: LabelList, born: str | None) -> None:
     """Give ``item``, which has its business key, its payload with labels, hashes and issues.
 
     :param born: birth date by the chart; None: the record's own, if it says one.
@@ -38,7 +38,7 @@ def render(run: RunContext, item: WorkItem, labels: LabelList, born: str | None)
     item.labels = labels.of(item.record, item.codings, born or item.record.patient.birth_date, run.now())
     # An update names single fields of a resource that has its own labels already.
     item.payload = labelled(payload, item.labels if item.mapping.interaction == "create" else ())
-    item.content_hash = canonicaljson.sha256(item.payload)
+    item.content_hash = hasher.of(item.payload)
     natural = natural_key(item.payload)
     item.natural_key = run.identity.digest("natural-key", *natural) if natural else None
     item.issues = sorted(validate(item.payload), key=lambda issue: issue.severity != "error")[:MAX_ISSUES]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -395,7 +396,10 @@ def test_no_plain_column_holds_a_value_of_a_patient(stage: Stage, database: Any)
     stage.tell(mrn="MARKER-700", value="61.73", effective="2026-02-27T06:31:47Z", text="MARKERTEXT")
     stage.tell(mrn="MARKER-701", value="61.73", effective="2026-02-27T06:31:47Z", row="MARKER-ROW")
     stage.decide()
-    with connect(database.dsn("migrator")) as connection:
+    query = "SELECT candidate_id, payload FROM decision.candidate WHERE payload IS NOT NULL"
+    with stage.open("decide", stage.tenant.tenant) as run, run.store.tenant(run.id) as connection:
+        payloads = [run.sealer.open("decision.candidate.payload", *row) for row in connection.execute(query)]
+    with connect(database.superuser) as connection:
         tables = connection.execute(
             "SELECT schemaname || '.' || tablename FROM pg_tables WHERE schemaname IN "
             "('landing','canonical','decision','mirror','ledger','review','quarantine','audit','ops')"
@@ -404,6 +408,9 @@ def test_no_plain_column_holds_a_value_of_a_patient(stage: Stage, database: Any)
     for marker in ("MARKER", "61.73", "06:31:47", "1970-01-01"):
         assert marker not in dump
         assert marker.encode().hex() not in dump
+    assert payloads
+    for payload in payloads:
+        assert hashlib.sha256(payload).hexdigest() not in dump, "who tries all values would find this one"
 
 
 def test_merges_one_after_the_other_mint_no_key_anew(stage: Stage) -> None:
