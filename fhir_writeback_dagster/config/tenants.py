@@ -59,6 +59,12 @@ class AuthSettings(StrictModel):
     secret_in: Literal["basic", "post"] = Field("basic", description="RFC 6749, 2.3.1: in the header, or in the form")
     certificate: SecretRef | None = Field(None, description="PEM of our certificate and its key, also beside another type")
     token_endpoint: str | None = Field(None, pattern=r"^https?://\S+$", description="where the EHR does not say it itself")
+    audience: str | None = Field(
+        None,
+        pattern=r"^(issuer|https?://\S+)$",
+        description="`aud` of our assertion: a URL, or `issuer` for the issuer that smart-configuration names; left out: the "
+        "token endpoint, as SMART says",
+    )
     scopes: tuple[str, ...] = Field((), description="none: the least that the mappings need")
 
     @property

@@ -1,7 +1,8 @@
 """How the client proves at the token endpoint who it is: by a signed assertion, by a secret, or by its TLS certificate.
 
 HL7 SMART App Launch 2.2, client-confidential-asymmetric: an assertion lives at most five minutes, its ``jti`` is never used
-twice, its ``aud`` is the token endpoint. RFC 6749, 2.3.1 for secrets; RFC 8705, 2.1 for certificates.
+twice, its ``aud`` is the token endpoint (or what the tenant says that its server wants instead). RFC 6749, 2.3.1 for secrets;
+RFC 8705, 2.1 for certificates.
 """
 
 from __future__ import annotations
@@ -45,12 +46,14 @@ class Proof:
     headers: dict[str, str] = field(default_factory=dict, repr=False)
 
 
-def prove(tenant: Tenant, home: Path, endpoint: str) -> Proof:
+def prove(tenant: Tenant, home: Path, audience: str) -> Proof:
     """The proof for one request; the secret is read anew for each, so that a rotated one is taken up.
+
+    :param audience: `aud` of a signed assertion.
 
     :raises ConfigError: the credential that the tenant names is missing or wrong, or not one that its vendor takes.
     """
-    proof = _proof(tenant, home, endpoint)
+    proof = _proof(tenant, home, audience)
     beside = certificate_of(tenant, home) if tenant.ehr.auth.type != "mtls" else ""
     return replace(proof, credential=f"{proof.credential} {beside}") if beside else proof
 
@@ -69,7 +72,7 @@ def check_method(tenant: Tenant, vendor: Vendor) -> None:
     )
 
 
-def _proof(tenant: Tenant, home: Path, endpoint: str) -> Proof:
+def _proof(tenant: Tenant, home: Path, audience: str) -> Proof:
     auth = tenant.ehr.auth
     where = f"tenants/{tenant.tenant}.yaml ehr.auth"
     if auth.type == "mtls":
@@ -84,7 +87,7 @@ def _proof(tenant: Tenant, home: Path, endpoint: str) -> Proof:
         pair = f"{quote(auth.client_id, safe='')}:{quote(secret, safe='')}".encode()
         return Proof(credential, {}, {"Authorization": f"Basic {base64.b64encode(pair).decode()}"})
     key = load_client_key(tenant, home)
-    form = {"client_assertion_type": _ASSERTION_TYPE, "client_assertion": _assertion(key, auth.client_id, endpoint, where)}
+    form = {"client_assertion_type": _ASSERTION_TYPE, "client_assertion": _assertion(key, auth.client_id, audience, where)}
     return Proof(key.key.thumbprint(), form)
 
 
@@ -115,12 +118,12 @@ def _named(reference: SecretRef | None, where: str) -> SecretRef:
     return reference
 
 
-def _assertion(key: ClientKey, client: str, endpoint: str, where: str) -> str:
+def _assertion(key: ClientKey, client: str, audience: str, where: str) -> str:
     now = int(time.time())
     claims = {
         "iss": client,
         "sub": client,
-        "aud": endpoint,
+        "aud": audience,
         "iat": now,
         "exp": now + ASSERTION_SECONDS,
         "jti": str(uuid.uuid4()),

@@ -6,7 +6,9 @@ from typing import Any
 
 from fhir_writeback_dagster.commit.http.request import Request
 from fhir_writeback_dagster.commit.http.transport import Http, NoAnswer
+from fhir_writeback_dagster.commit.protocol.answer import dicts
 from fhir_writeback_dagster.errors import TargetError
+from fhir_writeback_dagster.rules.target.capabilities import server
 
 ENDPOINT_CHANGED = "token_endpoint_changed"
 _OAUTH_URIS = "http://fhir-registry.smarthealthit.org/StructureDefinition/oauth-uris"
@@ -41,6 +43,15 @@ async def token_endpoint(http: Http, stated: str | None, approved: str | None = 
     return found
 
 
+async def issuer(http: Http) -> str | None:
+    """The issuer of tokens, as the EHR names it; None: it does not.
+
+    :raises TargetError: the EHR does not answer.
+    """
+    found = (await smart_configuration(http)).get("issuer")
+    return found if isinstance(found, str) and found.isprintable() and found.startswith(("https://", "http://")) else None
+
+
 async def smart_configuration(http: Http) -> dict[str, Any]:
     """The document; empty where there is none.
 
@@ -70,14 +81,12 @@ def unreachable(http: Http, who: str, none: NoAnswer) -> TargetError:
 
 def oauth_uri(capability: dict[str, Any]) -> str | None:
     """The token endpoint as CapabilityStatements named it before smart-configuration."""
-    try:
-        return next(
-            str(part["valueUri"])
-            for rest in capability["rest"]
-            for extension in rest["security"]["extension"]
-            if extension["url"] == _OAUTH_URIS
-            for part in extension["extension"]
-            if part["url"] == "token"
-        )
-    except (StopIteration, LookupError, TypeError):
-        return None
+    security = server(capability).get("security")
+    found = [
+        part.get("valueUri")
+        for extension in dicts(security.get("extension") if isinstance(security, dict) else None)
+        if extension.get("url") == _OAUTH_URIS
+        for part in dicts(extension.get("extension"))
+        if part.get("url") == "token"
+    ]
+    return next((uri for uri in found if isinstance(uri, str)), None)

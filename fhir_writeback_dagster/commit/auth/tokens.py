@@ -11,8 +11,9 @@ from pathlib import Path
 from urllib.parse import urlencode
 
 from fhir_writeback_dagster.commit.auth.client_auth import Proof, prove
-from fhir_writeback_dagster.commit.auth.discovery import token_endpoint, unreachable
+from fhir_writeback_dagster.commit.auth.discovery import issuer, token_endpoint, unreachable
 from fhir_writeback_dagster.commit.auth.scopes import broader, missing
+from fhir_writeback_dagster.commit.auth.token_answer import read_grant
 from fhir_writeback_dagster.commit.http.request import Request
 from fhir_writeback_dagster.commit.http.transport import Http, NoAnswer
 from fhir_writeback_dagster.commit.protocol.answer import Answer
@@ -27,9 +28,6 @@ PAUSES_S = (0.3, 1.0)
 """Between the tries for a token. A run need not end, nor the target be taken for down, because the token endpoint was out of
 order for a moment; and asking again does no harm, because each assertion has a `jti` of its own."""
 
-_OAUTH_ERRORS = frozenset(
-    {"invalid_request", "invalid_client", "invalid_grant", "unauthorized_client", "unsupported_grant_type", "invalid_scope"}
-)
 _FORM = {"Accept": "application/json", "Content-Type": "application/x-www-form-urlencoded"}
 
 
@@ -81,6 +79,7 @@ class Tokens:
         self._where = f"tenants/{client.tenant.tenant}.yaml ehr.auth"
         self._lock = asyncio.Lock()
         self._endpoint: str | None = None
+        self._issuer: str | None = None
         self._token: str | None = None
         self._renew_at = 0.0
         self.fetched = 0
@@ -143,9 +142,24 @@ class Tokens:
 
     async def _ask_once(self, endpoint: str) -> tuple[Proof, Answer]:
         self._renew()
-        proof = prove(self._tenant, self._home, endpoint)
+        proof = prove(self._tenant, self._home, await self._audience(endpoint))
         form = {"grant_type": "client_credentials", "scope": " ".join(self._client.scopes), **proof.form}
         return proof, await self._http.request(Request("POST", endpoint, {**_FORM, **proof.headers}, urlencode(form).encode()))
+
+    async def _audience(self, endpoint: str) -> str:
+        """`aud` of our assertion: the token endpoint (SMART App Launch 2.2), unless the tenant says what its server wants."""
+        stated = self._tenant.ehr.auth.audience
+        if stated != "issuer":
+            return stated or endpoint
+        self._issuer = self._issuer or await issuer(self._http)
+        if self._issuer is None:
+            raise TargetError(
+                "no_issuer",
+                "smart-configuration names no issuer",
+                where=f"{self._where}.audience",
+                fix="write the authorization server's issuer into `ehr.auth.audience`",
+            )
+        return self._issuer
 
     def _now(self) -> str:
         return prove(self._tenant, self._home, self._endpoint or "").credential
@@ -167,20 +181,8 @@ class Tokens:
                 where=self._where,
                 fix="wait; nothing was written, nothing is lost",
             )
-        body = answer.json()
-        granted = body if isinstance(body, dict) else {}
-        token, lifetime = granted.get("access_token"), granted.get("expires_in")
-        if answer.status != 200 or not isinstance(token, str) or not token.isascii() or not token.isprintable():
-            error = granted.get("error")
-            said = f" ({error})" if error in _OAUTH_ERRORS else ""
-            raise TargetError(
-                "client_refused",
-                f"the token endpoint answered {answer.status}{said} to client {self._tenant.ehr.auth.client_id}",
-                where=self._where,
-                fix="is this key's public half (or this secret) registered for this client, and are the scopes allowed to it?",
-            )
-        scope = granted.get("scope")
-        scopes = tuple(scope.split()) if isinstance(scope, str) else self._client.scopes  # RFC 6749, 5.1: left out where as asked
+        grant = read_grant(answer, self._where, self._tenant.ehr.auth.client_id)
+        scopes = self._client.scopes if grant.scopes is None else grant.scopes  # RFC 6749, 5.1: left out where as asked
         if lacking := missing(self._client.scopes, scopes):
             raise TargetError(
                 "scope_missing",
@@ -188,7 +190,7 @@ class Tokens:
                 where=self._where,
                 fix="have the EHR grant these scopes, or take them out of `scopes`; nothing was written",
             )
-        seconds = float(lifetime) if isinstance(lifetime, int) and lifetime > 0 else float(self._client.token_seconds)
-        self._token, self._renew_at = token, time.monotonic() + seconds - min(SKEW_SECONDS, seconds / 4)
+        seconds = float(self._client.token_seconds) if grant.seconds is None else grant.seconds
+        self._token, self._renew_at = grant.token, time.monotonic() + seconds - min(SKEW_SECONDS, seconds / 4)
         self.fetched += 1
         return scopes

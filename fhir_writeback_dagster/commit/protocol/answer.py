@@ -9,9 +9,8 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-import msgspec
-
 from fhir_writeback_dagster import canonicaljson
+from fhir_writeback_dagster.commit.protocol.foreign_json import read_json
 
 _CODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 MAX_WAIT_S = 3600.0
@@ -32,12 +31,7 @@ class Answer:
         """The body as JSON; None where it is empty or something else (an HTML error page)."""
         if self.parsed is not None:
             return self.parsed
-        if not self.body:
-            return None
-        try:
-            return canonicaljson.decode(self.body)
-        except msgspec.DecodeError:
-            return None
+        return read_json(self.body) if self.body else None
 
     def resource(self) -> dict[str, Any] | None:
         """The body as a FHIR resource."""

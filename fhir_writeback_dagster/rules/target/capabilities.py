@@ -123,10 +123,40 @@ class Target:
 
 
 def server(statement: Mapping[str, Any] | None) -> Mapping[str, Any]:
-    """What a CapabilityStatement says of the target as a server; empty where it says nothing."""
-    rests = (statement or {}).get("rest")
-    servers = [r for r in rests if isinstance(r, dict) and r.get("mode") != "client"] if isinstance(rests, list) else []
-    return servers[0] if servers else {}
+    """What a CapabilityStatement says of the target as a server; empty where it says nothing. R4 lets it say so in several
+    parts: the server does what any of them says, and of what stands once (`versioning`, say) the first counts.
+    """
+    whole: dict[str, Any] = {}
+    for rest in _dicts((statement or {}).get("rest")):
+        if rest.get("mode") != "client":
+            whole = _joined(whole, {**rest, "resource": _by_type(rest)})
+    return {**whole, "resource": list(whole["resource"].values())} if whole else {}
+
+
+def _by_type(rest: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for one in _dicts(rest.get("resource")):
+        if isinstance(one.get("type"), str):
+            found[one["type"]] = _joined(found.get(one["type"], {}), one)
+    return found
+
+
+def _joined(first: dict[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    """Lists follow each other, objects are joined; of anything else the first stands, and a yes before a no."""
+    joined = dict(first)
+    for name, value in second.items():
+        before = joined.get(name)
+        if isinstance(before, list) and isinstance(value, list):
+            joined[name] = [*before, *value]
+        elif isinstance(before, dict) and isinstance(value, dict):
+            joined[name] = _joined(before, value)
+        elif before is None or (before is False and value is True):
+            joined[name] = value
+    return joined
+
+
+def _dicts(value: object) -> list[dict[str, Any]]:
+    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
 
 
 def resources(statement: Mapping[str, Any] | None) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from fhir_writeback_dagster.errors import ConfigError
-from fhir_writeback_dagster.rules.target.capabilities import Target
+from fhir_writeback_dagster.rules.target.capabilities import Target, resources, server
 from fhir_writeback_dagster.rules.target.matrix import VENDORS, load_vendor, vendors
 
 NAMED = (
@@ -146,3 +146,26 @@ def test_the_example_of_the_docs_is_a_good_file(tmp_path: Path) -> None:
     riverside = Target(load_vendor("riverside", tmp_path))
     assert riverside.create_precondition("Observation") == "search"
     assert (riverside.update_form("Observation"), riverside.update_form("Condition")) == ("put", "none")
+
+
+def test_a_server_that_states_itself_in_several_parts_does_what_any_of_them_says() -> None:
+    def part(mode: str | None, *resources: dict[str, Any], **more: Any) -> dict[str, Any]:
+        return {**({"mode": mode} if mode else {}), "resource": list(resources), **more}
+
+    def able(name: str, *codes: str, **flags: Any) -> dict[str, Any]:
+        return {"type": name, "interaction": [{"code": code} for code in codes], **flags}
+
+    statement = {
+        "rest": [
+            part("client", able("Observation", "delete")),
+            part("server", able("Patient", "read"), able("Observation", "read", conditionalCreate=False)),
+            part("server", able("Observation", "create", "patch", conditionalCreate=True), interaction=[{"code": "batch"}]),
+            "nonsense",
+        ]
+    }
+    found = {one["type"]: one for one in resources(statement)}
+    assert sorted(found) == ["Observation", "Patient"]
+    assert [one["code"] for one in found["Observation"]["interaction"]] == ["read", "create", "patch"]
+    assert found["Observation"]["conditionalCreate"] is True
+    assert server(statement)["interaction"] == [{"code": "batch"}]
+    assert server({"rest": []}) == server(None) == {}
