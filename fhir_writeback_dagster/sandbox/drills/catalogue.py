@@ -176,6 +176,15 @@ DRILLS: tuple[Drill, ...] = (
         personality=Personality(name="hasty", requests=15, window_s=1.0),
     ),
     Drill(
+        "refused-patient",
+        "the EHR refuses every search for one patient of five",
+        "nobody else's writes wait for them; they become a person's",
+        scenarios.written,
+        personality=Personality(name="refuses some", refuses_patients="p[0-9]*[05]$"),
+        ehr={"refused_ttl": "3s"},
+        may_ask=0.2,
+    ),
+    Drill(
         "denial-in-disguise",
         "patients deny consent, in Consents that name them by another scheme or host, a version, a number, or not at all",
         "a denial is a denial however it names its patient; one that names nobody holds every write that it may concern",

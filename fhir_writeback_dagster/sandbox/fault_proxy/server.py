@@ -82,7 +82,9 @@ class FaultProxy:
 
     @property
     def faults(self) -> dict[str, int]:
-        """How many requests met each rule; ``rate_limit`` for those that the personality had too many of."""
+        """How many requests met each rule; ``rate_limit`` and ``refused`` for those that the personality had too many of, or
+        does not take.
+        """
         return dict(sorted(self._script.counts.items()))
 
     def away(self) -> None:
@@ -192,6 +194,7 @@ class FaultProxy:
         if refused is None and (standing := who.looks_at(request)) is not None:
             refused = who.too_late(request, await self._exchange(standing))
         if refused is not None:
+            self._count("refused")
             return refused
         key = who.key_of(request)
         if key is not None and (original := self._done.get(key)) is not None:
