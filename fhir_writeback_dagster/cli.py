@@ -188,7 +188,7 @@ _OF_LAYERS = {
 @click.pass_context
 def main(context: click.Context) -> None:
     """Governed write-back of scraped clinical extracts to EHRs over FHIR R4."""
-    from fhir_writeback_dagster.ops.logging import configure
+    from fhir_writeback_dagster.orchestration.logs import configure
 
     configure()
     context.obj = open_runs

@@ -11,13 +11,17 @@ This is also the gate that no patient data passes on its way into Dagster's stor
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Literal, get_args
 from uuid import UUID
 
 import dagster as dg
+import structlog
 
 from fhir_writeback_dagster.config.settings import Layer, Settings, from_environment
+from fhir_writeback_dagster.config.tenants import load_tenant
 from fhir_writeback_dagster.errors import ConfigError, LaneHeld, describe
+from fhir_writeback_dagster.orchestration.logs import run_log
 from fhir_writeback_dagster.orchestration.run_context import RunContext, open_run
 from fhir_writeback_dagster.store.db import HeldLane
 from fhir_writeback_dagster.store.db import lane as hold_lane
@@ -80,9 +84,14 @@ def holding(
     """
     failure: dg.Failure | None = None
     try:
-        settings, tenant = settings_of(lane), context.partition_key
-        context.instance.add_run_tags(context.run.run_id, {LANE_TAG: lane, TENANT_TAG: tenant})
-        with hold_lane(settings.dsn, lane, tenant, context.run.run_id) as held:
+        settings, tenant, run_id = settings_of(lane), context.partition_key, context.run.run_id
+        load_tenant(settings.tenants, tenant)  # a partition that is no tenant goes no further, whoever added it
+        context.instance.add_run_tags(run_id, {LANE_TAG: lane, TENANT_TAG: tenant})
+        with (
+            run_log(context.log.log, run_id=run_id, layer=settings.layer, lane=lane, tenant=tenant),
+            hold_lane(settings.dsn, lane, tenant, run_id) as held,
+            _failure_logged(),
+        ):
             yield from work(settings, tenant, held)
     except LaneHeld as other:
         context.log.info("%s", other)
@@ -95,6 +104,15 @@ def holding(
         raise stop from None  # an interrupt may come while an exception with values is being handled
     if failure is not None:
         raise failure  # here and not above: an exception in hand would go along as its context
+
+
+@contextmanager
+def _failure_logged() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        structlog.get_logger().error(describe(error), code=getattr(error, "code", "defect"))
+        raise
 
 
 def _run(holder: str) -> dg.MetadataValue:

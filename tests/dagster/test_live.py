@@ -228,6 +228,18 @@ def test_what_an_exception_says_is_nowhere_in_dagster(world: World) -> None:
     assert PATIENT_VALUE.encode() not in logs
 
 
+def test_a_runs_log_lines_are_found_by_its_id_on_its_page_and_in_the_layers_log(world: World) -> None:
+    run = launch_from_the_ui(world, "decide", "write_candidates", "other")
+    assert world.finished(run).status.value == "SUCCESS"
+    page = [entry.user_message for entry in world.instance.all_logs(run)]
+    assert any("a line of the pipeline" in line and "code=of_decide" in line for line in page)
+    log = (world.home / ".fhir-writeback" / "logs" / "decide-location.log").read_text().splitlines()
+    lines = [json.loads(line) for line in log if line.startswith("{") and run in line]
+    [line] = [line for line in lines if line["event"] == "a line of the pipeline"]
+    assert line.items() >= {"tenant": "other", "lane": "decide", "layer": "decide", "dropped": ["patient"]}.items()
+    assert PATIENT_VALUE not in "".join(page) + "".join(log)
+
+
 def test_a_new_tenant_is_a_partition_everywhere_and_is_worked_on_without_a_restart(world: World) -> None:
     before = dict(world.up.services.pids)
     write_tenant(world.home, "newcomer")

@@ -16,7 +16,7 @@ import structlog
 from fhir_writeback_dagster.commit.pipeline import commit
 from fhir_writeback_dagster.config.settings import DSN, Settings
 from fhir_writeback_dagster.errors import ServiceError, TargetError
-from fhir_writeback_dagster.ops.logging import configure
+from fhir_writeback_dagster.orchestration.logs import configure
 from fhir_writeback_dagster.orchestration.run_context import open_run
 from fhir_writeback_dagster.sandbox.drills.clock import Clock
 

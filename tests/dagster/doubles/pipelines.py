@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from fhir_writeback_dagster.config.secrets import resolve
 from fhir_writeback_dagster.errors import SecretError
 from fhir_writeback_dagster.orchestration.run_context import RunContext
@@ -36,6 +38,9 @@ def _work(lane: str, run: RunContext) -> Report:
     end = time.monotonic() + LONGEST_S
     while (folder / f"hold-{lane}-{run.id}").exists() and time.monotonic() < end:
         time.sleep(0.05)
+    structlog.get_logger().warning(
+        "a line of the pipeline", code=f"of_{lane}", patient="Zebediah-1931-04-17"
+    )
     if (fault := folder / f"fail-{lane}-{run.id}").exists():
         raise ValueError(fault.read_text())
     if lane in _TAKE:
