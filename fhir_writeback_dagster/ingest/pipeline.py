@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import polars as pl
 import psycopg
+import structlog
 
 from fhir_writeback_dagster.canonical import CanonicalRecord
 from fhir_writeback_dagster.config.tenants import SourceUse
@@ -108,6 +109,7 @@ class _Run:
             except ExtractRefused as error:
                 self._refuse(extract, error)
             except ConfigError as error:
+                structlog.get_logger().error(str(error), code=error.code, extract_id=str(extract.extract_id))
                 faults.append(error)
             except MemoryError:
                 self._refuse(
@@ -128,6 +130,8 @@ class _Run:
     def _refuse(self, extract: recording.Extract, error: ExtractRefused) -> None:
         self.refused[error.code] += 1
         place = "".join(f", {what} {at}" for what, at in (("line", error.line), ("byte", error.byte)) if at is not None)
+        refused = {"source": extract.source, "extract_id": str(extract.extract_id), "sha256": extract.sha256.hex()}
+        structlog.get_logger().warning("an extract is refused", code=error.code, **refused)
         self.refusals.append(f"{extract.source}: extract {extract.sha256.hex()[:12]}{place}: {error}")
         with self.run.store.tenant(self.run.id) as connection:
             recording.refuse(connection, self.run, extract, error)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import structlog
+
 from fhir_writeback_dagster.commit.fhir_client import Unreadable
 from fhir_writeback_dagster.commit.http.transport import NO_TURN, NoAnswer
 from fhir_writeback_dagster.errors import TargetError
@@ -50,6 +52,7 @@ class TargetHealth:
         """A read about a patient came to nothing. True: as far as can be told that is this patient's matter, because the EHR
         refuses it, or because it is silent about this one and answers about others.
         """
+        structlog.get_logger().warning("a read came to nothing", code=error.code)
         if isinstance(error, NoAnswer) or (isinstance(error, Unreadable) and not error.refused):
             self._failed_reads += 1
             self._open_circuit(error.code)

@@ -15,6 +15,8 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
+import structlog
+
 from fhir_writeback_dagster.commit.adapters.search import bears, token
 from fhir_writeback_dagster.commit.fhir_client import FhirClient, Unreadable
 from fhir_writeback_dagster.commit.ledger.async_database import AsyncDatabase
@@ -193,6 +195,7 @@ class OnDemand:
         """:raises Unreadable: it is no refusal of these patients, but a target that does not work now."""
         if error.outcome.recovery not in (Recovery.QUARANTINE, Recovery.ESCALATE):
             raise error
+        structlog.get_logger().warning("a lookup was refused", code=error.code)
         self._refusal = error
 
     async def _reading(self, since: datetime, found: Sequence[Resource], ids: set[str]) -> Reading:

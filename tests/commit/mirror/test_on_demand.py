@@ -13,6 +13,7 @@ from commit.faults import FaultyLine, Say
 from commit.world import MRN, World, consent, encounter, patient
 from conftest import OpenLayer
 from decide.stage import Stage
+from structlog.testing import capture_logs
 
 from fhir_writeback_dagster.errors import TargetError
 from fhir_writeback_dagster.rules.fhir.resource_url import URI
@@ -403,7 +404,9 @@ def test_a_patient_whom_the_ehr_does_not_show_stops_nobody_else(make_ward: Calla
         vip, other = ward.tell("1"), ward.tell("2")
         ward.decide()
         line.rules.append(lambda seen: Say(403) if b"vip" in seen.body and "Consent" in seen.path else None)
-        assert ward.world.refresh().refused == 1
+        with capture_logs() as lines:
+            assert ward.world.refresh().refused == 1
+        assert [line["code"] for line in lines if line["event"] == "a lookup was refused"]
         ward.decide()
         assert ward.end(other) == ("approved", None)
         assert ward.end(vip) == ("waiting", "lookup_refused"), "without consents nothing is known of them"

@@ -38,9 +38,7 @@ def _work(lane: str, run: RunContext) -> Report:
     end = time.monotonic() + LONGEST_S
     while (folder / f"hold-{lane}-{run.id}").exists() and time.monotonic() < end:
         time.sleep(0.05)
-    structlog.get_logger().warning(
-        "a line of the pipeline", code=f"of_{lane}", patient="Zebediah-1931-04-17"
-    )
+    structlog.get_logger().warning("a line of the pipeline", code=f"of_{lane}", patient="Zebediah-1931-04-17")
     if (fault := folder / f"fail-{lane}-{run.id}").exists():
         raise ValueError(fault.read_text())
     if lane in _TAKE:
