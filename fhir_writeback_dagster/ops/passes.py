@@ -79,16 +79,15 @@ def _until_still(look: Callable[[], dict[str, TenantReport]], runner: _Runner) -
     before: object = None
     while True:
         reports = look()
-        now = {tenant: report.to_json() for tenant, report in reports.items()}
         waiting = [
             (lane, tenant)
             for lane in ("mirror", "decide", "commit")
             for tenant, report in reports.items()
             if report.pending.get(lane) and (lane, tenant) not in runner.failed
         ]
-        if not waiting or now == before:
+        if not waiting or reports == before:
             return
-        before = now
+        before = reports
         lane = waiting[0][0]  # lookups first, then decide: they make work for those after them
         runner.run([job for job in waiting if job[0] == lane])
 

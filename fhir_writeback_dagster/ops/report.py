@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 
+from fhir_writeback_dagster.orchestration.target_standing import TargetStanding, read_standings
 from fhir_writeback_dagster.store.db import connect
 
 ENDS = ("created", "updated", "suppressed", "stale", "not_written", "denied", "quarantined", "in_review", "waiting")
@@ -45,6 +47,8 @@ class TenantReport:
     updated: int = 0
     pending: dict[str, int] = field(default_factory=dict)
     refusals: list[Refusal] = field(default_factory=list)
+    targets: list[TargetStanding] = field(default_factory=list, compare=False)
+    """How its EHR stands; no part of what a pass, or the demo, waits to see moving: times in it always move."""
 
     @property
     def adds_up(self) -> bool:
@@ -62,6 +66,7 @@ class TenantReport:
             "extracts": {"ingested": self.extracts, "refused": self.refused},
             "refusals": [asdict(refusal) for refusal in self.refusals],
             "pending": dict(self.pending),
+            "targets": [target.to_json() for target in self.targets],
         }
 
 
@@ -79,6 +84,7 @@ def read_report(dsn: str, tenants: Iterable[str] | None = None) -> dict[str, Ten
         refusals = connection.execute(
             "SELECT tenant, source, version, reason, extracts, line, byte FROM ops.refusals()"
         ).fetchall()
+        standings = read_standings(connection)
         pending = [
             (lane, *row)
             for lane in ("ingest", "mirror", "decide", "commit")
@@ -106,6 +112,9 @@ def read_report(dsn: str, tenants: Iterable[str] | None = None) -> dict[str, Ten
     for lane, tenant, items in pending:
         if items:
             reports[tenant].pending[lane] = items
+    for standing in standings:
+        if standing.tenant in reports:
+            reports[standing.tenant].targets.append(standing)
     wanted = None if tenants is None else set(tenants)
     return {tenant: report for tenant, report in sorted(reports.items()) if wanted is None or tenant in wanted}
 
@@ -129,6 +138,9 @@ def table(reports: Mapping[str, TenantReport]) -> str:
         text += ["", "why:"]
         widths = [max(len(line[column]) for line in why) for column in range(4)]
         text += [f"  {t:<{widths[0]}}  {e:<{widths[1]}}  {r:<{widths[2]}}  {n:>{widths[3]}}" for t, e, r, n in why]
+    now = datetime.now(UTC)
+    standings = [line for r in reports.values() for target in r.targets for line in target.lines(now)]
+    text += ["", "EHRs:", *(f"  {line}" for line in standings)] if standings else []
     for tenant, r in reports.items():
         if r.refused:
             text.append(f"{tenant}: {r.refused} of {r.refused + r.extracts} extracts refused whole")

@@ -42,6 +42,7 @@ def test_the_object_has_every_end_also_where_nothing_ended_there() -> None:
         "extracts": {"ingested": 0, "refused": 0},
         "refusals": [],
         "pending": {},
+        "targets": [],
     }
 
 

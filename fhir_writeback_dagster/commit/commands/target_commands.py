@@ -9,11 +9,12 @@ import math
 import click
 
 from fhir_writeback_dagster.commit.auth import credential_log
-from fhir_writeback_dagster.commit.ledger import intents
 from fhir_writeback_dagster.commit.limits import holds
 from fhir_writeback_dagster.commit.limits.holds import DesiredState, Hold
 from fhir_writeback_dagster.commit.probe import drift
 from fhir_writeback_dagster.orchestration.run_context import OpenRuns
+from fhir_writeback_dagster.orchestration.target_standing import TargetStanding, read_standings
+from fhir_writeback_dagster.store.db import connect
 
 _reason_option = click.option("--reason", required=True, help="Why, for the audit log; no patient's data.")
 _by_option = click.option("--by", default=getpass.getuser, help="Who. Default: the user of this machine.", show_default=False)
@@ -24,25 +25,20 @@ _by_option = click.option("--by", default=getpass.getuser, help="Who. Default: t
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a tenant.")
 @click.pass_obj
 def show_command(open_runs: OpenRuns, *, tenant: str | None, as_json: bool) -> None:
-    """What holds TENANT's EHR back, or each tenant's, how many writes wait, and what about it needs a person's look."""
+    """How TENANT's EHR stands, or each tenant's: what holds it back, what waits, how it answered, what needs a person's look."""
     with open_runs("commit", tenant) as places:
         for run in places:
             with run.store.tenant(run.id) as connection:
-                hold, waiting = holds.standing(connection, run), intents.waiting(connection, run)
+                holds.standing(connection, run)  # a blackout that began is a hold from now on
                 warnings = [*credential_log.warnings(connection, run), *drift.warnings(connection, run)]
+            with connect(run.settings.dsn, application="fhir_writeback_target") as connection:
+                known = [one for one in read_standings(connection, run.id) if one.target == run.tenant.ehr.target]
+            stands = known[0] if known else TargetStanding(run.id, run.tenant.ehr.target)
             if as_json:
-                seconds = None if math.isinf(hold.seconds) else round(hold.seconds)
-                told = {"desired_state": hold.desired_state, "held": hold.reason, "seconds": seconds, "failures": hold.failures}
-                click.echo(
-                    json.dumps(
-                        {"tenant": run.id, "target": run.tenant.ehr.target, **told, "waiting": waiting, "warnings": warnings}
-                    )
-                )
+                click.echo(json.dumps({"tenant": run.id, **stands.to_json(), "warnings": warnings}))
             else:
-                queue = ", ".join(f"{count} {state}" for state, count in sorted(waiting.items())) or "nothing"
-                click.echo(f"{run.id}: {run.tenant.ehr.target} is {_described(hold)}; waiting: {queue}")
-                for warning in warnings:
-                    click.echo(f"  {warning}")
+                for line in (*stands.lines(run.now()), *(f"  {warning}" for warning in warnings)):
+                    click.echo(line)
 
 
 @click.command("pause")
