@@ -34,6 +34,7 @@ CALLS = {
     "ops.refusals()": "SELECT * FROM ops.refusals()",
     "ops.tenants()": "SELECT * FROM ops.tenants()",
     "ops.snapshots()": "SELECT * FROM ops.snapshots()",
+    "ops.targets()": "SELECT * FROM ops.targets()",
     "ops.key_content(bytea,bytea)": r"SELECT ops.key_content(repeat('x', 64)::bytea, repeat('x', 64)::bytea)",
 }
 """One call of each definer function: a new one needs a line here, or the attack would not be tried on it."""

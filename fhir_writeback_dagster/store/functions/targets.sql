@@ -6,7 +6,7 @@ CREATE OR REPLACE FUNCTION ops.targets() RETURNS TABLE (
   answers bigint, p50_ms float8, p95_ms float8, unanswered bigint)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   WITH queue AS (
-    SELECT o.tenant, c.target, 'ready'::text AS state, o.since, NULL::timestamptz AS not_before
+    SELECT o.tenant, c.target, 'ready'::pg_catalog.text AS state, o.since, NULL::pg_catalog.timestamptz AS not_before
     FROM decision.outbox o JOIN decision.candidate c ON c.tenant = o.tenant AND c.candidate_id = o.candidate_id
     UNION ALL
     SELECT k.tenant, k.target, k.state, k.created_at, k.not_before FROM ledger.work k
@@ -20,7 +20,7 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     SELECT t.tenant, t.target FROM ledger.target t UNION SELECT w.tenant, w.target FROM waiting w
     UNION SELECT s.tenant, s.target FROM mirror.sync s
   ), hour AS (
-    SELECT (lpad(to_hex((extract(epoch FROM now() - interval '1 hour') * 1000)::bigint), 12, '0') || repeat('0', 20))::uuid AS first
+    SELECT (lpad(to_hex((extract(epoch FROM now() - interval '1 hour') * 1000)::pg_catalog.int8), 12, '0') || repeat('0', 20))::pg_catalog.uuid AS first
   )
   SELECT k.tenant, k.target, coalesce(t.wish, 'running'),
     CASE WHEN t.held_until > now() THEN t.held_because END,
