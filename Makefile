@@ -9,7 +9,7 @@ help:
 	@echo "make unit    the tests that need no server: a minute or two (PYTEST= as above)"
 	@echo "make coverage  branches covered, by package, while all tests run"
 	@echo "make bench   rows a second of each layer"
-	@echo "make lint    linters, types and import rules only"
+	@echo "make lint    linters, types, import rules, known vulnerabilities, secrets"
 	@echo "make lock    resolve pyproject.toml into requirements.lock anew (needs uv)"
 
 setup:
@@ -23,6 +23,7 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	scripts/supply
 
 test: lint
 	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile $(PYTEST)

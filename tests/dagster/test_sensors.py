@@ -182,7 +182,7 @@ def test_a_tick_without_its_database_fails_with_one_line(
     tick: Callable[..., Any], instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch, home: Path
 ) -> None:
     tick("decide", "decide_sensor")
-    monkeypatch.setenv("FHIR_WRITEBACK_DSN", "postgresql://somebody:hunter2@127.0.0.1:9/x")
+    monkeypatch.setenv("FHIR_WRITEBACK_DSN", "postgresql://somebody:hunter2@127.0.0.1:9/x")  # pragma: allowlist secret
     module = import_module("fhir_writeback_dagster.decide.sensors")
     with dg.build_sensor_context(instance=instance) as context, pytest.raises(dg.Failure) as caught:
         module.decide_sensor(context)

@@ -82,7 +82,7 @@ def test_databases_that_do_not_answer_and_half_a_configuration_are_told_of(proje
         cli(project, "status", FHIR_WRITEBACK_DSN_INGEST="postgresql://x@127.0.0.1:1/x")
     )
     logins = ("INGEST", "DECIDE", "COMMIT", "AUDIT", "STATUS", "DAGSTER")
-    secret = {f"FHIR_WRITEBACK_DSN_{login}": "postgresql://x:hush@127.0.0.1:1/x" for login in logins}
+    secret = {f"FHIR_WRITEBACK_DSN_{login}": "postgresql://x:hush@127.0.0.1:1/x" for login in logins}  # pragma: allowlist secret
     done = cli(project, "status", **secret)
     assert "PostgreSQL does not answer [database_unreachable]" in error_of(done)
     assert "hush" not in done.stderr
