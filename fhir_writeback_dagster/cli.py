@@ -198,8 +198,9 @@ def main(context: click.Context) -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 @click.option("--keep", is_flag=True, help="Stay up until Ctrl-C when it is done.")
 @click.option("--folder", type=click.Path(path_type=Path, file_okay=False), help="Work there and leave it. Default: a new one.")
+@click.option("--patience", type=click.FloatRange(min=0.1), default=15, show_default=True, help="Minutes a part of it may take.")
 @command
-def demo(*, as_json: bool, keep: bool, folder: Path | None) -> int:
+def demo(*, as_json: bool, keep: bool, folder: Path | None, patience: float) -> int:
     """Two hospitals' extracts into a real FHIR server, and a check that all adds up."""
     from fhir_writeback_dagster.sandbox.demo import run_demo
 
@@ -207,7 +208,7 @@ def demo(*, as_json: bool, keep: bool, folder: Path | None) -> int:
         if as_json:
             click.echo(json.dumps(result))
 
-    result = run_demo(progress, keep=keep, folder=folder, report=report)
+    result = run_demo(progress, keep=keep, folder=folder, patience_s=patience * 60, report=report)
     return 0 if result["ok"] else FAILED
 
 
@@ -264,17 +265,29 @@ def run(*, tenant: str | None, as_json: bool) -> int:
     return 0 if report.ok else FAILED
 
 
+def _with_tenants(config: Configuration) -> Configuration:
+    """``config``; where it has no tenant, but a demo of this user stays up, the demo's."""
+    from fhir_writeback_dagster.ops.configuration import load_configuration
+    from fhir_writeback_dagster.sandbox.demo import running_demo
+
+    good, bad = config.tenants()
+    if good or bad or (demo_home := running_demo()) is None:
+        return config
+    progress(f"no tenant here; this is the demo that runs in {demo_home}")
+    return load_configuration(demo_home)
+
+
 @main.command()
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 @command
 def status(*, as_json: bool) -> int:
-    """Where every row stands, by tenant."""
+    """Where every row stands, by tenant, and how each EHR does. Where no tenant is, but a demo stays up: the demo's."""
     from fhir_writeback_dagster.ops.database import open_database
     from fhir_writeback_dagster.ops.folder import StateFolder
     from fhir_writeback_dagster.ops.report import read_report, table
     from fhir_writeback_dagster.ops.running import link_of_running
 
-    config = project()
+    config = _with_tenants(project())
     state = StateFolder(config.home)
     with open_database(config, state, progress) as database:
         reports = read_report(database.dsns.of("status"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -23,7 +23,7 @@ class Settings:
 
     home: Path
     layer: Layer
-    dsn: str
+    dsn: str = field(repr=False)
 
     @property
     def tenants(self) -> Path:

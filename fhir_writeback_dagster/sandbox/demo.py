@@ -6,7 +6,9 @@ environments, Dagster's daemon and webserver. Everything that it starts is gone 
 
 from __future__ import annotations
 
+import os
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,14 +17,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from fhir_writeback_dagster.config.settings import HOME
 from fhir_writeback_dagster.errors import ServiceError
+from fhir_writeback_dagster.ops import lock
 from fhir_writeback_dagster.ops.configuration import ANY_PORT
 from fhir_writeback_dagster.ops.database import Progress
+from fhir_writeback_dagster.ops.folder import NAME
 from fhir_writeback_dagster.ops.postgres import forget
 from fhir_writeback_dagster.ops.report import table
+from fhir_writeback_dagster.ops.running import LOCK
 from fhir_writeback_dagster.ops.signals import Stopped, undisturbed
 from fhir_writeback_dagster.sandbox import check
-from fhir_writeback_dagster.sandbox.demo_environment import DemoEnvironment, Scene, staged
+from fhir_writeback_dagster.sandbox.demo_environment import PATIENCE_S, DemoEnvironment, Scene, staged
 from fhir_writeback_dagster.sandbox.demo_home import zone_of
 from fhir_writeback_dagster.sandbox.memory import PeakMemory
 from fhir_writeback_dagster.sandbox.story.deliveries import Story
@@ -30,6 +36,14 @@ from fhir_writeback_dagster.sandbox.story.expected import ENDS
 from fhir_writeback_dagster.sandbox.story.files import File
 
 DemoResult = dict[str, Any]
+PREFIX = "fhir-writeback-demo-"
+
+
+def running_demo() -> Path | None:
+    """The home of a demo of this user that stays up now (`demo --keep`) where temporary files go; the newest of several."""
+    places = [place for place in Path(tempfile.gettempdir()).glob(f"{PREFIX}*") if place.stat().st_uid == os.geteuid()]
+    up = [place for place in places if (lock.read(place / NAME / LOCK) or {}).get("web_url")]
+    return max(up, key=lambda place: place.stat().st_mtime, default=None)
 
 
 def run_demo(
@@ -38,6 +52,7 @@ def run_demo(
     keep: bool = False,
     folder: Path | None = None,
     ports: Mapping[str, int] = ANY_PORT,
+    patience_s: float = PATIENCE_S,
     report: Callable[[DemoResult], None] = lambda _: None,
 ) -> DemoResult:
     """Play the whole story and return the object of issue 3; ``report`` gets it as soon as it is known.
@@ -46,13 +61,14 @@ def run_demo(
     :param keep: stay up after the report, until a signal ends the process.
     :param folder: where the demo's home is made; must be empty. Left out: a temporary one that is removed at the end.
     :param ports: of PostgreSQL, the locations and the webserver; 0 takes a free one; ``FHIR_WRITEBACK_PORT_…`` wins.
-    :raises ServiceError: a port is taken, something does not start, or nothing moves for five minutes.
+    :param patience_s: how long one part of the story may take.
+    :raises ServiceError: a port is taken, something does not start, or a part of the story takes too long.
     """
     started = time.monotonic()
     with ExitStack() as stack:
         home = stack.enter_context(_home(folder))
         memory = stack.enter_context(PeakMemory())
-        stage = stack.enter_context(staged(home, ports, progress))
+        stage = stack.enter_context(staged(home, ports, progress, patience_s))
         _play(stage, progress)
         tenants: dict[str, Any] = {}
         wrong = _check(stage, tenants)
@@ -67,13 +83,27 @@ def run_demo(
             progress(f"WRONG {line}")
         report(result)
         if keep:
-            progress(f"Dagster: {stage.running.link()} (works once)")
-            progress("staying up; Ctrl-C ends it")
+            for line in _how_to_go_on(stage):
+                progress(line)
             with suppress(Stopped):
                 while True:
                     stage.running.tend()
                     time.sleep(1)
     return result
+
+
+def _how_to_go_on(stage: DemoEnvironment) -> Iterator[str]:
+    """Where everything is while it stays up, and what to try."""
+    command = f"{HOME}={stage.home} {Path(sys.executable).with_name('fhir-writeback')}"
+    tenant = stage.scenes[0].id
+    yield f"folder: {stage.home}"
+    yield f"Dagster: {stage.running.link()} (works once; `status` prints another)"
+    yield from (f"EHR of {scene.id}: {scene.ehr.base_url}" for scene in stage.scenes)
+    yield "try, in another terminal:"
+    yield f"  {command} status"
+    yield f"  {command} target show {tenant}"
+    yield f"  {command} target pause {tenant} --reason 'a first look'"
+    yield "staying up; Ctrl-C ends it"
 
 
 def _play(stage: DemoEnvironment, progress: Progress) -> None:
@@ -169,7 +199,7 @@ def _home(folder: Path | None) -> Iterator[Path]:
         forget(folder)  # of a demo whose folder was removed by hand
         yield folder.resolve()
         return
-    made = Path(tempfile.mkdtemp(prefix="fhir-writeback-demo-"))
+    made = Path(tempfile.mkdtemp(prefix=PREFIX))
     try:
         yield made
     finally:

@@ -22,7 +22,8 @@ from fhir_writeback_dagster.sandbox.story.expected import Truth
 from fhir_writeback_dagster.sandbox.story.files import File
 from fhir_writeback_dagster.sandbox.story.hospitals import make_world
 
-STUCK_S = 300
+PATIENCE_S = 900
+"""How long one part of the story may take. Two minutes are usual for the whole of it on two cores."""
 _POLL_S = 1.0
 
 
@@ -63,6 +64,7 @@ class DemoEnvironment:
     home: Path
     scenes: list[Scene]
     running: Running
+    patience_s: float = PATIENCE_S
 
     def reports(self) -> dict[str, TenantReport]:
         """Where every row stands now, by tenant; as `status` tells it."""
@@ -71,7 +73,7 @@ class DemoEnvironment:
     def settle(self, what: str) -> None:
         """Wait until every file that was dropped is read and every row has come to an end.
 
-        :raises ServiceError: nothing moved for five minutes; says what stands still.
+        :raises ServiceError: not within the time that a part may take; says what is left, and what to do.
         """
         self._until(what, lambda reports: [why for scene in self.scenes for why in unsettled(scene, reports.get(scene.id))])
 
@@ -107,21 +109,15 @@ class DemoEnvironment:
         self._until("meeting the late patients", others)
 
     def _until(self, what: str, left: Callable[[Mapping[str, TenantReport]], list[str]]) -> None:
-        moved, before = time.monotonic(), None
-        while True:
+        deadline = time.monotonic() + self.patience_s
+        while moving := left(self.reports()):
             self.running.tend()
-            reports = self.reports()
-            moving = left(reports)
-            if not moving:
-                return
-            if reports != before:
-                moved, before = time.monotonic(), reports
-            elif time.monotonic() - moved > STUCK_S:
+            if time.monotonic() > deadline:
                 raise ServiceError(
-                    "demo_stuck",
-                    f"{what}: nothing has moved for {STUCK_S} s: {'; '.join(moving)}",
+                    "demo_slow",
+                    f"{what}: after {self.patience_s / 60:.0f} minutes there is left: {'; '.join(moving)}",
                     where=str(self.home / ".fhir-writeback" / "logs"),
-                    fix="run it with --folder and read the logs there",
+                    fix="on a busy machine give it more time (--patience 60), else run it with --folder and read the logs there",
                 )
             time.sleep(_POLL_S)
 
@@ -135,13 +131,15 @@ def unsettled(scene: Scene, report: TenantReport | None) -> Iterator[str]:
     if read < scene.extracts:
         yield f"{scene.id}: {read} of {scene.extracts} files read"
     yield from (f"{scene.id}: {items} wait for {lane}" for lane, items in report.pending.items())
+    # Nobody but those whom the EHR never hears of is unknown in the end: the late patient's rows have to come to theirs too.
+    forever = scene.truth.reasons["waiting", "patient_unknown"]
     for reason, rows in report.reasons.get("waiting", {}).items():
-        if reason != "patient_unknown":
+        if reason != "patient_unknown" or rows != forever:
             yield f"{scene.id}: {rows} rows {reason}"
 
 
 @contextmanager
-def staged(home: Path, ports: Mapping[str, int], progress: Progress) -> Iterator[DemoEnvironment]:
+def staged(home: Path, ports: Mapping[str, int], progress: Progress, patience_s: float = PATIENCE_S) -> Iterator[DemoEnvironment]:
     """Everything is up and the charts are loaded while the block runs; no process is left afterwards.
 
     :raises ServiceError: a port is taken, or something does not start.
@@ -162,4 +160,4 @@ def staged(home: Path, ports: Mapping[str, int], progress: Progress) -> Iterator
             scene.patients = sum(r["resourceType"] == "Patient" for r in chart)
         progress("2/7 and 3/7 starting an embedded PostgreSQL, the code locations, Dagster's daemon and its webserver")
         up = stack.enter_context(running(config, lambda line: progress(f"    {line}"), durable=False))
-        yield DemoEnvironment(home, scenes, up)
+        yield DemoEnvironment(home, scenes, up, patience_s)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import pytest
 
@@ -91,7 +93,7 @@ def test_a_port_in_use_is_refused_with_its_name_and_nothing_is_left(tmp_path: Pa
     assert done.returncode == 2
     assert done.stdout == ""
     last = done.stderr.strip().splitlines()[-1]
-    assert f"port {port} for web is in use" in last
+    assert f"port {port} for Dagster's page is in use" in last
     assert "FHIR_WRITEBACK_PORT_WEB" in last
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.glob("fhir-writeback-demo-*"))
@@ -116,7 +118,7 @@ def test_an_interrupted_demo_leaves_no_process_and_no_listener(number: signal.Si
                 break
         started = list(_descendants(process.pid))
         listening = {c.laddr.port for p in started for c in _listeners(p)}
-        assert len(listening) >= 8, "PostgreSQL, two EHRs, four locations, the webserver"
+        assert len(listening) >= 4, "PostgreSQL, two EHRs, the webserver; code locations have no port"
         process.send_signal(number)
         process.stderr.read()
         assert process.wait(60) != 0
@@ -150,3 +152,39 @@ def _lives(process: psutil.Process) -> bool:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
         return False
+
+
+@pytest.mark.timeout(900)
+def test_kept_it_says_where_it_is_and_status_beside_it_finds_it(tmp_path: Path) -> None:
+    """From another terminal, in a folder that has no tenant: as in a fresh clone."""
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    process = subprocess.Popen(
+        [*COMMAND, "--keep"], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment
+    )
+    told = []
+    try:
+        assert process.stderr is not None
+        for line in process.stderr:
+            told.append(line[10:].rstrip())
+            if "staying up" in line:
+                break
+        text = "\n".join(told)
+        assert "WRONG" not in text
+        [folder] = re.findall(r"(?m)^folder: (.+)$", text)
+        [link] = re.findall(r"(?m)^Dagster: (\S+)", text)
+        assert httpx.get(link, trust_env=False).status_code == 200
+        commands = [line.strip() for line in told[told.index("try, in another terminal:") + 1 : -1]]
+        assert len(commands) == 3
+        for command in commands:
+            done = subprocess.run(["/bin/sh", "-c", command], cwd="/", capture_output=True, text=True, timeout=120, check=False)
+            assert done.returncode == 0, done.stderr
+        beside = tmp_path / "clone"
+        (beside / "mappings").mkdir(parents=True)
+        found = subprocess.run(
+            [*COMMAND[:-2], "status"], cwd=beside, env=environment, capture_output=True, text=True, timeout=120, check=False
+        )
+        assert f"this is the demo that runs in {folder}" in found.stderr
+        assert "mercy" in found.stdout
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=120)

@@ -9,7 +9,7 @@ run out → *retire*. The state stands in the secret itself, so that what signs 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Self, cast
 
 import msgspec
@@ -32,7 +32,7 @@ class _NoKey(Exception):
 class ClientKey:
     """A private JWK with what it signs with."""
 
-    key: RSAKey | ECKey
+    key: RSAKey | ECKey = field(repr=False)
     algorithm: Algorithm
     key_id: str
 

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -15,6 +14,7 @@ import click
 
 from fhir_writeback_dagster.canonical import KINDS
 from fhir_writeback_dagster.commit.commands.preview import Preview, preview
+from fhir_writeback_dagster.config.user import current_user
 from fhir_writeback_dagster.orchestration.run_context import OpenRuns, RunContext
 from fhir_writeback_dagster.store.db import record_event
 
@@ -97,4 +97,4 @@ def _request(one: Preview) -> str:
 def _audit(run: RunContext, previews: Sequence[Preview]) -> None:
     with run.store.tenant(run.id) as connection:
         subjects = [str(one.candidate_id) for one in previews]
-        record_event(connection, "candidate.values_shown", subjects, [{"by": getpass.getuser()}] * len(subjects))
+        record_event(connection, "candidate.values_shown", subjects, [{"by": current_user()}] * len(subjects))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import getpass
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +18,13 @@ from fhir_writeback_dagster.commit.probe import drift
 from fhir_writeback_dagster.commit.probe.experiments import Probe, ProbeFinding
 from fhir_writeback_dagster.commit.probe.snapshot import Difference, Snapshot
 from fhir_writeback_dagster.config.secrets import resolve
+from fhir_writeback_dagster.config.user import current_user
 from fhir_writeback_dagster.errors import ConfigError
 from fhir_writeback_dagster.orchestration.run_context import OpenRuns, RunContext
 from fhir_writeback_dagster.rules.target.capabilities import NOT_READ, Target
 from fhir_writeback_dagster.rules.target.matrix import load_vendor
 
-_by_option = click.option("--by", default=getpass.getuser, help="Who. Default: the user of this machine.", show_default=False)
+_by_option = click.option("--by", default=current_user, help="Who. Default: the user of this machine.", show_default=False)
 
 
 @dataclass(frozen=True, slots=True)

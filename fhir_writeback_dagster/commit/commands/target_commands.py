@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 import math
 
@@ -12,12 +11,13 @@ from fhir_writeback_dagster.commit.auth import credential_log
 from fhir_writeback_dagster.commit.limits import holds
 from fhir_writeback_dagster.commit.limits.holds import DesiredState, Hold
 from fhir_writeback_dagster.commit.probe import drift
+from fhir_writeback_dagster.config.user import current_user
 from fhir_writeback_dagster.orchestration.run_context import OpenRuns
 from fhir_writeback_dagster.orchestration.target_standing import TargetStanding, read_standings
 from fhir_writeback_dagster.store.db import connect
 
 _reason_option = click.option("--reason", required=True, help="Why, for the audit log; no patient's data.")
-_by_option = click.option("--by", default=getpass.getuser, help="Who. Default: the user of this machine.", show_default=False)
+_by_option = click.option("--by", default=current_user, help="Who. Default: the user of this machine.", show_default=False)
 
 
 @click.command("show")

@@ -22,9 +22,9 @@ class Answer:
     """Status, headers (lower-case names) and body of one HTTP answer, or of one entry of a bundle's answer."""
 
     status: int
-    headers: Mapping[str, str] = field(default_factory=dict)
-    body: bytes = b""
-    parsed: Any = None
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    body: bytes = field(default=b"", repr=False)
+    parsed: Any = field(default=None, repr=False)
     """The body as JSON, where it came inside another one and has been read."""
 
     def json(self) -> Any:

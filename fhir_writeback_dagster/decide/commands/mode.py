@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 from typing import get_args
 
 import click
 
 from fhir_writeback_dagster.config.tenants import Mode
+from fhir_writeback_dagster.config.user import current_user
 from fhir_writeback_dagster.decide.ruling.mode_changes import replay, set_mode
 from fhir_writeback_dagster.orchestration.run_context import OpenRuns
 from fhir_writeback_dagster.rules.fhir.r4 import definitions
@@ -22,7 +22,7 @@ _type_option = click.option(
     "--type", "resource_type", type=click.Choice(definitions().written), help="Only this resource type. Default: all."
 )
 _reason_option = click.option("--reason", required=True, help="Why, for the audit log; no patient's data.")
-_by_option = click.option("--by", default=getpass.getuser, help="Who. Default: the user of this machine.", show_default=False)
+_by_option = click.option("--by", default=current_user, help="Who. Default: the user of this machine.", show_default=False)
 
 
 @click.command("show")

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from fhir_writeback_dagster.config.user import cache_folder
 from fhir_writeback_dagster.errors import ServiceError
 from fhir_writeback_dagster.ops.ports import HOST, answers, claim
 from fhir_writeback_dagster.ops.process import Child, Program, died
@@ -110,7 +111,7 @@ def installed(package: Package) -> Path:
     """
     source = _NODE / package
     lock = (source / "package-lock.json").read_bytes() + (source / "package.json").read_bytes()
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fhir-writeback"
+    cache = cache_folder()
     target = cache / f"{package}-{hashlib.sha256(lock).hexdigest()[:16]}"
     if not (target / "node_modules").is_dir():
         npm = shutil.which("npm")
