@@ -15,6 +15,7 @@ from fhir_writeback_dagster.decide.mapping.versions import Mapping
 from fhir_writeback_dagster.decide.validation.issues import Issue
 from fhir_writeback_dagster.ids import new_id
 from fhir_writeback_dagster.orchestration.run_context import RunContext
+from fhir_writeback_dagster.store.sqlfile import statement
 
 
 @dataclass(slots=True)
@@ -90,17 +91,6 @@ class WorkItem:
 # takes for one row to one row goes over them once a row (measured: 3 s, not 30 ms, for 1,000 records beside 5,000).
 _FRESH = "SELECT record_id FROM canonical.outbox WHERE tenant = %(tenant)s ORDER BY since, record_id LIMIT %(limit)s"
 
-_AGAIN = """
-SELECT record_id FROM decision.candidate
-WHERE tenant = %(tenant)s AND target = %(target)s
-  AND candidate_id = ANY (ARRAY(SELECT candidate_id FROM ledger.outbox WHERE tenant = %(tenant)s LIMIT %(limit)s))
-UNION
-SELECT w.record_id FROM decision.candidate w
-WHERE w.tenant = %(tenant)s AND w.target = %(target)s AND w.state = 'waiting' AND (w.give_up_at <= %(now)s OR w.decided_at < (
-  SELECT max(s.changed_at) FROM mirror.sync s WHERE s.tenant = %(tenant)s AND s.target = %(target)s))
-LIMIT %(limit)s
-"""
-
 _RECORDS = """
 SELECT record_id, extract_id, source, source_version, suite_sha256, kind, source_record, as_of, body,
   former_records
@@ -117,7 +107,7 @@ FROM decision.candidate WHERE tenant = %(tenant)s AND target = %(target)s AND re
 def load(connection: Connection[Any], run: RunContext, limit: int) -> list[WorkItem]:
     """The next records to decide: what waits for another look first, then what ingest has made; in order of arrival."""
     scope = {"tenant": run.id, "target": run.tenant.ehr.target, "now": run.now()}
-    again = {record for (record,) in connection.execute(_AGAIN, {**scope, "limit": limit})}
+    again = {record for (record,) in connection.execute(statement(__package__, "due_again"), {**scope, "limit": limit})}
     fresh = [record for (record,) in connection.execute(_FRESH, {**scope, "limit": limit - len(again)})]
     wanted = {**scope, "records": [*again, *fresh]}
     if not wanted["records"]:

@@ -17,6 +17,7 @@ from fhir_writeback_dagster.commit.mirror import rows
 from fhir_writeback_dagster.commit.mirror.model import MirroredType
 from fhir_writeback_dagster.commit.mirror.placement import named_patient, place_consents
 from fhir_writeback_dagster.commit.mirror.rows import Stamp, identifiers, period, stamp
+from fhir_writeback_dagster.commit.sqlfile import statement
 from fhir_writeback_dagster.orchestration.run_context import RunContext
 from fhir_writeback_dagster.rules.fhir.references import referenced
 from fhir_writeback_dagster.rules.fhir.resource import Resource
@@ -74,15 +75,7 @@ def write_sync(connection: Connection[Any], run: RunContext, kind: str, done: Re
     watermark that nobody believes any more is given up.
     """
     connection.execute(
-        "INSERT INTO mirror.sync AS s (tenant, target, resource_type, watermark, refreshed_at, changed_at, server, listed_at) "
-        "VALUES (%(tenant)s, %(target)s, %(kind)s, %(watermark)s, %(started)s, %(now)s, %(server)s, %(listed)s) "
-        "ON CONFLICT (tenant, target, resource_type) DO UPDATE SET "
-        "watermark = CASE WHEN s.watermark > %(latest)s THEN excluded.watermark "
-        "ELSE greatest(s.watermark, excluded.watermark) END, server = excluded.server, "
-        "listed_at = CASE WHEN s.listed_at > %(now)s THEN excluded.listed_at ELSE greatest(s.listed_at, excluded.listed_at) END, "
-        "refreshed_at = CASE WHEN s.refreshed_at > %(now)s THEN excluded.refreshed_at "
-        "ELSE greatest(s.refreshed_at, excluded.refreshed_at) END, "
-        "changed_at = CASE WHEN %(changed)s THEN excluded.changed_at ELSE s.changed_at END",
+        statement("write_sync"),
         {
             "tenant": run.id,
             "target": run.tenant.ehr.target,

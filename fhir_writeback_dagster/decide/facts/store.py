@@ -13,28 +13,7 @@ from fhir_writeback_dagster import canonicaljson
 from fhir_writeback_dagster.decide.facts.placement import Fact, Revision, person_id
 from fhir_writeback_dagster.orchestration.run_context import RunContext
 from fhir_writeback_dagster.store.db import copy_rows
-
-# UNION drops what was found already, so that a circle ends.
-_MERGED = """
-WITH RECURSIVE merged (survivor, gone) AS (
-  SELECT replaced_by, patient_id FROM mirror.patient
-  WHERE tenant = %(tenant)s AND target = %(target)s AND replaced_by = ANY (%(patients)s)
-  UNION
-  SELECT m.survivor, p.patient_id FROM merged m
-  JOIN mirror.patient p ON p.tenant = %(tenant)s AND p.target = %(target)s AND p.replaced_by = m.gone
-)
-SELECT survivor, gone FROM merged WHERE gone <> survivor
-"""
-
-_SAME = """
-WITH RECURSIVE same (person, other) AS (
-  SELECT person_id, same_as FROM decision.person_alias WHERE tenant = %(tenant)s AND person_id = ANY (%(persons)s)
-  UNION
-  SELECT s.person, a.same_as FROM same s
-  JOIN decision.person_alias a ON a.tenant = %(tenant)s AND a.person_id = s.other
-)
-SELECT person, other FROM same WHERE other <> person
-"""
+from fhir_writeback_dagster.store.sqlfile import statement
 
 
 def persons_of(connection: Connection[Any], run: RunContext, patients: Iterable[str]) -> dict[str, list[str]]:
@@ -47,7 +26,9 @@ def persons_of(connection: Connection[Any], run: RunContext, patients: Iterable[
     if not ids:
         return {}
     merged: dict[str, list[str]] = defaultdict(list)
-    for survivor, gone in connection.execute(_MERGED, {"tenant": run.id, "target": target, "patients": ids}):
+    for survivor, gone in connection.execute(
+        statement(__package__, "merged_into"), {"tenant": run.id, "target": target, "patients": ids}
+    ):
         merged[survivor].append(gone)
     known: dict[str, str] = dict(
         connection.execute(
@@ -68,7 +49,7 @@ def persons_of(connection: Connection[Any], run: RunContext, patients: Iterable[
     copy_rows(connection, "decision.person_alias", ["tenant", "person_id", "same_as"], aliases)
     same: dict[str, list[str]] = defaultdict(list)
     mine = list({known[patient] for patient in ids})
-    for person, other in connection.execute(_SAME, {"tenant": run.id, "persons": mine}):
+    for person, other in connection.execute(statement(__package__, "aliases"), {"tenant": run.id, "persons": mine}):
         same[person].append(other)
     return {patient: [known[patient], *same[known[patient]]] for patient in ids}
 
