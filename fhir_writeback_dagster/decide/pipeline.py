@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
-from uuid import UUID
 
 from psycopg import Connection
 
@@ -22,6 +21,7 @@ from fhir_writeback_dagster.decide.facts.placement import ACCEPT, Fact, Incoming
 from fhir_writeback_dagster.decide.mapping.versions import Mapping, load_mapping
 from fhir_writeback_dagster.decide.matching.encounters import EncounterRequest, match_encounters
 from fhir_writeback_dagster.decide.matching.lookups import ask_for_patients, confirm
+from fhir_writeback_dagster.decide.matching.model import Match
 from fhir_writeback_dagster.decide.matching.patients import match_patients
 from fhir_writeback_dagster.decide.recording import store
 from fhir_writeback_dagster.decide.rendering import render
@@ -29,12 +29,25 @@ from fhir_writeback_dagster.decide.ruling.gates import consent_version, encounte
 from fhir_writeback_dagster.decide.ruling.labels import LabelList, births_of, load_labels
 from fhir_writeback_dagster.decide.ruling.mode_changes import note
 from fhir_writeback_dagster.decide.ruling.questions import answer_of, consent_ask, consents_of, policy_ask
-from fhir_writeback_dagster.decide.work_items import Reason, WorkItem, load
+from fhir_writeback_dagster.decide.stages import (
+    Decision,
+    Identified,
+    Loaded,
+    Mapped,
+    Matched,
+    Placed,
+    Reason,
+    Ruled,
+    ended,
+    evidence_of,
+)
+from fhir_writeback_dagster.decide.work_items import load
 from fhir_writeback_dagster.errors import CandidateProblem
 from fhir_writeback_dagster.ids import new_id
 from fhir_writeback_dagster.orchestration.run_context import RunContext
 from fhir_writeback_dagster.orchestration.target import mirror_on_demand, read_target
 from fhir_writeback_dagster.rules.fhir.content import same_content
+from fhir_writeback_dagster.rules.fhir.resource import Resource
 from fhir_writeback_dagster.rules.modes import in_sample, sample_parts
 from fhir_writeback_dagster.rules.policy.cedar import PolicySet, load_policies
 from fhir_writeback_dagster.rules.target.capabilities import NOT_READ, Target
@@ -71,7 +84,7 @@ def decide(run: RunContext, deadline_s: float = 60) -> DecideReport:
     end = time.monotonic() + deadline_s
     with run.store.tenant(run.id) as connection:
         hasher = content_hasher(connection, run.id, run.sealer)
-    round_ = _Round(run, hasher)
+    batch = _Batch(run, hasher)
     with run.store.tenant(run.id) as connection:
         note(connection, run)
     states: Counter[str] = Counter()
@@ -80,20 +93,22 @@ def decide(run: RunContext, deadline_s: float = 60) -> DecideReport:
         # What the mirror learns while a batch is decided was not seen: it has to be later than the batch's own time.
         began = run.now()
         with run.store.tenant(run.id) as connection:
-            items = load(connection, run, BATCH)
-            done = round_.settle(connection, items) if items else []
+            rows = load(connection, run, BATCH)
+            done, facts = batch.decide(connection, rows) if rows else ([], {})
             if done:
-                store(connection, run, done, round_.accepted, began)
-        states.update(item.state for item in done)
-        reasons.update(f"{item.state}.{item.reason}" for item in done if item.reason)
-        if (len(items) < BATCH and len(done) == len(items)) or time.monotonic() > end:
+                store(connection, run, done, facts, began)
+        states.update(decision.state for decision in done)
+        reasons.update(f"{decision.state}.{decision.reason}" for decision in done if decision.reason)
+        if (len(rows) < BATCH and len(done) == len(rows)) or time.monotonic() > end:
             break
-    mappings = tuple(f"{m.kind}/{m.version}@{m.sha256[:12]}" for m in round_.mappings.values())
-    return DecideReport(states.total(), dict(states), dict(reasons), mappings, round_.policies.version[:12])
+    mappings = tuple(f"{m.kind}/{m.version}@{m.sha256[:12]}" for m in batch.mappings.values())
+    return DecideReport(states.total(), dict(states), dict(reasons), mappings, batch.policies.version[:12])
 
 
-class _Round:
-    """One run's fixed inputs, and the steps that a batch goes through."""
+class _Batch:
+    """One run's fixed inputs, and the steps that every batch goes through. A step takes the records of one stage, appends the
+    decisions on those that end there to ``done``, and returns the others at the next stage.
+    """
 
     def __init__(self, run: RunContext, hasher: ContentHasher) -> None:
         self.run, self.hasher = run, hasher
@@ -102,224 +117,250 @@ class _Round:
         }
         self.policies: PolicySet = load_policies(run.settings.policies, run.tenant.policies)
         self.labels: LabelList = load_labels(run.settings.mappings / "labels", run.tenant.labels)
-        self.births: dict[str, str] = {}
         self.on_demand = mirror_on_demand(run)
-        self.accepted: dict[str, Fact] = {}
 
-    def settle(self, connection: Connection[Any], items: list[WorkItem]) -> list[WorkItem]:
-        """Settle ``items``; returns those that are, the others are for the next round."""
-        self.accepted = {}
-        told = memory.source_records_of(connection, self.run, ((i.source, i.source_record, i.former_records) for i in items))
-        for item in items:
-            item.mapping = self.mappings.get(item.kind)
-            if item.mapping is None:
-                item.end("quarantined", "no_mapping")
-        self._skip_open(connection, items)
+    def decide(self, connection: Connection[Any], rows: list[Loaded]) -> tuple[list[Decision], dict[str, Fact]]:
+        """The decisions in the order of ``rows``, and the facts that got a new revision, by business key. A record without a
+        decision waits for the next batch.
+        """
+        done: list[Decision] = []
+        stated = memory.source_records_of(connection, self.run, ((r.source, r.source_record, r.former_records) for r in rows))
         target = read_target(connection, self.run)
-        self._match(connection, [i for i in items if i.open])
-        self._await_statement(target, [i for i in items if i.open])
-        self.births = births_of(connection, self.run, sorted({i.patient_id for i in items if i.open and i.patient_id}))
-        facts = self._map(connection, [i for i in items if i.open])
-        self._rule(connection, target, [i for i in items if i.open], facts)
-        later = self._place(connection, [i for i in items if i.open], facts, told)
-        settled = [item for item in items if item.record_id not in later]
-        bring_up(connection, self.run, settled, told)
-        for item in settled:
-            if item.open:
-                _settle(item)
-        return settled
+        fresh = self._skip_open(connection, rows, done)
+        matched = self._await_statement(target, self._match(connection, fresh, done), done)
+        mapped, facts = self._map(connection, matched, done)
+        ruled = self._rule(connection, target, mapped, facts, done)
+        placed, accepted = self._place(connection, ruled, facts, stated, done)
+        done = [*bring_up(connection, self.run, done, stated), *map(_settled, placed)]
+        order = {row.record_id: position for position, row in enumerate(rows)}
+        return sorted(done, key=lambda decision: order[decision.row.record_id]), accepted
 
-    def _skip_open(self, connection: Connection[Any], items: list[WorkItem]) -> None:
-        """The same row again, while its first telling waits or is in review, makes no second task."""
-        fresh = [i for i in items if not i.again]
-        held = memory.open_inputs(connection, self.run, [i.input_hash for i in fresh], [i.candidate_id for i in items])
-        for item in fresh:
-            if item.input_hash in held:
-                item.end("suppressed", f"already_{held[item.input_hash]}")
+    def _skip_open(self, connection: Connection[Any], rows: list[Loaded], done: list[Decision]) -> list[tuple[Loaded, Mapping]]:
+        """Each record with its mapping. The same row again, while its first statement waits or is in review, makes no second
+        task.
+        """
+        fresh = [row.input_hash for row in rows if not row.again]
+        held = memory.open_inputs(connection, self.run, fresh, [row.candidate_id for row in rows])
+        kept = []
+        for row in rows:
+            mapping = self.mappings.get(row.kind)
+            if mapping is None:
+                done.append(ended(row, "quarantined", "no_mapping"))
+            elif not row.again and row.input_hash in held:
+                done.append(ended(row, "suppressed", f"already_{held[row.input_hash]}", mapping=mapping))
+            else:
+                kept.append((row, mapping))
+        return kept
 
-    def _wait(self, item: WorkItem, reason: str | None) -> None:
+    def _waiting(self, stage: Loaded | Matched, reason: str | None, **more: Any) -> Decision:
         """What the mirror does not know yet waits for it, until the tenant's patience ends."""
-        if item.give_up_at <= self.run.now():
-            item.end("quarantined", "no_match_in_time", reason)
-        else:
-            item.end("waiting", reason)
+        row = stage.row if isinstance(stage, Matched) else stage
+        if row.give_up_at <= self.run.now():
+            return ended(stage, "quarantined", "no_match_in_time", reason, **more)
+        return ended(stage, "waiting", reason, **more)
 
-    def _match(self, connection: Connection[Any], items: list[WorkItem]) -> None:
-        refs = [i.record.patient for i in items]
+    def _match(self, connection: Connection[Any], rows: list[tuple[Loaded, Mapping]], done: list[Decision]) -> list[Matched]:
+        refs = [row.record.patient for row, _ in rows]
         matches = match_patients(connection, self.run, refs)
         if self.on_demand:
-            matches = confirm(connection, self.run, refs, matches, [i.give_up_at for i in items])
-        for item, match in zip(items, matches, strict=True):
-            item.evidence["match"] = dict(match.evidence)
-            item.patient_id, item.matched_by = match.patient_id, match.matched_by
+            matches = confirm(connection, self.run, refs, matches, [row.give_up_at for row, _ in rows])
+        found: list[tuple[Loaded, Mapping, Match, str]] = []
+        for (row, mapping), match in zip(rows, matches, strict=True):
+            more = {"match": match, "mapping": mapping, "evidence": evidence_of(match)}
             if match.outcome == "waiting":
-                self._wait(item, match.reason)
-            elif match.outcome == "review":
-                item.end("in_review", match.reason)
-        matched = [i for i in items if i.open]
+                done.append(self._waiting(row, match.reason, **more))
+            elif match.outcome == "review" or match.patient_id is None:
+                done.append(ended(row, "in_review", match.reason, **more))
+            else:
+                found.append((row, mapping, match, match.patient_id))
+        return self._match_encounters(connection, found, done)
+
+    def _match_encounters(
+        self, connection: Connection[Any], found: list[tuple[Loaded, Mapping, Match, str]], done: list[Decision]
+    ) -> list[Matched]:
         now = self.run.now()
         wanted = [
-            EncounterRequest(i.record.encounter, i.patient_id or "", event_day(i.record), overdue=i.give_up_at <= now)
-            for i in matched
+            EncounterRequest(row.record.encounter, patient, event_day(row.record), overdue=row.give_up_at <= now)
+            for row, _, _, patient in found
         ]
-        for item, encounter in zip(matched, match_encounters(connection, self.run, wanted), strict=True):
-            item.encounter_id, item.encounter_status = encounter.encounter_id, encounter.status
-            item.encounter_period = (encounter.starts_at, encounter.ends_at)
-            if encounter.by_time:
-                item.evidence["encounter"] = {"by": "time"}
-                item.encounter_stands_in = bool(item.record.encounter)
+        matched, unknown = [], []
+        encounters = match_encounters(connection, self.run, wanted)
+        for (row, mapping, match, patient), encounter in zip(found, encounters, strict=True):
+            stage = Matched(row, mapping, patient, match, encounter)
             if encounter.outcome == "waiting":
-                self._wait(item, encounter.reason)
+                decision = self._waiting(stage, encounter.reason)
+                done.append(decision)
+                unknown += [(patient, row.give_up_at)] if decision.state == "waiting" else []
             elif encounter.outcome == "review":
-                item.end("in_review", encounter.reason)
-        if self.on_demand:
-            waiting = [(i.patient_id, i.give_up_at) for i in matched if i.state == "waiting" and i.patient_id]
-            ask_for_patients(connection, self.run, waiting)
-
-    def _await_statement(self, target: Target, items: list[WorkItem]) -> None:
-        """What only the EHR's CapabilityStatement can allow waits for the mirror to have read it."""
-        for item in items:
-            assert item.mapping is not None
-            if target.refusal(item.mapping.resource_type, "create") == NOT_READ:
-                self._wait(item, NOT_READ)
-
-    def _map(self, connection: Connection[Any], items: list[WorkItem]) -> dict[str, Fact]:
-        """Give every item its business key and payload; returns the facts that are known under their keys."""
-        persons = memory.persons_of(connection, self.run, (i.patient_id for i in items if i.patient_id))
-        for item in items:
-            assert item.mapping is not None
-            person = persons[item.patient_id or ""]
-            item.person = person[0]
-            try:
-                identity = item.mapping.identity(item.data)
-            except CandidateProblem as problem:
-                item.end("quarantined", problem.code, problem.where)
-                continue
-            item.keys = business_keys(self.run.identity, self.run.id, item.kind, person, identity)
-        known = memory.facts_of(connection, self.run, sorted({key for i in items for key in i.keys}))
-        for item in items:
-            if item.open:
-                item.business_key = next((key for key in item.keys if key in known), item.keys[0])
-                render(self.run, item, self.hasher, self.labels, self.births.get(item.patient_id or ""))
-        return known
-
-    def _place(
-        self, connection: Connection[Any], items: list[WorkItem], facts: dict[str, Fact], told: dict[tuple[str, bytes], str]
-    ) -> set[UUID]:
-        """Find who is the next revision of its fact; a batch's newest as-of goes first, so that the older are stale at once.
-
-        Returns the records that have to wait for the next round. Such a record changes a fact that another record of this round
-        creates, but policy was asked about it as if it created the fact itself; the next round asks about an update.
-        """
-        later: set[UUID] = set()
-        payloads = memory.payloads_of(connection, self.run, _of_others(items, facts))
-        for item in sorted(items, key=lambda i: -i.as_of.timestamp() if i.as_of else 0.0):
-            assert item.business_key is not None
-            assert item.content_hash is not None
-            assert item.mapping is not None
-            key = item.business_key
-            fact = self.accepted.get(key) or facts.get(key)
-            before = told.get((item.source, item.source_record))
-            if before is not None and before != key:
-                # Time, code or patient changed: the old resource must not stay. Retract and create are one decision.
-                item.evidence |= {"retract": before, "create": key}
-                item.end("in_review", "identity_changed")
-                continue
-            incoming = Incoming(item.source, item.content_hash, item.as_of, item.mapping.version, item.extract_id)
-            placement = self._held(item, fact)
-            if placement is None:
-                placement = place(fact, incoming, partial(_same, payloads.get(key), item))
-                if placement.verdict in ("accept", "review") and key in self.accepted and key not in facts:
-                    later.add(item.record_id)
-                    continue
-                if placement.verdict == "accept":
-                    self.accepted[key] = fact = accept(fact, key, incoming)
-                    item.accepted = True
-            item.revision = fact.latest.number if fact and fact.latest else None
-            if placement.verdict == "accept":
-                payloads[key] = item.payload or {}
-                told[item.source, item.source_record] = key
+                done.append(ended(stage, "in_review", encounter.reason))
             else:
-                item.end("in_review" if placement.verdict == "review" else placement.verdict, placement.reason)
-        return later
+                matched.append(stage)
+        if self.on_demand:
+            ask_for_patients(connection, self.run, unknown)
+        return matched
 
-    def _held(self, item: WorkItem, fact: Fact | None) -> Placement | None:
-        """An item that commit gave back holds its revision still, unless a newer one came. It was not sent, so that its content
-        may have changed meanwhile (its patient was merged into another): the revision is what it says now.
-        """
-        if item.held_revision is None or fact is None or item.held_key != item.business_key:
-            return None
-        mine = next((r for r in fact.revisions if r.number == item.held_revision), None)
-        if mine is None or mine.void:
-            return None
-        if fact.latest is not None and fact.latest.number > mine.number:
-            return Placement("stale", "superseded")
-        return ACCEPT
+    def _await_statement(self, target: Target, matched: list[Matched], done: list[Decision]) -> list[Matched]:
+        """What only the EHR's CapabilityStatement can allow waits for the mirror to have read it."""
+        unread = [one for one in matched if target.refusal(one.mapping.resource_type, "create") == NOT_READ]
+        done += [self._waiting(one, NOT_READ) for one in unread]
+        return [one for one in matched if one not in unread] if unread else matched
 
-    def _rule(self, connection: Connection[Any], target: Target, items: list[WorkItem], facts: dict[str, Fact]) -> None:
-        """The verdict of each item. What is denied ends here: a fact is never owned by content that may not be written."""
+    def _map(
+        self, connection: Connection[Any], matched: list[Matched], done: list[Decision]
+    ) -> tuple[list[Mapped], dict[str, Fact]]:
+        """Every record with its business key and payload, and the facts that are known under the keys."""
+        persons = memory.persons_of(connection, self.run, (one.patient_id for one in matched))
+        births = births_of(connection, self.run, sorted({one.patient_id for one in matched}))
+        keyed: list[tuple[Matched, str, list[str]]] = []
+        for one in matched:
+            person = persons[one.patient_id]
+            try:
+                identity = one.mapping.identity(one.row.data)
+            except CandidateProblem as problem:
+                done.append(ended(one, "quarantined", problem.code, problem.where))
+                continue
+            keyed.append((one, person[0], business_keys(self.run.identity, self.run.id, one.row.kind, person, identity)))
+        facts = memory.facts_of(connection, self.run, sorted({key for _, _, keys in keyed for key in keys}))
+        mapped: list[Mapped] = []
+        for one, person_id, keys in keyed:
+            key = next((key for key in keys if key in facts), keys[0])
+            identified = Identified(one.row, one, person_id, tuple(keys), key)
+            rendered = render(self.run, identified, self.hasher, self.labels, births.get(one.patient_id))
+            if isinstance(rendered, Decision):
+                done.append(rendered)
+            else:
+                mapped.append(rendered)
+        return mapped, facts
+
+    def _rule(
+        self, connection: Connection[Any], target: Target, mapped: list[Mapped], facts: dict[str, Fact], done: list[Decision]
+    ) -> list[Ruled]:
+        """The ruling on each record. What is denied ends here: a fact is never owned by content that may not be written."""
         now = self.run.now()
-        asks = [policy_ask(self.run.id, item, now, known=item.business_key in facts) for item in items]
-        consents = consents_of(connection, self.run, sorted({i.patient_id for i in items if i.patient_id}))
-        for item, ask, policy in zip(items, asks, self.policies.decide(asks), strict=True):
-            assert item.mapping is not None
-            asked = consent_ask(self.run.tenant, item, now)
-            consent = answer_of(self.run.tenant, consents[item.patient_id or ""], consents[None], asked)
-            semantic = encounter_reasons(
-                item.record,
-                item.encounter_status,
-                item.encounter_period,
-                self.run.tenant.closed_encounter,
-                stands_in=item.encounter_stands_in,
-            )
-            if item.mapping.interaction == "update":
-                semantic.append(Reason("semantic", "changes_patient"))
-            elif refused := target_reason(target, item.payload or {}, exists=item.business_key in facts):
-                semantic.append(refused)
-            item.ruling = rule(
-                self.run.tenant.modes.of(item.mapping.resource_type),
-                semantic,
+        asks = [policy_ask(self.run.id, one, now, known=one.business_key in facts) for one in mapped]
+        consents = consents_of(connection, self.run, sorted({one.matched.patient_id for one in mapped}))
+        ruled = []
+        for one, ask, policy in zip(mapped, asks, self.policies.decide(asks), strict=True):
+            asked = consent_ask(self.run.tenant, one, now)
+            consent = answer_of(self.run.tenant, consents[one.matched.patient_id], consents[None], asked)
+            ruling = rule(
+                self.run.tenant.modes.of(one.mapping.resource_type),
+                self._semantic(target, one, exists=one.business_key in facts),
                 consent,
                 self.run.tenant.consent.none_found,
                 policy,
                 sampled=in_sample(
-                    self.run.identity.digest(*sample_parts(item.business_key or "", item.content_hash or b"")),
-                    self.run.tenant.modes,
+                    self.run.identity.digest(*sample_parts(one.business_key, one.content_hash)), self.run.tenant.modes
                 ),
             )
-            item.context = {"policy": ask.to_json(), "consent": asked.to_json()}
-            item.versions = {
-                "mapping": f"{item.kind}/{item.mapping.version}",
-                "mapping_sha256": item.mapping.sha256,
-                "source": f"{item.source}/{item.source_version}",
-                "suite": item.suite,
+            versions = {
+                "mapping": f"{one.row.kind}/{one.mapping.version}",
+                "mapping_sha256": one.mapping.sha256,
+                "source": f"{one.row.source}/{one.row.source_version}",
+                "suite": one.row.suite,
                 "policy": self.policies.version,
                 "policy_ids": list(policy.policy_ids),
                 "consent": consent_version(consent),
-                "match": item.evidence.get("match"),
+                "match": one.matched.evidence["match"],
                 # How many and by which list; which they are would tell of the patient, and stands in the sealed context.
-                "labels": {"version": self.labels.version, "sha256": self.labels.sha256, "count": len(item.labels)},
+                "labels": {"version": self.labels.version, "sha256": self.labels.sha256, "count": len(one.labels)},
             }
-            if item.ruling.outcome == "denied":
-                _settle(item)
+            stage = Ruled(one, ruling, versions, {"policy": ask.to_json(), "consent": asked.to_json()})
+            if ruling.outcome == "denied":
+                done.append(ended(stage, "denied", ruling.reasons[0].code, verdict_id=new_id()))
+            else:
+                ruled.append(stage)
+        return ruled
+
+    def _semantic(self, target: Target, mapped: Mapped, *, exists: bool) -> list[Reason]:
+        encounter = mapped.matched.encounter
+        reasons = encounter_reasons(
+            mapped.row.record,
+            encounter.status,
+            (encounter.starts_at, encounter.ends_at),
+            self.run.tenant.closed_encounter,
+            stands_in=mapped.matched.stands_in,
+        )
+        if mapped.mapping.interaction == "update":
+            reasons.append(Reason("semantic", "changes_patient"))
+        elif refused := target_reason(target, mapped.payload, exists=exists):
+            reasons.append(refused)
+        return reasons
+
+    def _place(
+        self,
+        connection: Connection[Any],
+        ruled: list[Ruled],
+        facts: dict[str, Fact],
+        stated: dict[tuple[str, bytes], str],
+        done: list[Decision],
+    ) -> tuple[list[Placed], dict[str, Fact]]:
+        """The next revision of each fact; a batch's newest as-of goes first, so that the older are stale at once.
+
+        A record is left for the next batch where it changes a fact that another record of this batch creates: policy was asked
+        about it as if it created the fact itself, and has to be asked about an update.
+        """
+        placed: list[Placed] = []
+        accepted: dict[str, Fact] = {}
+        payloads = memory.payloads_of(connection, self.run, _of_others(ruled, facts))
+        for one in sorted(ruled, key=lambda one: -at.timestamp() if (at := one.mapped.row.as_of) else 0.0):
+            mapped, row, key = one.mapped, one.mapped.row, one.mapped.business_key
+            fact = accepted.get(key) or facts.get(key)
+            before = stated.get((row.source, row.source_record))
+            if before is not None and before != key:
+                # Time, code or patient changed: the old resource must not stay. Retract and create are one decision.
+                done.append(ended(one, "in_review", "identity_changed", evidence={"retract": before, "create": key}))
+                continue
+            incoming = Incoming(row.source, mapped.content_hash, row.as_of, mapped.mapping.version, row.extract_id)
+            placement, new = _held(mapped, fact), False
+            if placement is None:
+                placement = place(fact, incoming, partial(_same, payloads.get(key), mapped.payload))
+                if placement.verdict in ("accept", "review") and key in accepted and key not in facts:
+                    continue
+                if placement.verdict == "accept":
+                    accepted[key] = fact = accept(fact, key, incoming)
+                    new = True
+            stage = Placed(one, fact.latest.number if fact and fact.latest else None, new)
+            if placement.verdict == "accept":
+                payloads[key] = mapped.payload
+                stated[row.source, row.source_record] = key
+                placed.append(stage)
+            else:
+                state = "in_review" if placement.verdict == "review" else placement.verdict
+                done.append(ended(stage, state, placement.reason))
+        return placed, accepted
+
+
+def _held(mapped: Mapped, fact: Fact | None) -> Placement | None:
+    """The placement of a record that commit gave back: it holds its revision still, unless a newer one came. It was not sent, so
+    that its content may have changed meanwhile (its patient was merged into another): the revision is what it says now.
+    """
+    row = mapped.row
+    if row.held_revision is None or fact is None or row.held_key != mapped.business_key:
+        return None
+    mine = next((r for r in fact.revisions if r.number == row.held_revision), None)
+    if mine is None or mine.void:
+        return None
+    if fact.latest is not None and fact.latest.number > mine.number:
+        return Placement("stale", "superseded")
+    return ACCEPT
 
 
 _STATES = {"automatic": "approved", "review": "in_review", "denied": "denied", "not_written": "not_written"}
 
 
-def _settle(item: WorkItem) -> None:
+def _settled(placed: Placed) -> Decision:
     """The ruling becomes the candidate's state and its verdict."""
-    assert item.ruling is not None
-    item.verdict_id = new_id()
-    automatic = item.ruling.outcome == "automatic"
-    item.end(_STATES[item.ruling.outcome], None if automatic else item.ruling.reasons[0].code)
+    ruling = placed.ruled.ruling
+    reason = None if ruling.outcome == "automatic" else ruling.reasons[0].code
+    return ended(placed, _STATES[ruling.outcome], reason, verdict_id=new_id())
 
 
-def _of_others(items: Sequence[WorkItem], facts: dict[str, Fact]) -> list[Fact]:
-    """The facts of another source that some of ``items`` tell in other words."""
-    told = [(facts.get(i.business_key or ""), i) for i in items]
-    return [f for f, i in told if f and f.latest and i.source != f.owner and i.content_hash != f.latest.content_hash]
+def _of_others(ruled: Sequence[Ruled], facts: dict[str, Fact]) -> list[Fact]:
+    """The facts of another source that some of ``ruled`` state in other words."""
+    known = [(fact, one.mapped) for one in ruled if (fact := facts.get(one.mapped.business_key)) and fact.latest]
+    return [f for f, m in known if m.row.source != f.owner and f.latest and m.content_hash != f.latest.content_hash]
 
 
-def _same(theirs: dict[str, Any] | None, item: WorkItem) -> bool:
-    return theirs is not None and item.payload is not None and same_content(item.payload, theirs)
+def _same(theirs: Resource | None, ours: Resource) -> bool:
+    return theirs is not None and same_content(ours, theirs)

@@ -10,95 +10,97 @@ from psycopg import Connection
 from psycopg.types.json import Jsonb
 
 from fhir_writeback_dagster.decide.facts.placement import Fact
-from fhir_writeback_dagster.decide.work_items import WorkItem
+from fhir_writeback_dagster.decide.stages import Decision
 from fhir_writeback_dagster.ids import new_id
 from fhir_writeback_dagster.orchestration.run_context import RunContext
 from fhir_writeback_dagster.store.db import copy_rows, record_event
 
 _CANDIDATE = (
     "tenant candidate_id record_id target source kind resource_type mapping_version as_of input_hash patient_id matched_by "
-    "encounter_id person_id business_key natural_key revision content_hash payload context state reason verdict_id decided_at "
+    "encounter_id person_id business_key revision content_hash payload context state reason verdict_id decided_at "
     "give_up_at must_keep"
 ).split()
 
 
 def store(
-    connection: Connection[Any], run: RunContext, items: Sequence[WorkItem], facts: dict[str, Fact], decided_at: datetime
+    connection: Connection[Any], run: RunContext, decisions: Sequence[Decision], facts: dict[str, Fact], decided_at: datetime
 ) -> None:
     """Candidates, verdicts, revisions, queues, review tasks, quarantine and audit events of one batch.
 
     :param decided_at: before anything was read: what waits looks again at a mirror that changed after it.
     """
-    _verdicts(connection, run, items)
-    _candidates(connection, run, items, decided_at)
-    _memory(connection, run, items, facts)
-    approved = [(run.id, item.candidate_id) for item in items if item.state == "approved"]
+    _verdicts(connection, run, decisions)
+    _candidates(connection, run, decisions, decided_at)
+    _memory(connection, run, decisions, facts)
+    approved = [(run.id, d.row.candidate_id) for d in decisions if d.state == "approved"]
     copy_rows(connection, "decision.outbox", ["tenant", "candidate_id"], approved)
-    _review(connection, run, [item for item in items if item.state == "in_review"])
-    _quarantine(connection, run, [item for item in items if item.state == "quarantined"])
+    _review(connection, run, [d for d in decisions if d.state == "in_review"])
+    _quarantine(connection, run, [d for d in decisions if d.state == "quarantined"])
     connection.execute(
-        "DELETE FROM canonical.outbox WHERE tenant = %s AND record_id = ANY(%s)", (run.id, [i.record_id for i in items])
+        "DELETE FROM canonical.outbox WHERE tenant = %s AND record_id = ANY(%s)", (run.id, [d.row.record_id for d in decisions])
     )
     connection.execute(
-        "DELETE FROM ledger.outbox WHERE tenant = %s AND candidate_id = ANY(%s)", (run.id, [i.candidate_id for i in items])
+        "DELETE FROM ledger.outbox WHERE tenant = %s AND candidate_id = ANY(%s)",
+        (run.id, [d.row.candidate_id for d in decisions]),
     )
-    for state in sorted({item.state for item in items}):
+    for state in sorted({d.state for d in decisions}):
         # A record that still waits has changed nothing: no event.
-        told = [i for i in items if i.state == state and not (i.again and state == "waiting")]
+        changed = [d for d in decisions if d.state == state and not (d.row.again and state == "waiting")]
         details = [
             {
-                "reason": i.reason,
-                "verdict": str(i.verdict_id) if i.verdict_id else None,
-                "key": i.business_key,
-                "revision": i.revision,
+                "reason": d.reason,
+                "verdict": str(d.verdict_id) if d.verdict_id else None,
+                "key": d.identified.business_key if d.identified else None,
+                "revision": d.revision,
             }
-            for i in told
+            for d in changed
         ]
-        record_event(connection, f"candidate.{state}", [str(i.candidate_id) for i in told], details)
+        record_event(connection, f"candidate.{state}", [str(d.row.candidate_id) for d in changed], details)
 
 
-def _candidates(connection: Connection[Any], run: RunContext, items: Sequence[WorkItem], decided_at: datetime) -> None:
-    target = run.tenant.ehr.target
+def _candidates(connection: Connection[Any], run: RunContext, decisions: Sequence[Decision], decided_at: datetime) -> None:
     copy_rows(
         connection,
         "decision.candidate",
         _CANDIDATE,
-        (
-            (
-                run.id,
-                i.candidate_id,
-                i.record_id,
-                target,
-                i.source,
-                i.kind,
-                i.mapping.resource_type if i.mapping else "Unknown",
-                i.mapping.version if i.mapping else 0,
-                i.as_of,
-                i.input_hash,
-                i.patient_id,
-                i.matched_by,
-                i.encounter_id,
-                i.person,
-                i.business_key,
-                i.natural_key,
-                i.revision,
-                i.content_hash,
-                run.sealer.seal_json("decision.candidate.payload", i.candidate_id, i.payload) if i.payload else None,
-                run.sealer.seal_json("decision.candidate.context", i.candidate_id, i.context) if i.context else None,
-                i.state,
-                i.reason,
-                i.verdict_id,
-                decided_at,
-                i.give_up_at if i.state == "waiting" or i.encounter_stands_in else None,
-                list(i.mapping.must_keep) if i.mapping else None,
-            )
-            for i in items
-        ),
+        (_candidate(run, decision, decided_at) for decision in decisions),
         replace_by=["tenant", "candidate_id"],
     )
 
 
-def _verdicts(connection: Connection[Any], run: RunContext, items: Sequence[WorkItem]) -> None:
+def _candidate(run: RunContext, d: Decision, decided_at: datetime) -> tuple[Any, ...]:
+    row, payload, context = d.row, d.mapped.payload if d.mapped else None, d.ruled.context if d.ruled else None
+    stands_in = d.matched is not None and d.matched.stands_in
+    return (
+        run.id,
+        row.candidate_id,
+        row.record_id,
+        run.tenant.ehr.target,
+        row.source,
+        row.kind,
+        d.mapping.resource_type if d.mapping else "Unknown",
+        d.mapping.version if d.mapping else 0,
+        row.as_of,
+        row.input_hash,
+        d.match.patient_id if d.match else None,
+        d.match.matched_by if d.match else None,
+        d.encounter.encounter_id if d.encounter else None,
+        d.identified.person if d.identified else None,
+        d.identified.business_key if d.identified else None,
+        d.revision,
+        d.mapped.content_hash if d.mapped else None,
+        run.sealer.seal_json("decision.candidate.payload", row.candidate_id, payload) if payload else None,
+        run.sealer.seal_json("decision.candidate.context", row.candidate_id, context) if context else None,
+        d.state,
+        d.reason,
+        d.verdict_id,
+        decided_at,
+        row.give_up_at if d.state == "waiting" or stands_in else None,
+        list(d.mapping.must_keep) if d.mapping else None,
+    )
+
+
+def _verdicts(connection: Connection[Any], run: RunContext, decisions: Sequence[Decision]) -> None:
     now = run.now()
     copy_rows(
         connection,
@@ -107,61 +109,50 @@ def _verdicts(connection: Connection[Any], run: RunContext, items: Sequence[Work
         (
             (
                 run.id,
-                i.verdict_id,
-                i.candidate_id,
-                i.ruling.outcome,
-                Jsonb([*(reason.to_json() for reason in i.ruling.reasons), *(issue.to_json() for issue in i.issues)]),
-                Jsonb(i.versions),
+                d.verdict_id,
+                d.row.candidate_id,
+                ruled.ruling.outcome,
+                Jsonb([*(r.to_json() for r in ruled.ruling.reasons), *(issue.to_json() for issue in ruled.mapped.issues)]),
+                Jsonb(dict(ruled.versions)),
                 now,
                 now + run.tenant.verdict_ttl,
             )
-            for i in items
-            if i.verdict_id and i.ruling
+            for d in decisions
+            if d.verdict_id and (ruled := d.ruled)
         ),
     )
 
 
-def _memory(connection: Connection[Any], run: RunContext, items: Sequence[WorkItem], facts: dict[str, Fact]) -> None:
+def _memory(connection: Connection[Any], run: RunContext, decisions: Sequence[Decision], facts: dict[str, Fact]) -> None:
     target = run.tenant.ehr.target
-    accepted = [i for i in items if i.accepted]
+    accepted = [(d, d.mapped, d.mapped.business_key) for d in decisions if d.accepted and d.mapped]
     copy_rows(
         connection,
         "decision.fact",
         ["tenant", "target", "business_key", "kind", "person_id", "owner_source", "revision"],
         (
-            (run.id, target, key, i.kind, i.person, facts[key].owner, facts[key].revisions[-1].number)
-            for key, i in {i.business_key: i for i in accepted if i.business_key}.items()
+            (run.id, target, key, m.row.kind, m.identified.person, facts[key].owner, facts[key].revisions[-1].number)
+            for key, m in {key: mapped for _, mapped, key in accepted}.items()
         ),
         replace_by=["tenant", "target", "business_key"],
     )
     copy_rows(
         connection,
         "decision.revision",
-        [
-            "tenant",
-            "target",
-            "business_key",
-            "revision",
-            "content_hash",
-            "as_of",
-            "mapping_version",
-            "candidate_id",
-            "extract_id",
-        ],
+        "tenant target business_key revision content_hash as_of mapping_version candidate_id extract_id".split(),
         (
             (
                 run.id,
                 target,
-                i.business_key,
-                i.revision,
-                i.content_hash,
-                i.as_of,
-                i.mapping.version,
-                i.candidate_id,
-                i.extract_id,
+                key,
+                d.revision,
+                m.content_hash,
+                m.row.as_of,
+                m.mapping.version,
+                m.row.candidate_id,
+                m.row.extract_id,
             )
-            for i in accepted
-            if i.mapping
+            for d, m, key in accepted
         ),
     )
     copy_rows(
@@ -169,69 +160,79 @@ def _memory(connection: Connection[Any], run: RunContext, items: Sequence[WorkIt
         "decision.source_record",
         ["tenant", "target", "source", "source_record", "business_key"],
         {
-            (run.id, target, i.source, i.source_record): (run.id, target, i.source, i.source_record, i.business_key)
-            for i in accepted
+            (m.row.source, m.row.source_record): (run.id, target, m.row.source, m.row.source_record, key)
+            for _, m, key in accepted
         }.values(),
         replace_by=["tenant", "target", "source", "source_record"],
     )
-    void = [i for i in items if i.held_revision is not None and i.state in ("denied", "quarantined")]
+    void = [d.row for d in decisions if d.row.held_revision is not None and d.state in ("denied", "quarantined")]
     connection.execute(
         "UPDATE decision.revision r SET void = true FROM unnest(%s::text[], %s::int[]) AS x (key, number) "
         "WHERE r.tenant = %s AND r.target = %s AND r.business_key = x.key AND r.revision = x.number",
-        ([i.held_key for i in void], [i.held_revision for i in void], run.id, target),
+        ([row.held_key for row in void], [row.held_revision for row in void], run.id, target),
     )
-    anew = [i for i in items if i.held_revision is not None and i.revision == i.held_revision and i.verdict_id and i.mapping]
+    anew = [
+        m for d in decisions if d.verdict_id and (m := d.mapped) and d.revision is not None and d.revision == d.row.held_revision
+    ]
     connection.execute(
         "UPDATE decision.revision r SET content_hash = x.content, mapping_version = x.mapping "
         "FROM unnest(%s::text[], %s::int[], %s::bytea[], %s::int[]) AS x (key, number, content, mapping) "
         "WHERE r.tenant = %s AND r.target = %s AND r.business_key = x.key AND r.revision = x.number "
         "AND r.content_hash <> x.content",
         (
-            [i.business_key for i in anew],
-            [i.held_revision for i in anew],
-            [i.content_hash for i in anew],
-            [i.mapping.version for i in anew if i.mapping],
+            [m.business_key for m in anew],
+            [m.row.held_revision for m in anew],
+            [m.content_hash for m in anew],
+            [m.mapping.version for m in anew],
             run.id,
             target,
         ),
     )
     # The source says the same as of later: what lies between is older than this now.
-    again = [i for i in items if i.reason == "equal_to_latest" and i.as_of is not None and i.revision is not None]
+    again = [
+        (d.identified.business_key, d.revision, d.row.as_of)
+        for d in decisions
+        if d.reason == "equal_to_latest" and d.identified and d.row.as_of is not None and d.revision is not None
+    ]
     connection.execute(
         "UPDATE decision.revision r SET as_of = x.as_of "
         "FROM (SELECT key, number, max(t) FROM unnest(%s::text[], %s::int[], %s::timestamptz[]) AS u (key, number, t) "
         "GROUP BY 1, 2) AS x (key, number, as_of) "
         "WHERE r.tenant = %s AND r.target = %s AND r.business_key = x.key AND r.revision = x.number AND r.as_of < x.as_of",
-        ([i.business_key for i in again], [i.revision for i in again], [i.as_of for i in again], run.id, target),
+        (*(list(column) for column in (zip(*again, strict=True) if again else ([], [], []))), run.id, target),
     )
 
 
-def _review(connection: Connection[Any], run: RunContext, items: Sequence[WorkItem]) -> None:
+def _review(connection: Connection[Any], run: RunContext, decisions: Sequence[Decision]) -> None:
     """Open a task for each; one that is open already for the same content and reason is kept."""
     standing = {
         (candidate, reason, bytes(content) if content else None)
         for candidate, reason, content in connection.execute(
             "SELECT candidate_id, reason, content_hash FROM review.task "
             "WHERE tenant = %s AND state = 'open' AND candidate_id = ANY(%s)",
-            (run.id, [i.candidate_id for i in items]),
+            (run.id, [d.row.candidate_id for d in decisions]),
         )
     }
+    tasks = [(d, d.mapped.content_hash if d.mapped else None) for d in decisions]
     copy_rows(
         connection,
         "review.task",
         ["tenant", "task_id", "candidate_id", "opened_by", "reason", "content_hash", "evidence"],
         (
-            (run.id, new_id(), i.candidate_id, "decide", i.reason, i.content_hash, Jsonb(i.evidence))
-            for i in items
-            if (i.candidate_id, i.reason, i.content_hash) not in standing
+            (run.id, new_id(), d.row.candidate_id, "decide", d.reason, content, Jsonb(d.evidence))
+            for d, content in tasks
+            if (d.row.candidate_id, d.reason, content) not in standing
         ),
     )
 
 
-def _quarantine(connection: Connection[Any], run: RunContext, items: Sequence[WorkItem]) -> None:
+def _quarantine(connection: Connection[Any], run: RunContext, decisions: Sequence[Decision]) -> None:
     copy_rows(
         connection,
         "quarantine.item",
         ["tenant", "item_id", "layer", "code", "path", "extract_id", "record_id", "candidate_id", "verdict_id"],
-        ((run.id, new_id(), "decide", i.reason, i.path, i.extract_id, i.record_id, i.candidate_id, i.verdict_id) for i in items),
+        (
+            (run.id, new_id(), "decide", d.reason, d.path, d.row.extract_id, d.row.record_id, d.row.candidate_id, d.verdict_id)
+            for d in decisions
+        ),
     )

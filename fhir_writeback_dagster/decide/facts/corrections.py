@@ -7,12 +7,13 @@ statement leads to no write: its patient is not known yet, must not be written a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from psycopg import Connection
 
 from fhir_writeback_dagster.decide.matching.mirror_queries import digests_of
-from fhir_writeback_dagster.decide.work_items import WorkItem
+from fhir_writeback_dagster.decide.stages import Decision, Loaded
 from fhir_writeback_dagster.orchestration.run_context import RunContext
 
 StatedFacts = Mapping[tuple[str, bytes], str]
@@ -29,21 +30,27 @@ ORDER BY r.business_key, r.revision DESC
 """
 
 
-def bring_up(connection: Connection[Any], run: RunContext, items: Sequence[WorkItem], told: StatedFacts) -> None:
-    """Turn every record that ended without stating its former fact again into the task to retract that fact.
+def bring_up(connection: Connection[Any], run: RunContext, decisions: Sequence[Decision], stated: StatedFacts) -> list[Decision]:
+    """``decisions``, where each that ended without stating its former fact again has become the task to retract that fact.
 
     Where no key could be made, the row is about the same fact only if it still bears the identifier that its patient was
     matched by: then the mirror just does not hold them at the moment.
     """
-    ended = [i for i in items if i.state in _NOWHERE and i.reason != "identity_changed" and (i.source, i.source_record) in told]
-    unmatched = [i for i in ended if i.business_key is None]
-    by = _matched_by(connection, run, sorted({told[i.source, i.source_record] for i in unmatched}))
-    for item in ended:
-        before = told[item.source, item.source_record]
-        if before in item.keys or (item.business_key is None and by.get(before) in _identifiers(run, item)):
-            continue
-        item.evidence |= {"retract": before, "instead": f"{item.state}.{item.reason}"}
-        item.state, item.reason = "in_review", "identity_changed"
+    suspects = [d for d in decisions if _leaves_a_fact(d, stated)]
+    by = _matched_by(connection, run, sorted({stated[d.row.source, d.row.source_record] for d in suspects if not d.identified}))
+    left = {}
+    for decision in suspects:
+        former = stated[decision.row.source, decision.row.source_record]
+        same = former in decision.identified.keys if decision.identified else by.get(former) in _identifiers(run, decision.row)
+        if not same:
+            evidence = decision.evidence | {"retract": former, "instead": f"{decision.state}.{decision.reason}"}
+            left[decision.row.record_id] = replace(decision, state="in_review", reason="identity_changed", evidence=evidence)
+    return [left.get(decision.row.record_id, decision) for decision in decisions]
+
+
+def _leaves_a_fact(decision: Decision, stated: StatedFacts) -> bool:
+    known = (decision.row.source, decision.row.source_record) in stated
+    return known and decision.state in _NOWHERE and decision.reason != "identity_changed"
 
 
 def _matched_by(connection: Connection[Any], run: RunContext, keys: list[str]) -> dict[str, bytes]:
@@ -51,5 +58,5 @@ def _matched_by(connection: Connection[Any], run: RunContext, keys: list[str]) -
     return {key: bytes(digest) for key, digest in rows if digest is not None}
 
 
-def _identifiers(run: RunContext, item: WorkItem) -> set[bytes | None]:
-    return {digest for identifier in item.record.patient.identifiers for digest in digests_of(run.identity, identifier)}
+def _identifiers(run: RunContext, row: Loaded) -> set[bytes | None]:
+    return {digest for identifier in row.record.patient.identifiers for digest in digests_of(run.identity, identifier)}

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from fhir_writeback_dagster.canonical import CanonicalRecord
 from fhir_writeback_dagster.config.tenants import Mode
-from fhir_writeback_dagster.decide.work_items import Reason, Ruling
+from fhir_writeback_dagster.decide.stages import Reason, Ruling
 from fhir_writeback_dagster.rules import modes
 from fhir_writeback_dagster.rules.consent.model import ConsentDecision
 from fhir_writeback_dagster.rules.consent.shape import bounds

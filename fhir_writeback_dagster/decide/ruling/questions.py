@@ -1,4 +1,4 @@
-"""What policies and consents are asked about an item; commit asks the same again, from the sealed context of its candidate."""
+"""What policies and consents are asked about a mapped record; commit asks it again, from its candidate's sealed context."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from psycopg import Connection
 from fhir_writeback_dagster.canonical import CanonicalRecord, Coding, Concept
 from fhir_writeback_dagster.config.tenants import Tenant
 from fhir_writeback_dagster.decide.ruling.gates import event_span
-from fhir_writeback_dagster.decide.work_items import WorkItem
+from fhir_writeback_dagster.decide.stages import Mapped
 from fhir_writeback_dagster.orchestration.run_context import RunContext
 from fhir_writeback_dagster.rules.consent.codes import IDLE_STATUSES
 from fhir_writeback_dagster.rules.consent.evaluate import MOST_UNPLACED, evaluate
@@ -24,37 +24,35 @@ from fhir_writeback_dagster.rules.policy.cedar import PolicyRequest
 _OF_FHIR = ("http://terminology.hl7.org/CodeSystem/", "http://hl7.org/fhir/us/core/CodeSystem/")
 
 
-def policy_ask(tenant: str, item: WorkItem, now: datetime, *, known: bool) -> PolicyRequest:
+def policy_ask(tenant: str, mapped: Mapped, now: datetime, *, known: bool) -> PolicyRequest:
     """``known``: the fact has been told before, so that this would change what stands there."""
-    assert item.mapping is not None
     return PolicyRequest(
         tenant=tenant,
-        source=item.source,
-        actor_type=item.record.actor.type,
-        actor_id=item.record.actor.id,
-        kind=item.kind,
-        resource_type=item.mapping.resource_type,
-        interaction="update" if known or item.mapping.interaction == "update" else "create",
-        confidence=item.record.confidence,
-        basis=item.record.basis,
-        codes=tuple(f"{system}|{code}" for system, code in item.codings if not system.startswith(_OF_FHIR)),
-        encounter_status=item.encounter_status,
+        source=mapped.row.source,
+        actor_type=mapped.row.record.actor.type,
+        actor_id=mapped.row.record.actor.id,
+        kind=mapped.row.kind,
+        resource_type=mapped.mapping.resource_type,
+        interaction="update" if known or mapped.mapping.interaction == "update" else "create",
+        confidence=mapped.row.record.confidence,
+        basis=mapped.row.record.basis,
+        codes=tuple(f"{system}|{code}" for system, code in mapped.codings if not system.startswith(_OF_FHIR)),
+        encounter_status=mapped.matched.encounter.status,
         now=now,
-        labels=tuple(f"{system}|{code}" for system, code in item.labels),
+        labels=tuple(f"{system}|{code}" for system, code in mapped.labels),
     )
 
 
-def consent_ask(tenant: Tenant, item: WorkItem, now: datetime) -> ConsentRequest:
-    assert item.mapping is not None
+def consent_ask(tenant: Tenant, mapped: Mapped, now: datetime) -> ConsentRequest:
     return ConsentRequest(
         purpose=tenant.consent.purpose,
         actor=tenant.consent.actor,
-        resource_type=item.mapping.resource_type,
-        codings=item.codings,
-        labels=item.labels,
+        resource_type=mapped.mapping.resource_type,
+        codings=mapped.codings,
+        labels=mapped.labels,
         at=now,
-        event=event_span(item.record, tenant.consent_zone),
-        coded=bool(codings_of(item.record)),
+        event=event_span(mapped.row.record, tenant.consent_zone),
+        coded=bool(codings_of(mapped.row.record)),
         zone=tenant.consent_zone,
     )
 
