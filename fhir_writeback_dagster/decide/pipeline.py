@@ -166,7 +166,7 @@ class _Batch:
             matches = confirm(connection, self.run, refs, matches, [row.give_up_at for row, _ in rows])
         found: list[tuple[Loaded, Mapping, Match, str]] = []
         for (row, mapping), match in zip(rows, matches, strict=True):
-            more = {"match": match, "mapping": mapping, "evidence": evidence_of(match)}
+            more: dict[str, Any] = {"match": match, "mapping": mapping, "evidence": evidence_of(match)}
             if match.outcome == "waiting":
                 done.append(self._waiting(row, match.reason, **more))
             elif match.outcome == "review" or match.patient_id is None:
