@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from fhir_writeback_dagster.store.content_hash import ContentHasher
 from fhir_writeback_dagster.decide.mapping.versions import Refs
 from fhir_writeback_dagster.decide.ruling.labels import LabelList, codings_in, labelled
 from fhir_writeback_dagster.decide.stages import Decision, Identified, Mapped, Ruled, Ruling, ended
@@ -10,12 +9,15 @@ from fhir_writeback_dagster.decide.validation.validate import validate
 from fhir_writeback_dagster.errors import CandidateProblem
 from fhir_writeback_dagster.ids import new_id
 from fhir_writeback_dagster.orchestration.run_context import RunContext
+from fhir_writeback_dagster.store.content_hash import ContentHasher
 
 #: Of what validation finds in one payload, the errors first: as many as help somebody to fix it.
 MAX_ISSUES = 20
 
 
-def render(run: RunContext, identified: Identified, hasher: ContentHasher, labels: LabelList, born: str | None) -> Mapped | Decision:
+def render(
+    run: RunContext, identified: Identified, hasher: ContentHasher, labels: LabelList, born: str | None
+) -> Mapped | Decision:
     """The payload of an identified record with its labels, hash and issues; a decision where it has none, or an invalid one.
 
     :param born: birth date by the chart; None: the record's own, if it says one.
