@@ -13,7 +13,7 @@ from psycopg import Connection
 from fhir_writeback_dagster.commit.limits.holds import blackout_s
 from fhir_writeback_dagster.config.settings import Settings
 from fhir_writeback_dagster.config.tenants import Tenant, load_tenant, tenant_ids
-from fhir_writeback_dagster.errors import ConfigError
+from fhir_writeback_dagster.errors import describe
 from fhir_writeback_dagster.orchestration.dispatch import TICK_S, Asked, ask, pending, tick
 from fhir_writeback_dagster.orchestration.lanes import LANE_TAG
 from fhir_writeback_dagster.rules.target.matrix import load_vendor
@@ -126,9 +126,6 @@ def _ask(
         try:
             tenant = load_tenant(settings.tenants, name)
             on_demand = load_vendor(tenant.ehr.vendor).on_demand
-        except ConfigError as error:
-            bad.append(f"{name}: {error}")
-        else:
             age = replace(ages.get((name, tenant.ehr.target), MirrorAge()), on_demand=on_demand)
             if blackout_s(tenant.ehr.limits.blackouts, tenant.time_zone, now):
                 continue
@@ -136,6 +133,8 @@ def _ask(
                 wanted[name] = f"{age.refreshed_at.timestamp():.0f}" if age.refreshed_at else "none"
             elif on_demand and lookups and name in lookups:
                 wanted[name] = lookups[name]
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with one tenant's file, the others get their runs
+            bad.append(f"{name}: {describe(error)}")
     asked = ask(instance, connection, settings, "mirror", wanted)
     asked.notes.extend(bad)
     return asked

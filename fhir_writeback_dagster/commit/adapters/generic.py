@@ -18,6 +18,7 @@ from fhir_writeback_dagster.commit.fhir_client import FHIR_JSON
 from fhir_writeback_dagster.commit.protocol.answer import Answer, dicts
 from fhir_writeback_dagster.commit.protocol.changes import Refuse, Review, Settled, Supersede
 from fhir_writeback_dagster.commit.protocol.error_classes import ErrorClass, Recovery, classify
+from fhir_writeback_dagster.commit.protocol.foreign_json import is_damaged
 from fhir_writeback_dagster.commit.protocol.model import Intent, Link, Standing
 from fhir_writeback_dagster.rules.fhir.content import difference, same_content
 from fhir_writeback_dagster.rules.fhir.natural_key import natural_key
@@ -118,8 +119,8 @@ class Generic:
         current = answer.resource()
         if outcome.recovery is not Recovery.CONFIRM or current is None:
             return NotNow(outcome.code if outcome.recovery is not Recovery.CONFIRM else "odd_answer")
-        if (current["resourceType"], current.get("id")) != (link.resource_type, link.resource_id):
-            return Review("odd_answer")
+        if (current["resourceType"], current.get("id")) != (link.resource_type, link.resource_id) or is_damaged(current):
+            return Review("odd_answer")  # what could be read in part only is not written over
         if in_error(current) and not in_error(item.payload):
             return Review("retracted_in_ehr", undone="retracted")
         merged = merge(link, current, self._as_kept(item.payload, current))

@@ -166,7 +166,7 @@ def _key(resource: Resource) -> tuple[str, ...] | None:
     """The natural key; none for what is not shaped as R4 says, which tells of no fact that could be compared."""
     try:
         return natural_key(resource)
-    except (AttributeError, LookupError, TypeError, ValueError):
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError):
         return None
 
 

@@ -9,7 +9,6 @@ from datetime import timedelta
 
 from fhir_writeback_dagster import canonicaljson
 from fhir_writeback_dagster.commit.adapters.base import Adapter, Halt, NotNow, WirePlan
-from fhir_writeback_dagster.commit.engine.defects import ends_the_run, report_defect
 from fhir_writeback_dagster.commit.engine.reconcile import Reconciler, ReconcileResult, Unread
 from fhir_writeback_dagster.commit.limits.backoff import backoff
 from fhir_writeback_dagster.commit.limits.rate_windows import RateLimiter
@@ -30,6 +29,7 @@ from fhir_writeback_dagster.commit.protocol.changes import (
     after_look,
     at_gate,
 )
+from fhir_writeback_dagster.commit.protocol.defects import ends_the_run, report_defect
 from fhir_writeback_dagster.commit.protocol.error_classes import ErrorClass, Recovery
 from fhir_writeback_dagster.commit.protocol.model import Attempt, Intent, Standing
 from fhir_writeback_dagster.commit.protocol.transitions import Event

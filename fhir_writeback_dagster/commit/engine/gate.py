@@ -14,12 +14,12 @@ from typing import Any
 
 from psycopg import Connection
 
-from fhir_writeback_dagster.commit.engine.defects import ends_the_run, report_defect
 from fhir_writeback_dagster.commit.engine.recheck import Recheck
 from fhir_writeback_dagster.commit.engine.recording import record
 from fhir_writeback_dagster.commit.ledger.async_database import AsyncDatabase
 from fhir_writeback_dagster.commit.limits import holds
 from fhir_writeback_dagster.commit.protocol.changes import Change, Passed, Settled, Stop, after_defect, at_gate
+from fhir_writeback_dagster.commit.protocol.defects import ends_the_run, report_defect
 from fhir_writeback_dagster.commit.protocol.model import Claim, Intent
 from fhir_writeback_dagster.commit.protocol.transitions import Action
 from fhir_writeback_dagster.orchestration.run_context import RunContext

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from fhir_writeback_dagster.commit.adapters.base import Adapter, Halt, Plan, WirePlan
 from fhir_writeback_dagster.commit.engine.chart_lookup import ChartLookup
 from fhir_writeback_dagster.commit.engine.conclusions import Conclusions
-from fhir_writeback_dagster.commit.engine.defects import ends_the_run, report_defect
 from fhir_writeback_dagster.commit.engine.gate import SendGate
 from fhir_writeback_dagster.commit.engine.reconcile import Reconciler, Unread
 from fhir_writeback_dagster.commit.engine.sending import Ready, Sender
@@ -20,6 +19,7 @@ from fhir_writeback_dagster.commit.http.transport import NoAnswer
 from fhir_writeback_dagster.commit.ledger.async_database import AsyncDatabase
 from fhir_writeback_dagster.commit.limits.rate_windows import RateLimiter
 from fhir_writeback_dagster.commit.protocol.changes import Change, Refuse, Review, Stop, at_gate
+from fhir_writeback_dagster.commit.protocol.defects import ends_the_run, report_defect
 from fhir_writeback_dagster.commit.protocol.error_classes import exhausted
 from fhir_writeback_dagster.commit.protocol.model import Intent
 from fhir_writeback_dagster.commit.protocol.transitions import State

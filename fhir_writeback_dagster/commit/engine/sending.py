@@ -11,7 +11,6 @@ from uuid import UUID
 from fhir_writeback_dagster.commit.adapters.base import WirePlan
 from fhir_writeback_dagster.commit.engine import bundles
 from fhir_writeback_dagster.commit.engine.conclusions import BUNDLE_REFUSED, DEFECT, ODD, Conclusions, Sent
-from fhir_writeback_dagster.commit.engine.defects import ends_the_run, report_defect
 from fhir_writeback_dagster.commit.engine.gate import SendGate, Want
 from fhir_writeback_dagster.commit.engine.target_health import TargetHealth
 from fhir_writeback_dagster.commit.fhir_client import FHIR_JSON, FhirClient
@@ -20,6 +19,7 @@ from fhir_writeback_dagster.commit.http.transport import HELD, NoAnswer
 from fhir_writeback_dagster.commit.limits.rate_windows import RateLimiter
 from fhir_writeback_dagster.commit.protocol.answer import Answer
 from fhir_writeback_dagster.commit.protocol.changes import Change, Passed, Settled, Stop, at_gate
+from fhir_writeback_dagster.commit.protocol.defects import ends_the_run, report_defect
 from fhir_writeback_dagster.commit.protocol.error_classes import (
     ErrorClass,
     Recovery,

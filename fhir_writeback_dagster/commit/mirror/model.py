@@ -27,6 +27,8 @@ class MirrorReport:
     lookups: Mapping[str, int] = field(default_factory=dict)
     dropped: int = 0
     refused: int = 0
+    defects: int = 0
+    """Resources, or patients, that could not be kept as they came."""
 
     def metadata(self) -> dict[str, int | float | str]:
         counts = {"read": self.read, "changed": self.changed, "gone": self.gone, "lookups": self.lookups}
@@ -35,6 +37,7 @@ class MirrorReport:
             "listed completely": ", ".join(self.full) or "none",
             "dropped": self.dropped,
             "refused": self.refused,
+            "defects": self.defects,
             "requests": self.requests,
         }
 

@@ -25,7 +25,9 @@ from fhir_writeback_dagster.commit.mirror.lookup_store import Answered, LookupOu
 from fhir_writeback_dagster.commit.mirror.model import MirroredType, MirrorReport, mirrored
 from fhir_writeback_dagster.commit.mirror.rows import identifiers, linked
 from fhir_writeback_dagster.commit.mirror.store import Refreshed
+from fhir_writeback_dagster.commit.protocol.defects import ends_the_run, report_defect
 from fhir_writeback_dagster.commit.protocol.error_classes import ErrorClass, Recovery
+from fhir_writeback_dagster.errors import TargetError
 from fhir_writeback_dagster.orchestration.run_context import RunContext
 from fhir_writeback_dagster.rules.fhir.references import referenced
 from fhir_writeback_dagster.rules.fhir.resource import Resource
@@ -55,7 +57,7 @@ class OnDemand:
         self._outcomes: Counter[str] = Counter()
         self._seen: set[str] = set()
         self._refusal: Unreadable | None = None
-        self._refused = 0
+        self._refused = self._defects = 0
         self._news = self._again = False
 
     async def refresh(self, *, full: bool, all_of_it: bool) -> MirrorReport:
@@ -85,7 +87,15 @@ class OnDemand:
             raise self._refusal
         if everything:
             await self._complete(started)
-        return MirrorReport(self._read, self._changed, self._gone, lookups=self._outcomes, dropped=dropped, refused=self._refused)
+        return MirrorReport(
+            self._read,
+            self._changed,
+            self._gone,
+            lookups=self._outcomes,
+            dropped=dropped,
+            refused=self._refused,
+            defects=self._defects,
+        )
 
     async def _is_old(self, now: datetime) -> bool:
         syncs = await self._db.run(lambda connection: store.read_sync(connection, self._run))
@@ -128,7 +138,8 @@ class OnDemand:
         try:
             answers, patients, ids = await self._find(lookups)
             reading = await self._reading(since, patients, ids)
-        except Unreadable as error:
+            await self._keep(reading, [_without(answer, reading.gone) for answer in answers])
+        except Exception as error:  # noqa: BLE001 - `_tolerate` raises what is not theirs
             self._tolerate(error)
             if len(lookups) > 1:
                 for one in lookups:
@@ -136,8 +147,6 @@ class OnDemand:
                 return
             self._refused += 1
             await self._keep(Reading(since), [Answered(lookups[0], "refused")])
-            return
-        await self._keep(reading, [_without(answer, reading.gone) for answer in answers])
 
     async def _find(self, lookups: Sequence[OpenLookup]) -> tuple[list[Answered], list[Resource], set[str]]:
         """The answers, with the resources found or the ids that are to be read."""
@@ -180,19 +189,28 @@ class OnDemand:
         """Read patients by their ids, with all that is theirs. Whom the EHR refuses to show is not held any longer."""
         since = self._run.now()
         try:
-            reading = await self._reading(since, [], set(ids))
-        except Unreadable as error:
+            await self._keep(await self._reading(since, [], set(ids)), [])
+        except Exception as error:  # noqa: BLE001 - `_tolerate` raises what is not theirs
             self._tolerate(error)
             if len(ids) > 1:
                 for one in ids:
                     await self._bring([one])
                 return
             self._refused += 1
-            reading = Reading(since, gone=set(ids))
-        await self._keep(reading, [])
+            await self._keep(Reading(since, gone=set(ids)), [])
 
-    def _tolerate(self, error: Unreadable) -> None:
-        """:raises Unreadable: it is no refusal of these patients, but a target that does not work now."""
+    def _tolerate(self, error: Exception) -> None:
+        """A reading came to nothing: refused, or met by a defect of ours.
+
+        :raises TargetError: it is no refusal of these patients, but a target that does not work now.
+        :raises ServiceError: the database went away.
+        """
+        if not isinstance(error, Unreadable):
+            if isinstance(error, TargetError) or ends_the_run(error):
+                raise error
+            report_defect(error)
+            self._defects += 1
+            return
         if error.outcome.recovery not in (Recovery.QUARANTINE, Recovery.ESCALATE):
             raise error
         structlog.get_logger().warning("a lookup was refused", code=error.code)

@@ -13,6 +13,7 @@ newer, so every type is also listed completely at an interval: consents often en
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -26,9 +27,13 @@ from fhir_writeback_dagster.commit.mirror.model import MirroredType, MirrorRepor
 from fhir_writeback_dagster.commit.mirror.on_demand import OnDemand
 from fhir_writeback_dagster.commit.mirror.rows import stamp
 from fhir_writeback_dagster.commit.mirror.store import Refreshed, Sync
+from fhir_writeback_dagster.commit.mirror.unreadable import kept_id, stand_in
+from fhir_writeback_dagster.commit.protocol.changes import Evidence
+from fhir_writeback_dagster.commit.protocol.defects import ends_the_run, report_defect
 from fhir_writeback_dagster.errors import TargetError
 from fhir_writeback_dagster.orchestration.run_context import RunContext
 from fhir_writeback_dagster.orchestration.target import mirror_on_demand
+from fhir_writeback_dagster.rules.fhir.resource import Resource
 from fhir_writeback_dagster.rules.fhir.resource_url import server_of
 
 OVERLAP = timedelta(minutes=5)
@@ -68,6 +73,7 @@ async def refresh_with(
         {r.kind: r.gone for r in reports},
         tuple(r.kind for r in reports if r.complete),
         ehr.requests - before,
+        defects=sum(r.defects for r in reports),
     )
 
 
@@ -78,6 +84,7 @@ class _Type:
         self.run, self.db, self.ehr, self.kind = run, db, ehr, kind
         self.read = self.changed = self.gone = 0
         self.complete = False
+        self.defects = 0
         self.watermark: datetime | None = None
 
     async def refresh(self, sync: Sync | None, *, full: bool) -> Self:
@@ -113,13 +120,38 @@ class _Type:
         began = self.run.now()
         async for page in self.ehr.pages(self.kind, params):
             self.read += len(page)
-            seen.update(resource["id"] for resource in page)
+            seen.update(kept_id(resource["id"]) for resource in page)
             latest = self._latest()
             updated = [when for resource in page if (when := stamp(resource).last_updated) and when < latest]
             self.watermark = max([*updated, *([self.watermark] if self.watermark else [])], default=None)
-            write = partial(store.write_page, run=self.run, kind=self.kind, page=page, again=again, read_at=began)
-            self.changed += await self.db.run(write)
+            self.changed += await self._write(page, again=again, began=began)
         return seen
+
+    async def _write(self, page: Sequence[Resource], *, again: bool, began: datetime) -> int:
+        """Keep a page. What cannot be kept together is tried in halves, and in place of the one at fault stands its stand-in."""
+        try:
+            odd = next((one for one in page if one["id"] != kept_id(one["id"])), None)
+            if odd is not None and len(page) > 1:
+                rest = [one for one in page if one is not odd]
+                return await self._write([odd], again=again, began=began) + await self._write(rest, again=again, began=began)
+            if odd is not None:
+                return await self._instead(odd, {"error": "id", "place": "not of R4's form"})
+            write = partial(store.write_page, run=self.run, kind=self.kind, page=page, again=again, read_at=began)
+            return await self.db.run(write)
+        except Exception as error:
+            if ends_the_run(error):
+                raise
+            if len(page) == 1:
+                return await self._instead(page[0], report_defect(error))
+            half = len(page) // 2
+            first = await self._write(page[:half], again=again, began=began)
+            return first + await self._write(page[half:], again=again, began=began)
+
+    async def _instead(self, resource: Resource, evidence: Evidence) -> int:
+        self.defects += 1
+        instead = stand_in(self.run, self.kind, resource)
+        write = partial(store.write_stand_in, run=self.run, kind=self.kind, instead=instead, evidence=evidence)
+        return await self.db.run(write)
 
     async def _list(self, *, again: bool) -> None:
         """Read everything, and forget what is not there any more. A listing that falls short of the server's own count, also

@@ -83,13 +83,13 @@ def _instant(value: object, time_zone: str, *, last: bool) -> datetime | None:
     try:
         parts = [int(part) for part in value.split("-")]
         day = datetime(parts[0], parts[1] if len(parts) > 1 else 1, parts[2] if len(parts) > 2 else 1, tzinfo=ZoneInfo(time_zone))
-    except ValueError:
+        if not last:
+            return day.astimezone(UTC)
+        following = {
+            1: lambda: day.replace(year=day.year + 1),
+            2: lambda: (day.replace(day=28) + timedelta(days=4)).replace(day=1),
+            3: lambda: day + timedelta(days=1),
+        }[len(parts)]()
+        return following.astimezone(UTC)
+    except (ValueError, OverflowError, KeyError):  # also the last day of all time, by which some mean that there is no end
         return None
-    if not last:
-        return day.astimezone(UTC)
-    following = {
-        1: lambda: day.replace(year=day.year + 1),
-        2: lambda: (day.replace(day=28) + timedelta(days=4)).replace(day=1),
-        3: lambda: day + timedelta(days=1),
-    }[len(parts)]()
-    return following.astimezone(UTC)

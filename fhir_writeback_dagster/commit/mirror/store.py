@@ -4,7 +4,7 @@ newer one, because the mirror's own run and a commit run that needs fresher cons
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -184,6 +184,15 @@ def write_capability(connection: Connection[Any], run: RunContext, statement: Re
     )
     if known is None or bytes(known[0]) != digest:
         record_event(connection, "mirror.capability_changed", [target], [{"sha256": digest.hex()}])
+
+
+def write_stand_in(
+    connection: Connection[Any], run: RunContext, kind: MirroredType, instead: Resource, evidence: Mapping[str, Any]
+) -> int:
+    """Keep what stands for a resource that cannot be kept, and record why."""
+    changed = write_page(connection, run, kind, [instead], again=True)
+    record_event(connection, f"mirror.{TABLES[kind][0]}_defect", [run.tenant.ehr.target], [dict(evidence)])
+    return changed
 
 
 def lock(connection: Connection[Any], run: RunContext) -> None:
