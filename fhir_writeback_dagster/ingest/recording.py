@@ -118,7 +118,8 @@ def _rows(
 ) -> Iterator[tuple[Any, ...]]:
     columns = outcome.frame.columns
     for position, (row_id, texts) in enumerate(zip(row_ids, outcome.frame.iter_rows(), strict=True)):
-        source_row = run.sealer.seal_json("canonical.row", row_id, dict(zip(columns, texts, strict=True)))
+        said = {column: text for column, text in zip(columns, texts, strict=True) if text is not None}
+        source_row = run.sealer.seal_json("canonical.row", row_id, said)
         yield (run.id, row_id, extract.extract_id, position + 1, *_end(outcome, of_record, position), source_row)
 
 

@@ -60,6 +60,15 @@ def test_a_quarantined_row_names_its_column_and_keeps_its_source_row(hospital: H
         assert run.sealer.open_json("canonical.row", row_id, sealed)["unit"] == "furlongs"
 
 
+def test_what_was_read_otherwise_than_written_is_counted_by_rule(hospital: Hospital, open_run: OpenLayer) -> None:
+    hospital.deliver("vitals.csv", HEADER + row(1, unit="bpm") + row(2, unit="/min"))
+    with open_run("ingest", hospital.tenant) as run:
+        land(run)
+        report = normalise(run)
+    assert report.repairs == {"unit": 1}
+    assert report.metadata()["repairs"] == "unit 1"
+
+
 def test_a_record_says_in_one_vocabulary_what_the_row_said(hospital: Hospital, open_run: OpenLayer) -> None:
     hospital.deliver("vitals.csv", HEADER + row(1, value="72.50"))
     with open_run("ingest", hospital.tenant) as run:

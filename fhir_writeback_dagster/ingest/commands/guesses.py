@@ -49,10 +49,17 @@ _KIND_OF_SYSTEM = {
     code_systems.CVX: "immunization", code_systems.RXNORM: "medication_request", code_systems.NDC: "medication_request",
     code_systems.ICD_10_CM: "condition", code_systems.ICD_9_CM: "condition", code_systems.CPT: "procedure",
 }  # fmt: skip
-_KIND_OF_NAME: tuple[tuple[str, str], ...] = (
-    (r"allerg", "allergy"), (r"immun|vacc", "immunization"), (r"med|rx|drug|order", "medication_request"),
-    (r"proc|surg", "procedure"), (r"cond|diag|problem|dx", "condition"), (r"vital", "vital_sign"), (r"lab|result", "lab_result"),
-)  # fmt: skip
+#: None: what a table of this name holds is reference, whatever codes stand in it.
+_KIND_OF_NAME: tuple[tuple[str, str | None], ...] = (
+    (r"encounter|visit|admission|patient|provider|organi[sz]ation|payer", None),
+    (r"allerg", "allergy"),
+    (r"immun|vacc", "immunization"),
+    (r"med|rx|drug|order", "medication_request"),
+    (r"proc|surg", "procedure"),
+    (r"cond|diag|problem|dx", "condition"),
+    (r"vital", "vital_sign"),
+    (r"lab|result", "lab_result"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,10 +144,12 @@ def _kind(profile: TableProfile, of: dict[str, ColumnProfile], system: str | Non
         return "vital_sign" if codes and codes <= _VITALS else "lab_result"
     if system in _KIND_OF_SYSTEM:
         return _KIND_OF_SYSTEM[system]
-    by_name = next((kind for pattern, kind in _KIND_OF_NAME if re.search(pattern, profile.name)), None)
-    if by_name is None and "value" in of and "unit" in of:
+    named = next(((kind,) for pattern, kind in _KIND_OF_NAME if re.search(pattern, profile.name)), None)
+    if named is not None:
+        return named[0]
+    if "value" in of and "unit" in of:
         return "lab_result"
-    return by_name or ("condition" if system == code_systems.SNOMED else None)
+    return "condition" if system == code_systems.SNOMED else None
 
 
 def writes(guess: Guess) -> bool:

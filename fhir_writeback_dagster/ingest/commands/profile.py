@@ -12,14 +12,16 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import polars as pl
 
-from fhir_writeback_dagster.errors import ConfigError
+from fhir_writeback_dagster.errors import ConfigError, ExtractRefused
 from fhir_writeback_dagster.ingest.contracts.contract import Table
+from fhir_writeback_dagster.ingest.contracts.reserved_columns import BROKEN, LINE
 from fhir_writeback_dagster.ingest.normalise.dates import Order, parse
 from fhir_writeback_dagster.ingest.readers import read as readers
+from fhir_writeback_dagster.ingest.readers.compressed import decompress
 from fhir_writeback_dagster.rules.fhir import code_systems
 from fhir_writeback_dagster.rules.fhir.unit_reading import UnreadableUnit, read_unit
 
@@ -83,7 +85,11 @@ class TableProfile:
     delimiter: str
     rows: int
     columns: tuple[ColumnProfile, ...]
-    final_newline: bool = True
+    options: Mapping[str, Any]
+    """What the table of a contract has to declare so that the file can be read at all."""
+    final_newline: bool
+    broken: int
+    """Lines that are no rows."""
 
 
 def profile_file(path: Path) -> TableProfile:
@@ -97,32 +103,53 @@ def profile_file(path: Path) -> TableProfile:
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise ConfigError("file_unreadable", reason, where=str(path), fix="name a file that can be read") from None
+    data = decompress(data)
     encoding = _encoding(data)
     form = _format(path, data, encoding)
-    delimiter = _delimiter(data, encoding) if form == "csv" else ","
-    frame = readers.read(data, _all_columns(path.name, form, encoding, delimiter), whole=True)
-    frame = frame.drop([name for name in frame.columns if name == _NOTHING], strict=False)
-    columns = tuple(_column(frame.get_column(name)) for name in frame.columns)
-    whole = form != "csv" or data.endswith((b"\n", b"\r")) or encoding == "utf-16"
-    return TableProfile(_name(path), f"{_stem(path)}*{path.suffix}", form, encoding, delimiter, frame.height, columns, whole)
+    shape: dict[str, Any] = {"files": path.name, "format": form, "encoding": encoding}
+    if form == "csv":
+        shape["delimiter"] = _delimiter(data, encoding)
+    frame, more = _read(data, shape)
+    broken = 0 if BROKEN not in frame.columns else frame.height - frame[BROKEN].null_count()
+    if broken:
+        frame = frame.filter(pl.col(BROKEN).is_null())
+    frame = frame.drop([name for name in frame.columns if name in {_NOTHING, BROKEN, LINE}])
+    return TableProfile(
+        name=_name(path),
+        files=f"{_stem(path)}*{_suffix(path)}",
+        format=form,
+        encoding=encoding,
+        delimiter=shape.get("delimiter", ","),
+        rows=frame.height,
+        columns=tuple(_column(frame.get_column(name)) for name in frame.columns),
+        options=more,
+        final_newline=form != "csv" or data.endswith((b"\n", b"\r")) or encoding == "utf-16",
+        broken=broken,
+    )
 
 
 _NOTHING = "no such column"
+#: What a CSV file may need to be told, in the order in which it is tried.
+_OPTIONS: tuple[dict[str, Any], ...] = ({}, {"escape": "\\"}, *({"title_lines": lines} for lines in range(1, 6)))
 
 
-def _all_columns(name: str, form: Format, encoding: Encoding, delimiter: str) -> Table:
-    """A table that takes any columns, for the reader."""
-    needed = {"resourceType": "operational"} if form == "fhir" else {_NOTHING: "optional operational"}
-    return Table.model_validate(
-        {
-            "files": name,
-            "format": form,
-            "encoding": encoding,
-            "delimiter": delimiter,
-            "columns": needed,
-            "rows": [{"not_written": "sample"}],
-        }
-    )
+def _read(data: bytes, shape: Mapping[str, Any]) -> tuple[pl.DataFrame, Mapping[str, Any]]:
+    """All columns as a run would read them, and what the contract has to declare for it.
+
+    :raises ExtractRefused: what the reader says where nothing is declared.
+    """
+    needed = {"resourceType": "operational"} if shape["format"] == "fhir" else {_NOTHING: "optional operational"}
+    refused: ExtractRefused | None = None
+    for options in _OPTIONS if shape["format"] == "csv" else _OPTIONS[:1]:
+        table = Table.model_validate({**shape, **options, "columns": needed, "rows": [{"not_written": "sample"}]})
+        try:
+            frame = readers.read(data, table, whole=True)
+        except ExtractRefused as error:
+            refused = refused or error
+            continue
+        if not options or frame.width > 2:  # a title and a cut header make a table of one column, and the one that is absent
+            return frame, options
+    raise refused or ExtractRefused("bad_csv", "no table")
 
 
 def _encoding(data: bytes) -> Encoding:
@@ -159,9 +186,14 @@ def _delimiter(data: bytes, encoding: Encoding) -> str:
     return max(_DELIMITERS, key=fit)
 
 
+def _suffix(path: Path) -> str:
+    """The ending of the file's format, without that of a compressed one."""
+    return Path(path.name.removesuffix(".gz").removesuffix(".zip")).suffix
+
+
 def _stem(path: Path) -> str:
     """The file's name without what changes from one delivery to the next: dates and counters at its end."""
-    stem = path.name.removesuffix(path.suffix)
+    stem = path.name.removesuffix(".gz").removesuffix(".zip").removesuffix(_suffix(path))
     short = stem.rstrip("0123456789-_.T")
     return short or stem
 

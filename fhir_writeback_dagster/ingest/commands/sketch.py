@@ -61,6 +61,10 @@ def _body(profile: TableProfile) -> Iterator[str]:
         yield f"encoding: {profile.encoding}"
     if profile.delimiter != ",":
         yield f"delimiter: {_quoted(profile.delimiter)}"
+    for name, said in profile.options.items():
+        yield f"{name}: {_quoted(said) if isinstance(said, str) else said}   # without it the file cannot be read"
+    if profile.broken:
+        yield f'# ? {profile.broken} lines are no rows. A footer of every file? Then declare it: footer: ["Total*"]'
     if not profile.final_newline:
         yield "# ? The last line has no line end. Is every file like that? Then a cut file is not seen without a manifest."
         yield "final_newline: optional"

@@ -78,7 +78,7 @@ def normalise(frame: pl.DataFrame, name: str, table: Table, actor: ActorFrom, ma
         takes = free & frame.select(holds(rule.when).alias("takes")).to_series() if rule.when else free
         free = free & ~takes
         part = frame.filter(takes)
-        if table.format == "fhir" and isinstance(rule, RowRule):
+        if part.height and table.format == "fhir" and isinstance(rule, RowRule):
             for row in set(part[_ROW]) & contradicted.keys():
                 made.others[row] = NotARecord("quarantined", *contradicted[row])
             part = part.filter(~pl.col(_ROW).is_in(list(contradicted)))

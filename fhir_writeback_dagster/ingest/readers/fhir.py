@@ -191,7 +191,8 @@ def unread(frame: pl.DataFrame, table: Table, rule: RowRule) -> dict[int, str | 
     for name in frame.columns:
         conditions = read.get(name, [])
         if (
-            {} in conditions
+            frame[name].null_count() == frame.height
+            or {} in conditions
             or name.startswith("@")
             or _LABEL.fullmatch(name)
             or any(fnmatchcase(name, glob) for glob in table.ignored)

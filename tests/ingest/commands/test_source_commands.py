@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,37 @@ def test_every_format_gives_a_contract_that_reads_the_file(tmp_path: Path, name:
     (table,) = yaml.safe_load(text)["tables"].values()
     assert table["format"] == format_
     assert checked(tmp_path / name, contract)["refused"] is None
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "option"),
+    [
+        ("a.csv", 'mrn,note\n1,"says \\"no\\""\n', {"escape": "\\"}),
+        ("a.csv", "Report of the laboratory\nmrn,at,note\n1,2024-01-02,x\n", {"title_lines": 1}),
+    ],
+)
+def test_what_a_file_needs_to_be_read_at_all_is_found(tmp_path: Path, name: str, text: str, option: dict[str, Any]) -> None:
+    contract, proposed = sketched(tmp_path, name, text)
+    (table,) = yaml.safe_load(proposed)["tables"].values()
+    assert option.items() <= table.items()
+    assert checked(tmp_path / name, contract)["refused"] is None
+
+
+def test_a_footer_is_a_question(tmp_path: Path) -> None:
+    _, proposed = sketched(tmp_path, "a.csv", "mrn,at,note\n1,2024-01-02,x\nTotal: 1\n")
+    assert "# ? 1 lines are no rows" in proposed
+
+
+def test_a_compressed_file_is_named_by_what_is_in_it(tmp_path: Path) -> None:
+    contract, proposed = sketched(tmp_path, "labs_1.csv.gz", gzip.compress(LAB.encode()))
+    assert next(iter(yaml.safe_load(proposed)["tables"].values()))["files"] == "labs*.csv"
+    assert checked(tmp_path / "labs_1.csv.gz", contract)["counts"]["records"] == 4
+
+
+def test_stays_and_people_are_reference_whatever_codes_they_hold(tmp_path: Path) -> None:
+    text = "Id,START,PATIENT,CODE\ne1,2024-01-02,100,185345009\ne2,2024-01-03,100,162673000\n"
+    _, proposed = sketched(tmp_path, "encounters.csv", text)
+    assert next(iter(yaml.safe_load(proposed)["tables"].values()))["rows"] == [{"not_written": "undecided"}]
 
 
 def test_files_with_the_same_columns_are_one_table(tmp_path: Path) -> None:
