@@ -15,7 +15,7 @@ from fhir_writeback_dagster.commit.auth.tokens import SECONDS, TokenClient, Toke
 from fhir_writeback_dagster.commit.http.egress import Egress, production_hosts
 from fhir_writeback_dagster.commit.http.request import Request
 from fhir_writeback_dagster.commit.http.tls import certificate_of, client_context
-from fhir_writeback_dagster.commit.http.transport import Http, NoAnswer
+from fhir_writeback_dagster.commit.http.transport import ENCODED, TOO_LARGE, Http, NoAnswer
 from fhir_writeback_dagster.commit.limits.rate_windows import RateLimiter
 from fhir_writeback_dagster.commit.protocol.answer import Answer
 from fhir_writeback_dagster.commit.protocol.error_classes import ErrorClass, Recovery, classify, unanswered_outcome
@@ -263,9 +263,9 @@ class FhirClient:
             return await self.send(request)
         except NoAnswer as none:
             outcome = unanswered_outcome("read", sent=none.sent)
-            outcome = outcome if none.sent and none.code != "too_large" else ErrorClass(none.code, outcome.recovery)
+            outcome = outcome if none.sent and none.code not in (ENCODED, TOO_LARGE) else ErrorClass(none.code, outcome.recovery)
             error = Unreadable(outcome, what, self.base_url)
-            error.silent = none.code != "too_large"
+            error.silent = none.code not in (ENCODED, TOO_LARGE)
             raise error from None
 
     def _whole(self, answer: Answer, expected: str, what: str) -> Resource:
@@ -312,7 +312,8 @@ async def open_ehr(run: RunContext, pace: RateLimiter | None = None, *, moved: b
             return certificate != before
 
         scopes, approved = _needed(run)
-        client = TokenClient(run.tenant, home, scopes, None if moved else approved, vendor.access.token_seconds.get(SECONDS))
+        seconds = vendor.access.token_seconds.get(SECONDS)
+        client = TokenClient(run.tenant, home, scopes, None if moved else approved, seconds, anywhere=moved)
         tokens = Tokens(http, client, teller(run), renew)
         own = dict.fromkeys(vendor.access.headers.get(()), ehr.auth.client_id) if ehr.auth.client_id else None
         paging = Paging(vendor.reads.page_size.get(PAGE), ehr.most_pages, frozenset(vendor.reads.informational.get(())))

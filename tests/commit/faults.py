@@ -66,6 +66,9 @@ class Wait:
 Fault = LoseAnswer | LoseRequest | Say | Twist | First | Wait
 Rule = Callable[[Seen], Fault | None]
 
+_HOPS = {"host", "connection", "content-length"}
+_KEPT = {"content-type", "date", "etag", "location", "last-modified", "retry-after", "www-authenticate"}
+
 
 class FaultyLine:
     """``with FaultyLine(server.base_url) as line``: reach the server by ``line.base_url``."""
@@ -75,6 +78,8 @@ class FaultyLine:
         self._host, self._port, self._base = parts.hostname or "", parts.port or 80, parts.path
         self.seen: list[Seen] = []
         self.rules: list[Rule] = []
+        self.ignores: set[str] = set()
+        """Headers, in lower case, that the server never sees: as if it did not heed them."""
         line = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -156,11 +161,10 @@ class FaultyLine:
     ) -> tuple[int, list[tuple[str, str]], bytes]:
         connection = http.client.HTTPConnection(self._host, self._port, timeout=30)
         try:
-            own = {name: value for name, value in headers.items() if name not in ("host", "connection", "content-length")}
+            own = {name: value for name, value in headers.items() if name not in _HOPS | self.ignores}
             connection.request(request.command, request.path, body or None, own)
             response = connection.getresponse()
-            kept = ("content-type", "etag", "location", "last-modified", "retry-after", "www-authenticate")
-            return response.status, [(n, v) for n, v in response.getheaders() if n.lower() in kept], response.read()
+            return response.status, [(n, v) for n, v in response.getheaders() if n.lower() in _KEPT], response.read()
         finally:
             connection.close()
 

@@ -25,7 +25,8 @@ from fhir_writeback_dagster.rules.target.forms import Unwritable, fields
 
 FORM = "application/x-www-form-urlencoded"
 SETTINGS = ("practice", "department")
-_PATIENT = re.compile(r"(?:a-\d+\.E-)?(\d+)")
+_PATIENT = re.compile(r"(?:a-[0-9]+\.E-)?([0-9]+)")
+_NUMBER = re.compile(r"[0-9]{1,18}")
 _REFUSED = ErrorClass("refused", Recovery.QUARANTINE)
 
 
@@ -65,6 +66,7 @@ class Athena(Generic):
             headers={"Content-Type": FORM, "Accept": "application/json"},
             body=urlencode({"departmentid": self._department, **form}).encode(),
             expected=item.payload,
+            identity=self.identity(item),
         )
 
     def reconcile(self, item: Intent) -> Locators:
@@ -93,14 +95,18 @@ class Athena(Generic):
         if not isinstance(body, dict) or body.get("success") not in (True, "true"):
             return None
         if plan.path.endswith("/problems"):
-            return f"problem-{body['problemid']}" if str(body.get("problemid")).isdigit() else None
+            return f"problem-{body['problemid']}" if _is_number(body.get("problemid")) else None
         made = dicts(body.get("vitalids"))
         numbers = [str(one.get("vitalid")) for one in made]
         (sent,) = json.loads(fields(self.capabilities.vendor, plan.expected)["vitals"])
-        if len(set(numbers)) != len(sent) or len(made) != len(sent) or not all(number.isdigit() for number in numbers):
+        if len(set(numbers)) != len(sent) or len(made) != len(sent) or not all(map(_is_number, numbers)):
             return None
         named = sorted(str(one["clinicalelementid"]) for one in made if "clinicalelementid" in one)
         return "-".join(["vital", *numbers]) if named in ([], sorted(one["clinicalelementid"] for one in sent)) else None
+
+
+def _is_number(value: object) -> bool:
+    return _NUMBER.fullmatch(str(value)) is not None
 
 
 def _number_of(patient_id: str) -> str:

@@ -9,6 +9,7 @@ from typing import Literal, Protocol
 from fhir_writeback_dagster.commit.protocol.answer import Answer
 from fhir_writeback_dagster.commit.protocol.changes import Refuse, Review, Settled, Supersede
 from fhir_writeback_dagster.commit.protocol.error_classes import ErrorClass, RequestKind
+from fhir_writeback_dagster.commit.protocol.identity import Identity
 from fhir_writeback_dagster.commit.protocol.model import Intent, Standing
 from fhir_writeback_dagster.rules.fhir.resource import Resource
 from fhir_writeback_dagster.rules.target.capabilities import Target
@@ -30,6 +31,8 @@ class WirePlan:
     headers: dict[str, str]
     body: bytes
     expected: Resource
+    identity: Identity
+    """By what an answer, and the resource that it shows, are known as this one's."""
     entry: Resource | None = None
     """The same as an entry of a batch Bundle; None where it has to go alone."""
     theirs: frozenset[str] = frozenset()
@@ -87,6 +90,9 @@ class Adapter(Protocol):
     def needs_current(self, item: Intent) -> bool:
         """Is the linked resource to be read before :meth:`plan`?"""
 
+    def identity(self, item: Intent) -> Identity:
+        """By what the resource of ``item`` is known."""
+
     def plan(self, item: Intent, facts: ChartFacts) -> Plan:
         """How ``item`` is sent, or why not."""
 
@@ -94,7 +100,9 @@ class Adapter(Protocol):
         """The class of an answer, with the vendor's own codes and bodies."""
 
     def recognise(self, plan: WirePlan, answer: Answer) -> Standing | None:
-        """What a successful answer shows to stand in the EHR; None where it does not show it: then it is looked up."""
+        """What a successful answer shows to stand in the EHR; None where it shows nothing, or what is not ``plan``'s: then it is
+        looked up.
+        """
 
     def judge(self, plan: WirePlan, standing: Standing) -> bool:
         """Does ``standing`` say what ``plan`` wanted to be said?"""

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import re
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from fhir_writeback_dagster import canonicaljson
 from fhir_writeback_dagster.commit.adapters.base import ChartFacts, Halt, Locators, NotNow, Plan, WirePlan
-from fhir_writeback_dagster.commit.adapters.search import bears, if_none_exist
+from fhir_writeback_dagster.commit.adapters.guards import stranger, tests_of_identity, unmodified_since
+from fhir_writeback_dagster.commit.adapters.search import if_none_exist
 from fhir_writeback_dagster.commit.adapters.superseding import key_of, successor, supersedes
 from fhir_writeback_dagster.commit.adapters.three_way_merge import in_error, merge
 from fhir_writeback_dagster.commit.adapters.vendor_errors import interpret
@@ -18,15 +18,15 @@ from fhir_writeback_dagster.commit.fhir_client import FHIR_JSON
 from fhir_writeback_dagster.commit.protocol.answer import Answer, dicts
 from fhir_writeback_dagster.commit.protocol.changes import Refuse, Review, Settled, Supersede
 from fhir_writeback_dagster.commit.protocol.error_classes import ErrorClass, Recovery, classify
-from fhir_writeback_dagster.commit.protocol.foreign_json import is_damaged
+from fhir_writeback_dagster.commit.protocol.identity import Identity, bears
 from fhir_writeback_dagster.commit.protocol.model import Intent, Link, Standing
 from fhir_writeback_dagster.rules.fhir.content import difference, same_content
 from fhir_writeback_dagster.rules.fhir.natural_key import natural_key
 from fhir_writeback_dagster.rules.fhir.resource import Resource
+from fhir_writeback_dagster.rules.fhir.resource_url import is_id
 from fhir_writeback_dagster.rules.target.capabilities import NOT_READ, TOO_LARGE, Target
 
 JSON_PATCH = "application/json-patch+json"
-LOCATION = re.compile(r"(?:^|/)(?P<type>[A-Z][A-Za-z]+)/(?P<id>[A-Za-z0-9.-]{1,64})(?:/_history/(?P<version>[^/]+))?$")
 _REPEATED = ErrorClass("existed", Recovery.COMPARE)
 _RETURN = {"Prefer": "return=representation"}
 
@@ -85,7 +85,13 @@ class Generic:
     def _create(self, item: Intent, facts: ChartFacts) -> Plan:
         if refusal := self._target.refusal(item.resource_type, "create", item.payload):
             return _refused(refusal)
-        return known_already(item, facts) or self.create_request(item)
+        keeps = self._target.vendor.create.keeps_identifier.value
+        return known_already(item, facts, self._system, keeps_identifier=keeps) or self.create_request(item)
+
+    def identity(self, item: Intent) -> Identity:
+        if item.link is None or _is_successor(item):
+            return Identity(self._system, key_of(item), item.resource_type, item.patient_id)
+        return Identity(self._system, item.business_key, item.resource_type, item.patient_id, item.link.resource_id)
 
     def create_request(self, item: Intent) -> WirePlan | Halt:
         """The create, with the strongest precondition that the target has."""
@@ -93,7 +99,7 @@ class Generic:
         headers = {"Content-Type": FHIR_JSON, **_RETURN}
         request: dict[str, Any] = {"method": "POST", "url": item.resource_type}
         if precondition == "if_none_exist":
-            headers["If-None-Exist"] = request["ifNoneExist"] = if_none_exist(self._system, item.business_key)
+            headers["If-None-Exist"] = request["ifNoneExist"] = if_none_exist(self._system, key_of(item))
         elif precondition == "idempotency_key":
             headers[self._target.vendor.create.idempotency_header.get("Idempotency-Key")] = _key_of_fact(self._system, item)
         # A repeat is harmless where a precondition stands; only there may a lost race simply be tried again.
@@ -106,6 +112,7 @@ class Generic:
             headers=headers,
             body=canonicaljson.encode(item.payload),
             expected=item.payload,
+            identity=self.identity(item),
             entry=None if precondition == "idempotency_key" else {"resource": item.payload, "request": request},
         )
 
@@ -119,19 +126,19 @@ class Generic:
         current = answer.resource()
         if outcome.recovery is not Recovery.CONFIRM or current is None:
             return NotNow(outcome.code if outcome.recovery is not Recovery.CONFIRM else "odd_answer")
-        if (current["resourceType"], current.get("id")) != (link.resource_type, link.resource_id) or is_damaged(current):
-            return Review("odd_answer")  # what could be read in part only is not written over
+        if reason := stranger(item, link, current, self.identity(item)):
+            return Review(reason, {"resources": [f"{link.resource_type}/{link.resource_id}"]})
         if in_error(current) and not in_error(item.payload):
             return Review("retracted_in_ehr", undone="retracted")
         merged = merge(link, current, self._as_kept(item.payload, current))
         wanted = merged.wanted
         patch = difference(current, wanted)
-        standing = Standing(current, answer.headers.get("etag"), theirs=merged.theirs)
+        standing = Standing(current, answer.etag(), theirs=merged.theirs)
         if not patch:
-            return Settled("updated" if item.now.unanswered else "suppressed", "chart_has_same", standing)
+            return Settled("updated" if item.sends else "suppressed", "chart_has_same", standing)
         if merged.conflicts:
             return Review("clinician_edited", {"elements": list(merged.conflicts)})
-        if supersedes(item) and not in_error(item.payload):
+        if _is_successor(item):
             return self._supersede(item, link)
         form = self._target.update_form(link.resource_type)
         if refusal := self._target.refusal(link.resource_type, "update"):
@@ -139,7 +146,7 @@ class Generic:
         guard = self._guard(answer)
         if isinstance(guard, Halt):
             return guard
-        body = patch if form == "patch" else wanted
+        body = [*tests_of_identity(current, self._system), *patch] if form == "patch" else wanted
         if not self._target.takes(body):
             return _refused(TOO_LARGE)
         return WirePlan(
@@ -151,6 +158,7 @@ class Generic:
             headers={"Content-Type": JSON_PATCH if form == "patch" else FHIR_JSON, **guard, **_RETURN},
             body=canonicaljson.encode(body),
             expected=wanted,
+            identity=self.identity(item),
             theirs=merged.theirs,
         )
 
@@ -159,7 +167,7 @@ class Generic:
         payload = successor(item, link, self._system)
         if refusal := self._target.refusal(item.resource_type, "create", payload):
             return _refused(refusal)
-        plan = self.create_request(replace(item, payload=payload, business_key=key_of(item)))
+        plan = self.create_request(replace(item, payload=payload))
         if isinstance(plan, Halt) or plan.precondition == "search":
             return Review("supersede_unguarded")
         return plan
@@ -176,44 +184,65 @@ class Generic:
         """The header that refuses the update where somebody was faster; without one a person decides."""
         precondition = self._target.vendor.update.precondition.value
         if precondition == "if_match":
-            etag = answer.headers.get("etag")
+            etag = answer.etag()
             return Review("no_etag") if etag is None else {"If-Match": etag}
         if precondition == "if_unmodified_since":
-            changed = answer.headers.get("last-modified")
-            return Review("no_last_modified") if changed is None else {"If-Unmodified-Since": changed}
+            return unmodified_since(answer)
         return Review("update_unguarded")
 
     def recognise(self, plan: WirePlan, answer: Answer) -> Standing | None:
-        found = answer.resource()
-        if found is None or found["resourceType"] != plan.expected["resourceType"] or not isinstance(found.get("id"), str):
+        found, place = answer.resource(), answer.location()
+        if found is None or plan.identity.against(found):
             return None
-        location = LOCATION.search(answer.headers.get("location", ""))
-        if location and location["id"] != found["id"]:
+        if place and place != (found["resourceType"], found["id"]):
             return None
-        return Standing(found, answer.headers.get("etag"), theirs=plan.theirs)
+        # An EHR that drops our identifier shows ours without it; one that keeps it would show it on ours.
+        nameless = self._target.vendor.create.keeps_identifier.value is not True and not bears(found, self._system)
+        if not (plan.identity.proved_by(found) or plan.identity.resource_id or nameless):
+            return None
+        return Standing(found, answer.etag(), theirs=plan.theirs)
 
     def judge(self, plan: WirePlan, standing: Standing) -> bool:
         return same_content(plan.expected, standing.resource)
 
 
-def known_already(item: Intent, facts: ChartFacts) -> Settled | Halt | None:
-    """What the chart holds of a fact that is to be created: ours already, or somebody else's; None: nothing."""
+def known_already(item: Intent, facts: ChartFacts, system: str, *, keeps_identifier: bool | None) -> Settled | Halt | None:
+    """What the chart holds of a fact that is to be created: ours already, or somebody else's; None: nothing.
+
+    What was sent once may be there whatever was answered: an EHR, or what stands before it, says "not now" and has done it.
+    """
     if facts.ours is None:
         return Review("search_unreliable")
     if len(facts.ours) > 1:
         return Review("several_matches", {"resources": _names(facts.ours)})
-    for found in facts.ours:
+    # By its matrix it drops our identifier, and here it kept it.
+    kept = [found for found in facts.alike if bears(found, system)] if keeps_identifier is False else []
+    for found in (*facts.ours, *kept):
         if not same_content(item.payload, found):
-            return Review("existed_differently", {"resources": _names(facts.ours)})
-        return Settled("reconciled" if item.now.unanswered else "suppressed", "existed", Standing(found, None))
-    for theirs in facts.alike:
-        if same_content(item.payload, theirs) and not in_error(theirs):
+            return Review("existed_differently", {"resources": _names([found])})
+        return Settled("reconciled" if item.sends else "suppressed", "existed", Standing(found, None))
+    return _told_by_others(item, [found for found in facts.alike if not bears(found, system)], keeps_identifier)
+
+
+def _told_by_others(item: Intent, alike: Sequence[Resource], keeps_identifier: bool | None) -> Settled | Halt | None:
+    """What resources that bear no key of ours say of the fact. What was sent to an EHR that drops our key is one of them."""
+    for theirs in alike:
+        if not same_content(item.payload, theirs) or in_error(theirs) or not is_id(theirs["id"]):
+            continue
+        if not item.sends or keeps_identifier:
             return Settled("suppressed", "chart_has_same", Standing(theirs, None, "foreign"))
-    if facts.alike:
-        retracted = all(in_error(theirs) for theirs in facts.alike)
-        reason = "chart_has_retracted" if retracted else "chart_has_other"
-        return Review(reason, {"resources": _names(facts.alike)})
+        if keeps_identifier is None:
+            return Review("perhaps_ours", {"resources": _names(alike)})
+        return Settled("reconciled", "found_by_natural_key", Standing(theirs, None))
+    if alike:
+        retracted = all(in_error(theirs) for theirs in alike)
+        return Review("chart_has_retracted" if retracted else "chart_has_other", {"resources": _names(alike)})
     return None
+
+
+def _is_successor(item: Intent) -> bool:
+    """Does it become a new document, which says that it replaces the linked one?"""
+    return supersedes(item) and not in_error(item.payload)
 
 
 def _refused(refusal: str) -> Halt:
@@ -227,7 +256,7 @@ def _key_of_fact(system: str, item: Intent) -> str:
     """A UUID that is the same whenever a resource of this fact is created, whatever its revision says: the server then refuses
     the next revision's create where a late one of an earlier revision was faster, and the other way round.
     """
-    return str(uuid.uuid5(uuid.NAMESPACE_URL, f"{system}|{item.business_key}"))
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, f"{system}|{key_of(item)}"))
 
 
 def _names(resources: Iterable[Resource]) -> list[str]:

@@ -7,6 +7,7 @@ so that a create without an answer can be looked up like any other.
 
 from __future__ import annotations
 
+from fhir_writeback_dagster.commit.protocol.identity import key_of_revision
 from fhir_writeback_dagster.commit.protocol.model import Intent, Link
 from fhir_writeback_dagster.rules.fhir.resource import Resource
 
@@ -21,7 +22,7 @@ def supersedes(item: Intent) -> bool:
 
 def key_of(item: Intent) -> str:
     """The value of our identifier on the resource that ``item`` becomes."""
-    return f"{item.business_key}.{item.revision}" if supersedes(item) else item.business_key
+    return key_of_revision(item.business_key, item.revision) if supersedes(item) else item.business_key
 
 
 def successor(item: Intent, link: Link, system: str) -> Resource:

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from typing import Any
 
+from fhir_writeback_dagster.commit.http.egress import Origin
 from fhir_writeback_dagster.commit.http.request import Request
 from fhir_writeback_dagster.commit.http.transport import Http, NoAnswer
 from fhir_writeback_dagster.commit.protocol.answer import dicts
 from fhir_writeback_dagster.errors import TargetError
 from fhir_writeback_dagster.rules.target.capabilities import server
 
-ENDPOINT_CHANGED = "token_endpoint_changed"
+ENDPOINT_CHANGED, ENDPOINT_UNAPPROVED = "token_endpoint_changed", "token_endpoint_unapproved"
 _OAUTH_URIS = "http://fhir-registry.smarthealthit.org/StructureDefinition/oauth-uris"
 
 
-async def token_endpoint(http: Http, stated: str | None, approved: str | None = None) -> str:
+async def token_endpoint(http: Http, stated: str | None, approved: str | None = None, *, anywhere: bool = False) -> str:
     """Where tokens are had; ``stated`` by the tenant where the EHR does not say. The address is let through the egress guard.
 
     :param approved: what the EHR said when somebody approved it (empty: nothing). Who changes its answer would get our secret.
-    :raises TargetError: nobody names one, the EHR does not answer, it is not an address that this tenant may have, or another
-        one than was approved.
+    :param anywhere: what nobody approved yet will do: for a sandbox, and for a person who is about to approve it.
+    :raises TargetError: nobody names one, the EHR does not answer, it is not an address that this tenant may have, or not the
+        one that was approved.
     """
     base = http.egress.base_url
     found = stated or (await smart_configuration(http)).get("token_endpoint")
@@ -38,6 +40,14 @@ async def token_endpoint(http: Http, stated: str | None, approved: str | None = 
             "the EHR names another token endpoint than was approved; no credential was sent there",
             where=base,
             fix="ask the EHR's people; if it moved, fhir-writeback target probe TENANT --approve",
+        )
+    if stated is None and approved is None and not anywhere:
+        raise TargetError(
+            ENDPOINT_UNAPPROVED,
+            f"the EHR names {Origin.of(found) or 'something else than an address'} for tokens, and nobody approved that; no "
+            "credential was sent there",
+            where=base,
+            fix="name `ehr.auth.token_endpoint`; or, if that is right, fhir-writeback target probe TENANT --read-only --approve",
         )
     http.egress.allow(found)
     return found

@@ -49,7 +49,7 @@ class TokenClient:
 
     ``needed`` are the scopes that the tenant's mappings need, asked for where the tenant names none. ``approved`` is the token
     endpoint that the EHR named when it was approved; see :func:`token_endpoint`. A token lives ``token_seconds`` where its
-    answer does not say.
+    answer does not say. ``anywhere``: a person is about to approve what the EHR names; a sandbox needs nobody's approval.
     """
 
     tenant: Tenant
@@ -57,6 +57,7 @@ class TokenClient:
     needed: Sequence[str] = ()
     approved: str | None = None
     token_seconds: int = SECONDS
+    anywhere: bool = False
 
     @property
     def scopes(self) -> tuple[str, ...]:
@@ -112,7 +113,8 @@ class Tokens:
 
     async def _fetch(self) -> None:
         if self._endpoint is None:
-            self._endpoint = await token_endpoint(self._http, self._tenant.ehr.auth.token_endpoint, self._client.approved)
+            stated, anywhere = self._tenant.ehr.auth.token_endpoint, self._client.anywhere or self._tenant.ehr.sandbox
+            self._endpoint = await token_endpoint(self._http, stated, self._client.approved, anywhere=anywhere)
         proof, answer = await self._ask(self._endpoint)
         if answer.status in (400, 401):
             # Was the key or secret changed while we asked? Then the one that was refused is not the one that stands there.

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 from uuid import UUID
 
-from fhir_writeback_dagster.commit.adapters.base import Adapter, ChartFacts, Halt, Plan, WirePlan
+from fhir_writeback_dagster.commit.adapters.base import ChartFacts, Halt, Plan, WirePlan
 from fhir_writeback_dagster.commit.adapters.registry import adapter_for
 from fhir_writeback_dagster.commit.engine.chart_lookup import ChartLookup
 from fhir_writeback_dagster.commit.engine.reconcile import Reconciler
@@ -93,19 +93,19 @@ async def _preview(run: RunContext, states: Sequence[str], count: int, kind: str
 
         async def one(item: Intent) -> Preview:
             async with at_once:
-                return await _one(adapter, look, item)
+                return await _one(look, item)
 
         return list(await asyncio.gather(*(one(item) for item in items)))
 
 
-async def _one(adapter: Adapter, look: Reconciler, item: Intent) -> Preview:
+async def _one(look: Reconciler, item: Intent) -> Preview:
     if not item.payload:
         return Preview(item.candidate_id, item.kind, item.resource_type, "not_readable", "payload_gone")
     try:
         facts = await look.facts(item)
     except (TargetError, NoAnswer) as error:
         return Preview(item.candidate_id, item.kind, item.resource_type, "not_readable", error.code)
-    return _told(item, adapter.plan(item, facts), facts)
+    return _told(item, look.plan(item, facts), facts)
 
 
 def _told(item: Intent, plan: Plan, facts: ChartFacts) -> Preview:

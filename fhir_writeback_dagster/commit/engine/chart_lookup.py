@@ -8,9 +8,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 
-from fhir_writeback_dagster.commit.adapters.search import bears, token
+from fhir_writeback_dagster.commit.adapters.search import token
+from fhir_writeback_dagster.commit.adapters.superseding import key_of
 from fhir_writeback_dagster.commit.fhir_client import FhirClient, Unreadable
 from fhir_writeback_dagster.commit.protocol.error_classes import ErrorClass, Recovery
+from fhir_writeback_dagster.commit.protocol.identity import bears
 from fhir_writeback_dagster.commit.protocol.model import Intent
 from fhir_writeback_dagster.rules.fhir.natural_key import natural_key, same_fact
 from fhir_writeback_dagster.rules.fhir.references import own
@@ -39,7 +41,7 @@ class _Read:
 class ChartLookup:
     """One search a type and a few patients, kept while they are worked on.
 
-    :param system: our own identifier system: what bears it is known to the ledger, and left out.
+    :param system: our own identifier system: what bears another key of it is known to the ledger, and left out.
     :param vendor: whose matrix says what a search has to name beside the patients.
     :param patients: how many patients one search may name.
     """
@@ -70,7 +72,7 @@ class ChartLookup:
         self._known.update(((patient, resource_type), read) for patient in patients)
 
     async def alike(self, item: Intent, *, fresh: bool = False) -> list[Resource]:
-        """Resources of others in the patient's chart that could tell of the same fact.
+        """Resources in the patient's chart that could tell of the same fact; those that bear another key of ours do not.
 
         :param fresh: search again; after a write without an answer, what was read before it proves nothing.
         :raises Unreadable: the chart could not be read.
@@ -83,7 +85,7 @@ class ChartLookup:
         self.expect([item])
         found = await self._chart_of(item)
         near = (r for day in _around(key[-1][:10]) for r in found.get((item.patient_id, day), ()))
-        return [r for r in near if same_fact(item.payload, r)]
+        return [r for r in near if same_fact(item.payload, r) and not self._of_another_fact(item, r)]
 
     async def _chart_of(self, item: Intent) -> _ByDay:
         """The chart of the item's patient. Who was refused together with others is asked for alone: a closed chart closes no
@@ -105,6 +107,9 @@ class ChartLookup:
         done = set(patients)
         for place in [place for place in self._known if place[0] in done]:
             del self._known[place]
+
+    def _of_another_fact(self, item: Intent, resource: Resource) -> bool:
+        return bears(resource, self._system) and not bears(resource, self._system, key_of(item))
 
     def _is_known(self, item: Intent) -> bool:
         read = self._known.get((item.patient_id, item.resource_type))
@@ -149,7 +154,7 @@ class ChartLookup:
         params = [("patient", ",".join(f"Patient/{patient}" for patient in patients)), *more]
         async for page in self._ehr.pages(resource_type, params):
             for resource in page:
-                key = None if bears(resource, self._system) else _key(resource)
+                key = _key(resource)
                 if key is None:
                     continue
                 named = own(resource.get("subject", resource.get("patient")), self._ehr.bases)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
@@ -35,6 +36,7 @@ from fhir_writeback_dagster.commit.protocol.model import Attempt, Intent, Standi
 from fhir_writeback_dagster.commit.protocol.transitions import Event
 from fhir_writeback_dagster.orchestration.run_context import RunContext
 from fhir_writeback_dagster.rules.fhir.content import lost
+from fhir_writeback_dagster.rules.fhir.resource_url import Named
 from fhir_writeback_dagster.rules.target.effective_limits import quiet_of
 
 FIRST_POLL = timedelta(seconds=1)
@@ -44,6 +46,8 @@ FIRST_PAUSE = 3
 BUNDLE_REFUSED = ErrorClass("bundle_refused", Recovery.RETRY)
 """A bundle was refused as a whole, so none of it was done; one of its entries, or its size, is at fault."""
 ODD = ErrorClass("odd_answer", Recovery.RECONCILE)
+UNSEEN = ErrorClass("unseen", Recovery.POLL)
+"""The target says that it made something, and nobody can see it yet: it may never be taken for absent."""
 DEFECT = ErrorClass("defect", Recovery.RECONCILE)
 """We stumbled over a request or its answer: nobody knows whether it was applied."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
@@ -115,13 +119,35 @@ class Conclusions:
             return await self._reread(sent, outcome, answer)
         if outcome.recovery not in (Recovery.CONFIRM, Recovery.COMPARE):
             return self._failed(sent, outcome, answer)
-        standing = self.adapter.recognise(sent.plan, answer) or await self._look_it_up(sent.intent)
+        standing, shown = self.adapter.recognise(sent.plan, answer), answer
+        if standing is None and not sent.plan.path.startswith("/"):
+            shown = await self.shown(answer, {sent.plan.identity.resource_type})
+            standing = self.adapter.recognise(sent.plan, shown)
+        standing = standing or await self._look_it_up(sent.intent)
         if standing is None:
-            return self._failed(sent, ODD, answer)
+            return self._unseen(sent, answer, shown)
         told = replace(sent, attempt=replace(sent.attempt, status=answer.status, outcome=outcome.code))
         if outcome.recovery is Recovery.CONFIRM:
             return await self._written(told, standing)
         return await self._existed(told, standing), told.attempt
+
+    async def shown(self, answer: Answer, types: AbstractSet[str]) -> Answer:
+        """A success with the resource that its Location names, where it shows none, or another one."""
+        place, shown = answer.location(), answer.shown()
+        if answer.status >= 300 or place is None or place.resource_type not in types:
+            return answer
+        if shown is not None and place == (shown["resourceType"], shown.get("id")):
+            return answer
+        there = await self.reconciler.read(place)
+        return replace(answer, body=b"", parsed=None) if there is None else replace(there, status=answer.status)
+
+    def _unseen(self, sent: Sent, answer: Answer, shown: Answer) -> tuple[AfterAnswer, Attempt]:
+        """A success that does not show ours: somebody else's resource is no answer, nothing at all is an acknowledgement."""
+        if sent.plan.verb != "create" or shown.shown() is not None:
+            return self._failed(sent, ODD, answer)
+        place = answer.location()
+        located = replace(sent.attempt, located=str(place) if place else None)
+        return self._failed(replace(sent, attempt=located), UNSEEN, answer)
 
     def _named_by_ehr(self, answer: Answer) -> str | None:
         """The EHR's own id of the request; what does not look like one could be anything, and is not kept."""
@@ -133,10 +159,12 @@ class Conclusions:
         """Success: does it stand there as it was sent? What the answer shows tells, or a read where the matrix asks for one."""
         intent, target = sent.intent, self.adapter.capabilities
         if target.vendor.answers.read_back.get(unknown=True) and not target.own_api(intent.resource_type):
-            seen = await self.reconciler.read_back(intent, standing)
+            place = Named(standing.resource["resourceType"], standing.resource["id"])
+            there = await self.reconciler.read(place, request_id=str(intent.record_id))
+            seen = self.adapter.recognise(sent.plan, there) if there else None
             if seen is None:
                 return self._failed(sent, ErrorClass("read_back_failed", Recovery.RECONCILE), None)
-            standing = seen
+            standing = replace(seen, etag=seen.etag or standing.etag)
         loss = lost(sent.plan.expected, standing.resource, intent.must_keep)
         if loss.grave:
             kept = replace(sent.attempt, outcome="field_loss", answer=canonicaljson.encode(standing.resource))
@@ -149,8 +177,8 @@ class Conclusions:
         intent = sent.intent
         if self.adapter.judge(sent.plan, standing):
             # Sent before, and refused then: who says no and stores it all the same stored ours.
-            return Confirmed("reconciled" if intent.now.unanswered or intent.sends else "suppressed", standing, "existed")
-        if intent.now.unanswered:
+            return Confirmed("reconciled" if intent.sends else "suppressed", standing, "existed")
+        if intent.sends:
             found = await self.reconciler.at(intent)
             if isinstance(found, Confirmed):
                 return Confirmed("reconciled", found.standing, found.reason)
@@ -178,9 +206,9 @@ class Conclusions:
             outcome=outcome.code,
             answer=answer.text() if answer else b"",
         )
-        return self._result(sent.intent, outcome, answer), told
+        return self._result(replace(sent, attempt=told), outcome, answer), told
 
-    def _result(self, intent: Intent, outcome: ErrorClass, answer: Answer | None) -> AfterAnswer:
+    def _result(self, sent: Sent, outcome: ErrorClass, answer: Answer | None) -> AfterAnswer:
         match outcome.event:
             case Event.REVIEW:
                 return Review(outcome.code)
@@ -189,9 +217,14 @@ class Conclusions:
             case Event.LOSE:
                 return Lost(outcome.code, self._quiet_s() if outcome.quiet else 0.0)
             case Event.ACCEPT:
-                return Accepted(outcome.code, self._pause_s(intent, outcome, answer))
+                return Accepted(outcome.code, self._pause_s(sent.intent, outcome, answer))
+            case _ if answer and (sent.plan.verb == "update" or sent.plan.precondition == "search"):
+                # Who says "not now" may have done it. A second update would undo what a person made of it since, and before a
+                # second create stands only a search, which has to see the first.
+                quiet_s = self._quiet_s() if sent.plan.verb == "create" else 0.0
+                return Lost(outcome.code, max(self._pause_s(sent.intent, outcome, answer), quiet_s))
             case _:
-                return Retry(outcome.code, self._pause_s(intent, outcome, answer))
+                return Retry(outcome.code, self._pause_s(sent.intent, outcome, answer))
 
     def _pause_s(self, intent: Intent, outcome: ErrorClass, answer: Answer | None) -> float:
         if outcome == BUNDLE_REFUSED:

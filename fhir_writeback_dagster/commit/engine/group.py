@@ -102,7 +102,7 @@ class GroupWork:
         if exhausted(intent.outcomes):
             return Review("retries_exhausted", {"last": intent.reason, "sends": intent.sends})
         try:
-            return self._adapter.plan(intent, await self._reconciler.facts(intent))
+            return self._reconciler.plan(intent, await self._reconciler.facts(intent))
         except (TargetError, NoAnswer) as error:
             return self._reconciler.unread(intent, error)
         except Exception as error:

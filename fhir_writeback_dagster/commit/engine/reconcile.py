@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from fhir_writeback_dagster.commit.adapters.base import Adapter, ChartFacts, Halt, NotNow, WirePlan
-from fhir_writeback_dagster.commit.adapters.search import bears, token
+from fhir_writeback_dagster.commit.adapters.base import Adapter, ChartFacts, NotNow, Plan, WirePlan
+from fhir_writeback_dagster.commit.adapters.guards import MODIFIED_JUST_NOW
+from fhir_writeback_dagster.commit.adapters.search import token
 from fhir_writeback_dagster.commit.adapters.superseding import key_of, successor, supersedes
 from fhir_writeback_dagster.commit.engine.chart_lookup import ChartLookup
 from fhir_writeback_dagster.commit.engine.target_health import TargetHealth
@@ -18,10 +19,12 @@ from fhir_writeback_dagster.commit.http.transport import NO_TURN, NoAnswer
 from fhir_writeback_dagster.commit.protocol.answer import Answer
 from fhir_writeback_dagster.commit.protocol.changes import Absent, Confirmed, Review, Settled, Stop
 from fhir_writeback_dagster.commit.protocol.error_classes import ErrorClass, Recovery, classify
+from fhir_writeback_dagster.commit.protocol.identity import bears
 from fhir_writeback_dagster.commit.protocol.model import Intent, Link, Standing
 from fhir_writeback_dagster.errors import TargetError
 from fhir_writeback_dagster.rules.fhir.content import same_content
 from fhir_writeback_dagster.rules.fhir.resource import Resource
+from fhir_writeback_dagster.rules.fhir.resource_url import Named, is_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,17 @@ class Reconciler:
             ours = await self.by_identifier(item) if self._adapter.needs_search(item) else ()
             return ChartFacts(alike, ours=ours)
         return ChartFacts(alike, await self._current(item, link))
+
+    def plan(self, item: Intent, facts: ChartFacts) -> Plan:
+        """What the adapter makes of ``item`` and ``facts``. The last line: only what was read, and is ours, is changed."""
+        plan = self._adapter.plan(item, facts)
+        if not (isinstance(plan, WirePlan) and plan.request == "update" and item.link):
+            return plan
+        current = facts.current.shown() if facts.current else None
+        reason = "another_resource" if current is None else plan.identity.against(current)
+        if reason is None and current and plan.path != f"{current['resourceType']}/{current['id']}":
+            reason = "another_resource"
+        return Review(reason, {"resources": [plan.path]}) if reason else plan
 
     async def at(self, item: Intent) -> ReconcileResult:
         """Was ``item`` applied?"""
@@ -90,6 +104,8 @@ class Reconciler:
         raise Unreadable(ErrorClass(code, Recovery.RETRY), what, self._ehr.base_url, answer)
 
     async def _created(self, item: Intent) -> ReconcileResult:
+        if there := await self._acknowledged(item):
+            return await self.compare(item, there)
         by = self._adapter.reconcile(item)
         found = await self.by_identifier(item) if by.identifier else []
         if found is None:
@@ -111,11 +127,11 @@ class Reconciler:
         """The resources that bear the item's key; None: the server's search cannot be believed.
 
         A server that does not know the parameter may answer with everything: what does not bear the identifier was not
-        searched for.
+        searched for. What bears it under an id that is none of R4's can be neither read nor linked.
         """
         key = key_of(item)
         found = await self._ehr.search(item.resource_type, [("identifier", token(self._system, key))])
-        return found if all(bears(r, self._system, key) for r in found) else None
+        return found if all(bears(r, self._system, key) and is_id(r["id"]) for r in found) else None
 
     async def compare(self, item: Intent, found: Resource) -> ReconcileResult:
         """``found`` bears our identifier: does it, or did it once, say what we wrote?"""
@@ -128,7 +144,8 @@ class Reconciler:
 
     async def _superseded(self, item: Intent) -> ReconcileResult:
         """A document that takes the place of another is there or not; the one before says nothing about it."""
-        found = await self.by_identifier(item)
+        there = await self._acknowledged(item)
+        found = [there] if there else await self.by_identifier(item)
         if found is None:
             return Review("search_unreliable")
         if len(found) > 1:
@@ -140,26 +157,34 @@ class Reconciler:
         compared = await self.compare(whole, found[0])
         return replace(compared, outcome="updated") if isinstance(compared, Confirmed) else compared
 
-    async def read_back(self, item: Intent, standing: Standing) -> Standing | None:
-        """``standing`` as the EHR shows it now; None: it could not be read."""
-        kind, resource_id = standing.resource["resourceType"], standing.resource["id"]
+    async def read(self, place: Named, *, request_id: str = "") -> Answer | None:
+        """The answer to a read that shows the resource; None: it could not be read."""
         try:
-            answer = await self._ehr.read(kind, resource_id, request_id=str(item.record_id))
+            answer = await self._ehr.read(place.resource_type, place.id, request_id=request_id)
         except (TargetError, NoAnswer):
             return None
-        found = answer.resource()
-        if answer.status != 200 or found is None or (found["resourceType"], found.get("id")) != (kind, resource_id):
-            return None
-        return replace(standing, resource=found, etag=answer.headers.get("etag", standing.etag))
+        found = answer.shown()
+        return answer if answer.status == 200 and found and place == (found["resourceType"], found.get("id")) else None
+
+    async def _acknowledged(self, item: Intent) -> Resource | None:
+        """What the target said that it made of ``item``, if it can be seen by now, and is what it said."""
+        identity = self._adapter.identity(item)
+        for place in item.located:
+            answer = await self.read(place, request_id=str(item.record_id))
+            there = answer.shown() if answer else None
+            nameless = there and not bears(there, self._system) and not self._adapter.reconcile(item).identifier
+            if there and identity.against(there) is None and (nameless or identity.proved_by(there)):
+                return there
+        return None
 
     async def _updated(self, item: Intent, link: Link) -> ReconcileResult:
         now = await self._current(item, link)
         plan = self._adapter.plan(item, ChartFacts(current=now))
         if isinstance(plan, Settled):
             return Confirmed(plan.outcome, plan.standing, "found")
-        if isinstance(plan, NotNow):
+        if isinstance(plan, NotNow) and plan.reason != MODIFIED_JUST_NOW:
             return Unread(f"look_{plan.reason}")
-        if isinstance(plan, WirePlan) and _version(now) == link.version_id:
+        if isinstance(plan, WirePlan | NotNow) and _version(now) == link.version_id:
             return Absent()
         # Somebody changed it: before our write, or after it, and back perhaps? Its history knows.
         versions = await self._since(link)
@@ -167,7 +192,7 @@ class Reconciler:
             then = self._adapter.plan(item, ChartFacts(current=Answer(200, {}, parsed=version)))
             if isinstance(then, Settled):
                 return Confirmed("updated", then.standing, "found_in_history")
-        if isinstance(plan, Halt):
+        if not isinstance(plan, WirePlan | NotNow):
             return plan if isinstance(plan, Review) else Review(plan.reason)
         if versions is None and item.now.unanswered:
             return Review("history_unreadable")

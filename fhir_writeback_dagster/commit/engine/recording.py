@@ -105,6 +105,7 @@ def _answers(connection: Connection[Any], run: RunContext, changes: Sequence[Cha
                 "statuses": [a.status for a in told],
                 "outcomes": [a.outcome for a in told],
                 "ehr_request_ids": [a.ehr_request_id for a in told],
+                "located": [a.located for a in told],
                 "answers": [run.sealer.seal("ledger.attempt", a.attempt_id, a.answer) if a.answer else None for a in told],
             },
         )

@@ -94,12 +94,26 @@ class Sender:
             return [whole] * len(going)
         outcome = classify("create", whole)
         if outcome.recovery is Recovery.CONFIRM:
-            entries = bundles.unpack(kind, plans, whole)
-            return [ODD] * len(going) if entries is None else list(entries)
+            return await self._assigned(going, plans, whole)
         if outcome.event in (Event.REFUSE, Event.REVIEW):
             self.share.update((sent.intent.intent_id, len(going) // 2) for sent in going)
             return [BUNDLE_REFUSED] * len(going)
         return [whole] * len(going)  # throttled, lost, …: as each of them would have been told by itself
+
+    async def _assigned(self, going: Sequence[Sent], plans: Sequence[WirePlan], whole: Answer) -> list[Answer | ErrorClass]:
+        """The entries of a bundle's answer, each to whom it is of; who has none is looked up, and goes alone if it goes again."""
+        try:
+            entries = bundles.answers(self.run.tenant.ehr.bundle, whole) or []
+            types = {plan.identity.resource_type for plan in plans}
+            shown = await asyncio.gather(*(self.conclusions.shown(entry, types) for entry in entries))
+            found = bundles.assign(plans, shown)
+        except Exception as error:
+            if ends_the_run(error):
+                raise
+            report_defect(error)
+            found = [None] * len(plans)
+        self.share.update((sent.intent.intent_id, 1) for sent, answer in zip(going, found, strict=True) if answer is None)
+        return [ODD if answer is None else answer for answer in found]
 
     async def _exchange(self, request: Request, kind: RequestKind) -> Answer | ErrorClass:
         try:

@@ -17,6 +17,9 @@ from fhir_writeback_dagster.config.tenants import load_tenant, tenant_ids
 from fhir_writeback_dagster.errors import ConfigError, TargetError
 
 _PORTS = {"http": 80, "https": 443}
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+"""RFC 6052: what a DNS64 makes of an IPv4 address, where the network has IPv6 only."""
+_NAT64_LOCAL, _IPV4_COMPATIBLE = ipaddress.IPv6Network("64:ff9b:1::/48"), ipaddress.IPv6Network("::/96")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,15 +30,17 @@ class Origin:
 
     @classmethod
     def of(cls, url: str) -> Self | None:
-        """None: not an http(s) URL with a host, or one with a user in it."""
+        """None: not an http(s) URL with a host, one with a user in it, or one that two readers could read as two."""
+        if not url.isprintable() or "\\" in url:
+            return None
         try:
             parts = urlsplit(url)
-            scheme, host, port = parts.scheme.lower(), parts.hostname, parts.port
+            scheme, host, port = parts.scheme.lower(), _host(parts.hostname or ""), parts.port
         except ValueError:
             return None
         if scheme not in _PORTS or not host or parts.username is not None:
             return None
-        return cls(scheme, host.lower(), _PORTS[scheme] if port is None else port)
+        return cls(scheme, host, _PORTS[scheme] if port is None else port)
 
     def __str__(self) -> str:
         return f"{self.scheme}://{self.host}:{self.port}"
@@ -68,7 +73,7 @@ class Egress:
         if not self._sandbox:
             if origin.scheme != "https":
                 raise self._refused(f"{origin} is not https")
-            if (literal := _literal(origin.host)) and not _is_global(literal):
+            if not _is_public_host(origin.host):
                 raise self._refused(f"{origin} is not a public address")
         self._allowed.add(origin)
 
@@ -124,7 +129,7 @@ class _Resolver(AbstractResolver):
         key = (host, port, family)
         if key not in self._known:
             found = await self._inner.resolve(host, port, family)
-            if not self._sandbox and not all(_is_global(ipaddress.ip_address(entry["host"])) for entry in found):
+            if not self._sandbox and not all(_is_global(_translated(ipaddress.ip_address(entry["host"]))) for entry in found):
                 raise NotGlobal("resolves to an address that is not global")
             self._known[key] = found
         return self._known[key]
@@ -133,13 +138,35 @@ class _Resolver(AbstractResolver):
         await self._inner.close()
 
 
-def _literal(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+def _host(name: str) -> str:
+    """One spelling of a host: full-width letters and dots, the case, and a dot at the end make no other host.
+
+    :raises ValueError: it is none that a resolver would be asked for.
+    """
+    return name.encode("idna").decode().lower().removesuffix(".") if name else name
+
+
+def _is_public_host(host: str) -> bool:
+    """A name is judged when it is resolved, an address now. What only a resolver takes for an address (``127.1``) is not public,
+    nor is one that carries another inside.
+    """
     try:
-        return ipaddress.ip_address(host)
+        address = ipaddress.ip_address(host)
     except ValueError:
-        return None
+        return not host.rpartition(".")[2][:1].isdigit()
+    return _is_global(address)
 
 
 def _is_global(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
-    mapped = getattr(address, "ipv4_mapped", None)
-    return (mapped or address).is_global and not address.is_multicast
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped:
+            return _is_global(address.ipv4_mapped)
+        within = any(address in network for network in (_NAT64, _NAT64_LOCAL, _IPV4_COMPATIBLE))
+        if within or address.sixtofour or address.teredo or address.is_site_local:
+            return False
+    return address.is_global and not address.is_multicast
+
+
+def _translated(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """The address that a translator reaches, in a network that has IPv6 only."""
+    return ipaddress.IPv4Address(address.packed[-4:]) if address.version == 6 and address in _NAT64 else address

@@ -1,18 +1,17 @@
-"""HTTP to one EHR: guarded, limited in time and size, without redirects, cookies, proxies or retries of its own.
+"""HTTP to one EHR: guarded, limited in time and size, without redirects, cookies, proxies or repeats.
 
-httpx is the API, aiohttp carries the bytes (`httpx_aiohttp`): httpx's own pool is quadratic in the connections that wait.
-The ready request goes straight to the transport, because a client's conveniences (redirects, cookies, auth flow) are what a
-writer of clinical data must not have by accident.
+aiohttp carries the bytes; none of its conveniences is used, because a writer of clinical data must not have them by accident. It
+repeats a request of an idempotent method by itself where the connection breaks under it (RFC 9110, 9.2.2, lets it). Then two
+PUTs are on the wire where the ledger knows of one, and the second overwrites what somebody wrote in between. :func:`_once` is
+what forbids it.
 
-Whether a request without an answer may have been *sent* decides whether it may be sent again, so it is read from aiohttp's own
-exception and not from httpx's: `httpx_aiohttp` maps a connection that the server closed under a request (the EHR may well have
-acted on it) to ``ConnectTimeout``, the name for "no connection was made".
+Whether a request without an answer may have been *sent* decides whether it may be sent again: only where no connection was made,
+it certainly was not.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import ssl
 import time
 from collections.abc import Iterable
@@ -21,14 +20,13 @@ from types import TracebackType
 from typing import Self
 
 import aiohttp
-import httpx
-from httpx_aiohttp import AiohttpTransport
 
 from fhir_writeback_dagster.commit.http.egress import Egress, NotGlobal
 from fhir_writeback_dagster.commit.http.request import Request
 from fhir_writeback_dagster.commit.http.tls import client_context
 from fhir_writeback_dagster.commit.limits.rate_windows import RateLimiter
 from fhir_writeback_dagster.commit.protocol.answer import Answer
+from fhir_writeback_dagster.commit.protocol.headers import readable
 from fhir_writeback_dagster.errors import TargetError
 
 MAX_BYTES = 32 * 1024 * 1024
@@ -40,6 +38,9 @@ STOPPED, HELD = "stopped", "held"
 """Codes of requests that did not leave: the run was told to end before their turn; the target asked to be left alone after it."""
 NO_TURN = frozenset({STOPPED, HELD})
 
+ENCODED, TOO_LARGE = "encoded_answer", "too_large"
+"""Codes of answers that came, and that we do not read."""
+
 _KEPT_HEADERS = (
     "content-type",
     "date",
@@ -50,6 +51,7 @@ _KEPT_HEADERS = (
     "retry-after",
     "www-authenticate",
 )
+_CHUNK = 1 << 16
 
 
 class NoAnswer(Exception):
@@ -80,45 +82,42 @@ class Http:
         self._slots = asyncio.Semaphore(concurrency)
         self._limit = concurrency
         self._context = context or client_context()
-        self._kept = (*_KEPT_HEADERS, *(name.lower() for name in kept))
-        self._transport: AiohttpTransport | None = None
-        self._former: list[AiohttpTransport] = []
+        self._kept = {name: name for name in (*_KEPT_HEADERS, *(name.lower() for name in kept))}
+        self._session: aiohttp.ClientSession | None = None
+        self._former: list[aiohttp.ClientSession] = []
         self.requests = 0
-        for name in ("httpx", "httpcore"):
-            logging.getLogger(name).setLevel(logging.WARNING)  # httpx logs whole URLs at INFO
 
     async def __aenter__(self) -> Self:
-        self._transport = self._over(self._context)
+        self._session = self._over(self._context)
         return self
 
     def renew(self, context: ssl.SSLContext) -> None:
         """Connections are made with ``context`` from now on; what is in flight ends on those that it has."""
-        if self._transport is not None:
-            self._former.append(self._transport)
-            self._transport = self._over(context)
+        if self._session is not None:
+            self._former.append(self._session)
+            self._session = self._over(context)
 
-    def _over(self, context: ssl.SSLContext) -> AiohttpTransport:
-        return AiohttpTransport(
-            verify=context,
-            trust_env=False,
-            client=lambda: aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(
-                    limit=self._limit + 1,
-                    keepalive_timeout=KEEP_ALIVE_SECONDS,
-                    ssl=context,
-                    resolver=self.egress.resolver(),
-                ),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                trust_env=False,
-                skip_auto_headers=("User-Agent",),
+    def _over(self, context: ssl.SSLContext) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                limit=self._limit + 1,
+                keepalive_timeout=KEEP_ALIVE_SECONDS,
+                ssl=context,
+                resolver=self.egress.resolver(),
             ),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trust_env=False,
+            auto_decompress=False,
+            skip_auto_headers=("Content-Type", "User-Agent"),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
+            middlewares=(_once,),
         )
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._transport is not None:
-            for transport in (self._transport, *self._former):
-                await transport.aclose()
-            self._transport = None
+        if self._session is not None:
+            for session in (self._session, *self._former):
+                await session.close()
+            self._session = None
 
     async def request(self, request: Request) -> Answer:
         """Send one request and read its whole answer, within the tenant's `timeout` from when its turn comes, and by its own
@@ -144,7 +143,7 @@ class Http:
                     answer = await self._exchange(request)
             except TimeoutError:
                 raise NoAnswer("timeout", sent=True) from None
-            except (httpx.HTTPError, aiohttp.ClientError, OSError) as error:
+            except (aiohttp.ClientError, OSError) as error:
                 raise self._no_answer(error) from None
         if self.pace and answer.status in (429, 503):
             # What the target says to one request, a search or a token's included, counts for all.
@@ -152,39 +151,45 @@ class Http:
         return answer
 
     async def _exchange(self, request: Request) -> Answer:
-        if self._transport is None:
+        if self._session is None:
             raise RuntimeError("Http is used outside its block")
-        ready = httpx.Request(
-            request.method,
-            request.url,
-            headers={"Accept-Encoding": "identity", "User-Agent": "fhir-writeback", **request.headers},
-            content=request.body,
-            extensions={"timeout": {"connect": CONNECT_SECONDS}},
-        )
-        response = await self._transport.handle_async_request(ready)
-        try:
+        headers = {"Accept-Encoding": "identity", "User-Agent": "fhir-writeback", **request.headers}
+        async with self._session.request(
+            request.method, request.url, data=request.body or None, headers=headers, allow_redirects=False
+        ) as response:
+            # What was packed though nobody asked for it can be a thousand times larger than it looks: it is not unpacked.
+            if any(value.strip().lower() not in ("", "identity") for value in response.headers.getall("Content-Encoding", ())):
+                raise NoAnswer(ENCODED, sent=True)
             body = bytearray()
-            async for chunk in response.aiter_bytes():
+            async for chunk in response.content.iter_chunked(_CHUNK):
                 body += chunk
                 if len(body) > self._max_bytes:
-                    raise NoAnswer("too_large", sent=True)
-        finally:
-            await response.aclose()
-        kept = {name: response.headers[name] for name in self._kept if name in response.headers}
-        return Answer(response.status_code, kept, bytes(body))
+                    raise NoAnswer(TOO_LARGE, sent=True)
+            return Answer(response.status, readable(response.headers, self._kept), bytes(body))
 
     def _no_answer(self, error: Exception) -> Exception:
-        cause = error.__cause__ if isinstance(error, httpx.HTTPError) and error.__cause__ else error
-        if isinstance(cause, aiohttp.ClientConnectorError):
-            if isinstance(cause.os_error, NotGlobal):
+        if isinstance(error, aiohttp.ClientConnectorError):
+            if isinstance(error.os_error, NotGlobal):
                 return TargetError(
                     "egress_refused",
                     "the EHR's name resolves to an address that is not public",
                     where=self.egress.base_url,
                     fix="fix the name, or mark a test system with `sandbox: true`",
                 )
-            tls = isinstance(cause, (aiohttp.ClientConnectorSSLError, aiohttp.ClientConnectorCertificateError))
+            tls = isinstance(error, (aiohttp.ClientConnectorSSLError, aiohttp.ClientConnectorCertificateError))
             return NoAnswer("tls_failed" if tls else "unreachable", sent=False)
-        if isinstance(cause, aiohttp.ConnectionTimeoutError):
+        if isinstance(error, aiohttp.ConnectionTimeoutError):
             return NoAnswer("unreachable", sent=False)
         return NoAnswer("connection_lost", sent=True)
+
+
+async def _once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+    """A broken connection is told to aiohttp as something that it does not know: of what it knows, it sends an idempotent request
+    again. Where no connection was made, nothing was sent, and it repeats nothing.
+    """
+    try:
+        return await handler(request)
+    except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
+        raise
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError):
+        raise NoAnswer("connection_lost", sent=True) from None

@@ -21,6 +21,7 @@ from fhir_writeback_dagster.commit.sqlfile import statement
 from fhir_writeback_dagster.errors import ServiceError
 from fhir_writeback_dagster.ids import new_id
 from fhir_writeback_dagster.orchestration.run_context import RunContext
+from fhir_writeback_dagster.rules.fhir.resource_url import named
 from fhir_writeback_dagster.rules.target.effective_limits import quiet_of
 from fhir_writeback_dagster.store.db import Row, record_event
 
@@ -153,12 +154,15 @@ def claim(  # noqa: PLR0913 - what one statement is given, by name
 def _recall(connection: Connection[Any], run: RunContext, sent: Sequence[Intent]) -> None:
     """What became of their attempts so far."""
     found = connection.execute(
-        "SELECT intent_id, array_agg(outcome) FROM ledger.attempt WHERE tenant = %s AND intent_id = ANY (%s::uuid[]) GROUP BY 1",
+        "SELECT intent_id, array_agg(outcome), array_agg(located) FILTER (WHERE located IS NOT NULL) FROM ledger.attempt "
+        "WHERE tenant = %s AND intent_id = ANY (%s::uuid[]) GROUP BY 1",
         (run.id, [item.intent_id for item in sent]),
     )
-    outcomes = dict(found.fetchall()) if sent else {}
+    attempts = {intent: (outcomes, located) for intent, outcomes, located in found} if sent else {}
     for item in sent:
-        item.outcomes = tuple(outcomes.get(item.intent_id, ()))
+        outcomes, located = attempts.get(item.intent_id, ((), ()))
+        item.outcomes = tuple(outcomes)
+        item.located = tuple(place for one in located or () if (place := named(one)))
 
 
 def next_due_s(connection: Connection[Any], run: RunContext) -> float | None:

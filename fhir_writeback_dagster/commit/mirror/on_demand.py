@@ -17,7 +17,7 @@ from typing import Any
 
 import structlog
 
-from fhir_writeback_dagster.commit.adapters.search import bears, token
+from fhir_writeback_dagster.commit.adapters.search import token
 from fhir_writeback_dagster.commit.fhir_client import FhirClient, Unreadable
 from fhir_writeback_dagster.commit.ledger.async_database import AsyncDatabase
 from fhir_writeback_dagster.commit.mirror import lookup_store, store
@@ -27,6 +27,7 @@ from fhir_writeback_dagster.commit.mirror.rows import identifiers, linked
 from fhir_writeback_dagster.commit.mirror.store import Refreshed
 from fhir_writeback_dagster.commit.protocol.defects import ends_the_run, report_defect
 from fhir_writeback_dagster.commit.protocol.error_classes import ErrorClass, Recovery
+from fhir_writeback_dagster.commit.protocol.identity import bears
 from fhir_writeback_dagster.errors import TargetError
 from fhir_writeback_dagster.orchestration.run_context import RunContext
 from fhir_writeback_dagster.rules.fhir.references import referenced

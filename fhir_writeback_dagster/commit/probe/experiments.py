@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fhir_writeback_dagster.commit.adapters.generic import JSON_PATCH
-from fhir_writeback_dagster.commit.adapters.search import bears, if_none_exist, token
+from fhir_writeback_dagster.commit.adapters.search import if_none_exist, token
 from fhir_writeback_dagster.commit.fhir_client import FhirClient, Unreadable
 from fhir_writeback_dagster.commit.http.transport import NoAnswer
 from fhir_writeback_dagster.commit.probe.traces import TYPE, Traces, created_id, guard_of
 from fhir_writeback_dagster.commit.protocol.answer import Answer, dicts
+from fhir_writeback_dagster.commit.protocol.identity import bears
 from fhir_writeback_dagster.rules.fhir.resource import Resource
 from fhir_writeback_dagster.rules.target.capabilities import Target
 

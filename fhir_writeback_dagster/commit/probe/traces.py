@@ -10,15 +10,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fhir_writeback_dagster import canonicaljson
-from fhir_writeback_dagster.commit.adapters.generic import LOCATION
-from fhir_writeback_dagster.commit.adapters.search import bears, token
+from fhir_writeback_dagster.commit.adapters.search import token
 from fhir_writeback_dagster.commit.fhir_client import FHIR_JSON, FhirClient
 from fhir_writeback_dagster.commit.http.request import Request
 from fhir_writeback_dagster.commit.http.transport import NoAnswer
 from fhir_writeback_dagster.commit.protocol.answer import Answer, dicts
+from fhir_writeback_dagster.commit.protocol.headers import status
+from fhir_writeback_dagster.commit.protocol.identity import bears
 from fhir_writeback_dagster.rules.fhir.resource import Resource
+from fhir_writeback_dagster.rules.fhir.resource_url import is_id, named
 
 TYPE = "Observation"
+TEXT = "fhir-writeback probe"
 LOOKS_FOR_S = 5.0
 PAGE = 50
 """More than a probe ever makes under one key."""
@@ -48,7 +51,7 @@ class Traces:
             "resourceType": TYPE,
             "identifier": [{"system": self.system, "value": key}],
             "status": "final",
-            "code": {"text": "fhir-writeback probe"},
+            "code": {"text": TEXT},
             "valueString": "probe",
         }
 
@@ -78,18 +81,28 @@ class Traces:
             self.lag_s = time.monotonic() - began
 
     async def clean_up(self) -> None:
-        """Delete what was made; what cannot be deleted is marked as entered in error, or told of."""
+        """Delete what was made; what cannot be deleted is marked as entered in error, or told of. An answer may have named what
+        somebody else made: what does not say that it is ours is left alone.
+        """
         for made in sorted(self._made):
             try:
-                if (await self.ehr.send(Request("DELETE", f"{TYPE}/{made}"))).status < 300:
-                    continue
                 now = await self.ehr.read(TYPE, made)
-                wrong = {**(now.resource() or {}), "status": "entered-in-error"}
-                if (await self.send("PUT", f"{TYPE}/{made}", wrong, guard_of(now))).status < 300:
+                there = now.shown() or {}
+                if now.status in (404, 410) or (there and not self._is_probes(there)):
+                    continue
+                if there and (await self.ehr.send(Request("DELETE", f"{TYPE}/{made}"))).status < 300:
+                    continue
+                wrong = {**there, "status": "entered-in-error"}
+                if there and (await self.send("PUT", f"{TYPE}/{made}", wrong, guard_of(now))).status < 300:
                     continue
             except NoAnswer:
                 pass
             self.left.append(f"{TYPE}/{made}")
+
+    def _is_probes(self, there: Resource) -> bool:
+        """By its key, or, where the EHR drops that, by what only a probe writes."""
+        code = there.get("code")
+        return self.is_ours(there) or ("subject" not in there and isinstance(code, dict) and code.get("text") == TEXT)
 
     def is_ours(self, resource: Resource) -> bool:
         """Does it bear a key of this probe's?"""
@@ -104,26 +117,25 @@ class Traces:
             self._made.add(made)
         for entry in dicts(body.get("entry")):
             response = entry.get("response")
-            place = LOCATION.search(str(response.get("location", ""))) if isinstance(response, dict) else None
-            if isinstance(response, dict) and str(response.get("status", "")).startswith("201") and place:
-                self._made |= {place["id"]} if place["type"] == TYPE else set()
+            place = named(response.get("location")) if isinstance(response, dict) else None
+            if isinstance(response, dict) and status(response.get("status")) == 201 and place and place.resource_type == TYPE:
+                self._made.add(place.id)
         for one in [body, *(entry.get("resource") for entry in dicts(body.get("entry")))]:
-            if isinstance(one, dict) and one.get("resourceType") == TYPE and isinstance(one.get("id"), str) and self.is_ours(one):
+            if isinstance(one, dict) and one.get("resourceType") == TYPE and is_id(one.get("id")) and self.is_ours(one):
                 self._made.add(one["id"])
 
 
 def created_id(answer: Answer) -> str | None:
     """The id of the Observation that an answer shows, by its body or its ``Location``."""
-    body = answer.resource() or {}
-    if body.get("resourceType") == TYPE and isinstance(body.get("id"), str):
+    body, place = answer.resource() or {}, answer.location()
+    if body.get("resourceType") == TYPE and is_id(body.get("id")):
         return str(body["id"])
-    place = LOCATION.search(answer.headers.get("location", ""))
-    return place["id"] if place and place["type"] == TYPE else None
+    return place.id if place and place.resource_type == TYPE else None
 
 
 def guard_of(answer: Answer, *, by_time: bool = False) -> dict[str, str]:
     """The header that lets an update through only while the resource stands as ``answer`` showed it; empty: there is none."""
-    etag, changed = answer.headers.get("etag"), answer.headers.get("last-modified")
+    etag, changed = answer.etag(), answer.headers.get("last-modified")
     if changed and (by_time or not etag):
         return {"If-Unmodified-Since": changed}
     return {"If-Match": etag} if etag else {}

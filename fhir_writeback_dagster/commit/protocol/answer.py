@@ -6,15 +6,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 from fhir_writeback_dagster import canonicaljson
+from fhir_writeback_dagster.commit.protocol import headers
 from fhir_writeback_dagster.commit.protocol.foreign_json import read_json
+from fhir_writeback_dagster.rules.fhir.resource_url import Named
 
 _CODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-MAX_WAIT_S = 3600.0
-"""A longer Retry-After is cut: the queue asks again after an hour."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,29 +37,35 @@ class Answer:
         found = self.json()
         return found if isinstance(found, dict) and isinstance(found.get("resourceType"), str) else None
 
+    def shown(self) -> dict[str, Any] | None:
+        """The resource that it shows; an OperationOutcome shows none."""
+        found = self.resource()
+        return None if found is None or found["resourceType"] == "OperationOutcome" else found
+
     def text(self) -> bytes:
         """What to keep of it."""
         return self.body or (canonicaljson.encode(self.parsed) if self.parsed is not None else b"")
 
     def retry_after(self, now: datetime) -> float | None:
-        """Seconds that the target asks us to stay away (RFC 9110, 10.2.3), at most an hour; None: it does not say."""
-        value = self.headers.get("retry-after", "").strip()
-        if value.isdigit():
-            return min(float(value), MAX_WAIT_S)
-        try:
-            until = parsedate_to_datetime(value)
-        except ValueError:
-            return None
-        until = until if until.tzinfo else until.replace(tzinfo=UTC)
-        return min(max((until - now).total_seconds(), 0.0), MAX_WAIT_S)
+        """Seconds that the target asks us to stay away, at most an hour; None: it does not say."""
+        return headers.retry_after(self.headers.get("retry-after", ""), now)
+
+    @property
+    def says_when(self) -> bool:
+        """Does it say, so that it can be read, when we may come again?"""
+        return self.retry_after(datetime.max.replace(tzinfo=UTC)) is not None
+
+    def etag(self) -> str | None:
+        """The ETag, verbatim; None where there is none that could be sent back."""
+        return headers.validator(self.headers.get("etag", ""))
+
+    def location(self) -> Named | None:
+        """The resource that it says stands there."""
+        return headers.location(self.headers.get("location", ""))
 
     def date(self) -> datetime | None:
         """When the target says that it answered (RFC 9110, 6.6.1), by its own clock."""
-        try:
-            when = parsedate_to_datetime(self.headers.get("date", ""))
-            return when.replace(tzinfo=UTC) if when.tzinfo is None else when.astimezone(UTC)
-        except (ValueError, TypeError, LookupError, OverflowError):  # whatever email's parser stumbles over
-            return None
+        return headers.http_date(self.headers.get("date", ""))
 
     def codes(self) -> frozenset[str]:
         """`issue.code` and `issue.details.coding.code` of an OperationOutcome. Its texts can quote the patient: never read."""

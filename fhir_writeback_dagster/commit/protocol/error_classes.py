@@ -153,11 +153,11 @@ TABLE: tuple[ClassRule, ...] = (
 
 def classify(request: RequestKind, answer: Answer) -> ErrorClass:
     """The class of ``answer``."""
-    codes, has_retry_after = None, "retry-after" in answer.headers
+    codes = None
     for row in TABLE:
         if not (row.status[0] <= answer.status <= row.status[1] and request in row.requests):
             continue
-        if row.retry_after is not None and row.retry_after != has_retry_after:
+        if row.retry_after is not None and row.retry_after != answer.says_when:
             continue
         if row.codes:
             codes = answer.codes() if codes is None else codes

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
 from fhir_writeback_dagster.commit.protocol.transitions import IntentState
 from fhir_writeback_dagster.rules.fhir.resource import Resource
+from fhir_writeback_dagster.rules.fhir.resource_url import Named
+
+_VERSION = re.compile(r"[!-~]{1,200}")
+"""R4 has it as an id; servers that make longer ones are taken at their word, as long as it is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +70,8 @@ class Intent:
     link: Link | None = None
     outcomes: tuple[str | None, ...] = ()
     """Classes of its attempts so far; None: nobody ever heard of one again."""
+    located: tuple[Named, ...] = ()
+    """What the target said that it became, and nobody has seen yet."""
 
     @property
     def claim(self) -> Claim:
@@ -84,6 +91,8 @@ class Attempt:
     answer: bytes = b""
     ehr_request_id: str | None = None
     """The EHR's own name of the request, for its support; where the matrix says that it has one."""
+    located: str | None = None
+    """``Observation/1``: what Location named, where it could not be seen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,4 +109,4 @@ class Standing:
     def version_id(self) -> str | None:
         meta = self.resource.get("meta")
         version = meta.get("versionId") if isinstance(meta, dict) else None
-        return version if isinstance(version, str) else None
+        return version if isinstance(version, str) and _VERSION.fullmatch(version) else None

@@ -15,9 +15,17 @@ from typing import NamedTuple
 #: System of identifiers that are URIs (R4, Identifier.system).
 URI = "urn:ietf:rfc:3986"
 
+_LONGEST = 2000
+_ID = re.compile(r"[A-Za-z0-9\-.]{1,64}", re.ASCII)
 _SERVER = re.compile(r"(https?)://([^\s/?#@:\[\]]+|\[[0-9A-Fa-f:.]+\])(?::(\d{1,5}))?((?:/[^\s/?#]+)*)", re.IGNORECASE)
 _RESOURCE = re.compile(r"(\S+)/([A-Z][A-Za-z]+)/([A-Za-z0-9\-.]{1,64})(?:/_history/[A-Za-z0-9\-.]{1,64})?/?", re.ASCII)
+_NAMED = re.compile(r"(?:^|/)([A-Z][A-Za-z]{1,63})/([^/?#\s]+)(?:/_history/[^/?#\s]+)?/?\Z", re.ASCII)
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
+
+
+def is_id(value: object) -> bool:
+    """Has ``value`` the form of a resource's id (R4, datatypes: id)? One of dots alone is none: in a URL it leads elsewhere."""
+    return isinstance(value, str) and _ID.fullmatch(value) is not None and value.strip(".") != ""
 
 
 class ResourceUrl(NamedTuple):
@@ -29,6 +37,24 @@ class ResourceUrl(NamedTuple):
 
     def __str__(self) -> str:
         return "/".join(self)
+
+
+class Named(NamedTuple):
+    """A resource by type and id, whatever server it is said to stand on."""
+
+    resource_type: str
+    id: str
+
+    def __str__(self) -> str:
+        return "/".join(self)
+
+
+def named(text: object) -> Named | None:
+    """What a Location names: absolute, relative or from the root, with or without a version. The server is left aside, because
+    behind a proxy an EHR often writes another scheme, host or path than it is reached by. None: no resource.
+    """
+    match = _NAMED.search(text) if isinstance(text, str) and len(text) <= _LONGEST else None
+    return Named(match[1], match[2]) if match and is_id(match[2]) else None
 
 
 def server_of(base_url: str) -> str | None:

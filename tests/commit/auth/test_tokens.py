@@ -8,14 +8,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from commit.faults import FaultyLine, Say, Seen
 from commit.world import World, heart_rate, patient
 from joserfc.jwk import ECKey, RSAKey
 
 from fhir_writeback_dagster.commit.auth.scopes import missing
+from fhir_writeback_dagster.commit.auth.tokens import TokenClient, Tokens
 from fhir_writeback_dagster.commit.fhir_client import FhirClient, open_ehr
+from fhir_writeback_dagster.commit.http.egress import Egress
 from fhir_writeback_dagster.commit.http.request import Request
+from fhir_writeback_dagster.commit.http.transport import Http
 from fhir_writeback_dagster.errors import ConfigError, SecretError, TargetError
 from fhir_writeback_dagster.sandbox.keys import make_client_key
 from fhir_writeback_dagster.sandbox.servers.sekmet import CLIENT_ID, Sekmet
@@ -202,3 +206,28 @@ def test_a_base_that_is_no_fhir_server(make_world: Callable[..., World], line: F
 )
 def test_scopes_of_both_versions_are_compared(requested: str, granted: str, lacking: str) -> None:
     assert " ".join(missing(requested.split(), granted.split())) == lacking
+
+
+@pytest.mark.parametrize(("sandbox", "named", "had"), [(True, False, True), (False, False, False), (False, True, True)])
+def test_a_credential_goes_only_where_the_tenants_file_or_an_approval_says(
+    make_world: Callable[..., World], line: FaultyLine, *, sandbox: bool, named: bool, had: bool
+) -> None:
+    """To a production EHR that nobody approved its own word opens no way for our secret."""
+    world = make_world(ehr={"base_url": line.base_url})
+    endpoint = httpx.get(f"{line.base_url}/.well-known/smart-configuration", trust_env=False).json()["token_endpoint"]
+    ehr = world.tenant.ehr
+    auth = ehr.auth.model_copy(update={"token_endpoint": endpoint} if named else {})
+    tenant = world.tenant.model_copy(update={"ehr": ehr.model_copy(update={"sandbox": sandbox, "auth": auth})})
+
+    async def ask() -> dict[str, str]:
+        async with Http(Egress(line.base_url, sandbox=True, where="test"), concurrency=1, timeout_s=10) as http:
+            return await Tokens(http, TokenClient(tenant, world.run.settings.home)).header()
+
+    if had:
+        assert asyncio.run(ask())["Authorization"]
+        return
+    with pytest.raises(TargetError) as raised:
+        asyncio.run(ask())
+    assert raised.value.code == "token_endpoint_unapproved"
+    assert "nobody approved" in str(raised.value)
+    assert [seen for seen in line.seen if seen.method == "POST"] == []
