@@ -23,6 +23,7 @@ from fhir_writeback_dagster import canonicaljson
 from fhir_writeback_dagster.errors import SecretError, ServiceError
 
 _VERSION = b"\x01"
+_SHORTEST = 1 + 2 + 12 + 16
 
 
 class Sealer:
@@ -76,11 +77,8 @@ class Sealer:
 
     def open(self, table: str, row_id: object, sealed: bytes) -> bytes:
         """:raises ServiceError: shredded, altered, or sealed for another place."""
-        sealed = bytes(sealed)
         try:
-            return self._key(int.from_bytes(sealed[1:3], "big")).decrypt(
-                sealed[3:15], sealed[15:], f"{self._tenant}|{table}|{row_id}".encode()
-            )
+            return self._decrypt(f"{self._tenant}|{table}|{row_id}", bytes(sealed))
         except InvalidTag:
             raise ServiceError(
                 "not_openable",
@@ -88,6 +86,11 @@ class Sealer:
                 where=f"{table} {row_id}",
                 fix="its month's key was shredded, or the row was altered or copied: compare it with a backup",
             ) from None
+
+    def _decrypt(self, place: str, sealed: bytes) -> bytes:
+        if sealed[:1] != _VERSION or len(sealed) < _SHORTEST:
+            raise InvalidTag
+        return self._key(int.from_bytes(sealed[1:3], "big")).decrypt(sealed[3:15], sealed[15:], place.encode())
 
     def seal_json(self, table: str, row_id: object, value: Any) -> bytes:
         return self.seal(table, row_id, canonicaljson.encode(value))

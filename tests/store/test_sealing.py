@@ -54,12 +54,20 @@ def test_a_value_that_was_moved_does_not_open(store: Store, table: str, row: str
     assert "secret" not in str(raised.value)
 
 
-def test_an_altered_value_does_not_open(store: Store) -> None:
+@pytest.mark.parametrize("at", [0, 3, 15, -1], ids=["version", "nonce", "content", "tag"])
+def test_an_altered_value_does_not_open(store: Store, at: int) -> None:
     made = sealer(store)
     sealed = bytearray(made.seal("canonical.record", "row-1", b"secret"))
-    sealed[-1] ^= 1
+    sealed[at] ^= 1
     with pytest.raises(ServiceError, match="not_openable"):
         made.open("canonical.record", "row-1", bytes(sealed))
+
+
+@pytest.mark.parametrize("length", [0, 1, 3, 14, 30])
+def test_a_value_that_was_cut_off_does_not_open(store: Store, length: int) -> None:
+    made = sealer(store)
+    with pytest.raises(ServiceError, match="not_openable"):
+        made.open("canonical.record", "row-1", made.seal("canonical.record", "row-1", b"secret")[:length])
 
 
 def test_a_month_is_shredded_by_destroying_its_key(store: Store, database: Any) -> None:
