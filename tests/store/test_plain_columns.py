@@ -22,7 +22,9 @@ REASONS: dict[str, str] = {
     "an id of ours, random": (
         "attempt_id candidate_id extract_id id intent_id item_id record_id request_id row_id run_id task_id verdict_id worker"
     ),
-    "an id that the EHR gave": "consent_id ehr_request_id encounter_id etag found patient_id replaced_by resource_id version_id",
+    "an id that the EHR gave": (
+        "consent_id ehr_request_id encounter_id etag found located patient_id replaced_by resource_id version_id"
+    ),
     "a name, configured": "actor approved_by kind layer modes name owner_source server source target tenant",
     "a code, state or version of a list that we know": (
         "broader code disposition granted held_because must_keep opened_by origin outcome path precondition reason "
