@@ -10,6 +10,7 @@ from fhir_writeback_dagster.sandbox.drills import scenarios
 from fhir_writeback_dagster.sandbox.drills.fault_mix import storm
 from fhir_writeback_dagster.sandbox.drills.tenant_under_test import TenantUnderTest
 from fhir_writeback_dagster.sandbox.fault_proxy import faults as f
+from fhir_writeback_dagster.sandbox.fault_proxy import misleading as m
 from fhir_writeback_dagster.sandbox.fault_proxy.disguises import BACKEND, Disguise
 from fhir_writeback_dagster.sandbox.fault_proxy.exchange import READS, WRITES
 from fhir_writeback_dagster.sandbox.fault_proxy.personality import PLAIN, Personality
@@ -174,6 +175,30 @@ DRILLS: tuple[Drill, ...] = (
         "everything is written; a refusal for haste is no failure of a write",
         scenarios.written,
         personality=Personality(name="hasty", requests=15, window_s=1.0),
+    ),
+    Drill(
+        "swapped-answers",
+        "answers come in another order, show another patient's resource, or none at all",
+        "what an answer shows is ours only if it says so: each correction goes where its fact stands",
+        scenarios.corrected_too,
+        [
+            FaultRule("swapped_entries", m.SwapEntries(), on=("bundle",), probability=0.5),
+            FaultRule("another_resource", m.AnothersResource(), on=("create", "update", "patch"), probability=0.3),
+            *(FaultRule(f"no_body_{form}", m.NoBody(form), on=WRITES, probability=0.1) for form in m.FORMS),
+        ],
+        personality=_MAKES_WHAT_IT_IS_TOLD,
+        ehr={"bundle_size": 4},
+    ),
+    Drill(
+        "acknowledged",
+        "creates are acknowledged without a body, by an EHR whose search does not show them for longer than anybody waits",
+        "what was acknowledged is read where Location says, and is never sent again",
+        scenarios.written,
+        [
+            *(FaultRule(f"no_body_{form}", m.NoBody(form), on=WRITES, probability=0.4) for form in m.FORMS),
+            FaultRule("search_stale", f.StaleSearch(30), on=("search",)),
+        ],
+        personality=_MAKES_WHAT_IT_IS_TOLD,
     ),
     Drill(
         "refused-patient",

@@ -24,6 +24,16 @@ def written(ward: TenantUnderTest, *, workers: int = 1) -> None:
     ward.settle()
 
 
+def corrected_too(ward: TenantUnderTest) -> None:
+    """Creates, and then an update of each: to where its link says."""
+    rows = ward.rows()
+    ward.deliver(rows)
+    ward.work()
+    ward.settle()
+    ward.deliver(corrected(rows))
+    ward.settle()
+
+
 def denial_in_disguise(ward: TenantUnderTest) -> None:
     """Patients deny, in Consents that name them in another form than ours: of what waits and of what comes later nothing may be
     written for them. Then comes a denial that names nobody: nothing at all may be written.
