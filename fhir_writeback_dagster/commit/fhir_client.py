@@ -19,6 +19,7 @@ from fhir_writeback_dagster.commit.http.transport import ENCODED, TOO_LARGE, Htt
 from fhir_writeback_dagster.commit.limits.rate_windows import RateLimiter
 from fhir_writeback_dagster.commit.protocol.answer import Answer
 from fhir_writeback_dagster.commit.protocol.error_classes import ErrorClass, Recovery, classify, unanswered_outcome
+from fhir_writeback_dagster.commit.protocol.rights import named_scopes
 from fhir_writeback_dagster.commit.protocol.searchset import Incomplete, SearchSet, matches, next_link
 from fhir_writeback_dagster.errors import TargetError
 from fhir_writeback_dagster.orchestration.run_context import RunContext
@@ -40,6 +41,7 @@ class Unreadable(TargetError):
         self.outcome = outcome
         self.status = answer.status if answer else None
         self.codes = answer.codes() if answer else frozenset[str]()
+        self.scopes = tuple(named_scopes(answer)) if answer else ()
         fix = fix or f"{outcome.recovery}; nothing was written or lost"
         self.silent = False
         super().__init__(outcome.code, f"{what} did not succeed", where=where, fix=fix)

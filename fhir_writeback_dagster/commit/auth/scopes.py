@@ -57,6 +57,14 @@ def written_types(tenant: Tenant, mappings: Path) -> list[str]:
     return sorted(name for name in named if name != "Patient" and tenant.modes.of(name) != "off")
 
 
+def wanted(resource_type: str, rights: str, *, v1: bool) -> str:
+    """The scope for one kind of request: ``rights`` are letters of ``cruds``.
+
+    :param v1: the target knows the first version's scopes only.
+    """
+    return _written(resource_type, set(rights), v1=v1)[-1]
+
+
 def missing(requested: Iterable[str], granted: Iterable[str]) -> list[str]:
     """The requested scopes that the granted ones together do not cover, in order. One that is no FHIR scope needs its equal."""
     given = list(granted)

@@ -7,9 +7,11 @@ import re
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from typing import Literal
 
 from fhir_writeback_dagster import canonicaljson
 from fhir_writeback_dagster.commit.adapters.base import Adapter, Halt, NotNow, WirePlan
+from fhir_writeback_dagster.commit.auth.scopes import wanted
 from fhir_writeback_dagster.commit.engine.reconcile import Reconciler, ReconcileResult, Unread
 from fhir_writeback_dagster.commit.limits.backoff import backoff
 from fhir_writeback_dagster.commit.limits.rate_windows import RateLimiter
@@ -20,6 +22,7 @@ from fhir_writeback_dagster.commit.protocol.changes import (
     AfterAnswer,
     Change,
     Confirmed,
+    Evidence,
     Lost,
     Refuse,
     Retry,
@@ -31,8 +34,9 @@ from fhir_writeback_dagster.commit.protocol.changes import (
     at_gate,
 )
 from fhir_writeback_dagster.commit.protocol.defects import ends_the_run, report_defect
-from fhir_writeback_dagster.commit.protocol.error_classes import ErrorClass, Recovery
+from fhir_writeback_dagster.commit.protocol.error_classes import LACKS_SCOPE, TOKEN_REFUSED, ErrorClass, Recovery
 from fhir_writeback_dagster.commit.protocol.model import Attempt, Intent, Standing
+from fhir_writeback_dagster.commit.protocol.rights import named_scopes
 from fhir_writeback_dagster.commit.protocol.transitions import Event
 from fhir_writeback_dagster.orchestration.run_context import RunContext
 from fhir_writeback_dagster.rules.fhir.content import lost
@@ -75,7 +79,7 @@ class Conclusions:
         """The step of an intent whose plan is that it cannot be sent now."""
         if isinstance(halt, Unread):
             if self._refused_too_long(intent, halt):
-                return at_gate(intent, Review("read_refused_too_long", {"last": halt.reason}))
+                return at_gate(intent, Review("read_refused_too_long", self._why_unread(intent, halt)))
             return at_gate(intent, Retry(halt.reason, self._unread_s(intent), "failed"))
         if isinstance(halt, NotNow):
             return at_gate(intent, Retry(halt.reason, backoff(max(intent.sends, FIRST_PAUSE))))
@@ -90,7 +94,7 @@ class Conclusions:
         settings, since = self.run.tenant.ehr, self._since_sent(intent)
         if isinstance(found, Unread):
             if since > settings.pending_ttl or self._refused_too_long(intent, found):
-                return after_look(intent, Review("look_refused_too_long", {"last": found.reason}))
+                return after_look(intent, Review("look_refused_too_long", self._why_unread(intent, found)))
             return after_look(intent, Lost(found.reason, max(self._quiet_s(), self._unread_s(intent)), "failed"))
         if isinstance(found, Absent) and intent.now.accepted:
             # The target took it (202) and has not decided yet: it is asked ever more rarely, and at last a person.
@@ -206,6 +210,9 @@ class Conclusions:
             outcome=outcome.code,
             answer=answer.text() if answer else b"",
         )
+        if outcome.code == LACKS_SCOPE:
+            scopes = named_scopes(answer) if answer else []
+            return Review(LACKS_SCOPE, {"scope": scopes or [self.scope_of(sent.intent, sent.plan.verb)]}), told
         return self._result(replace(sent, attempt=told), outcome, answer), told
 
     def _result(self, sent: Sent, outcome: ErrorClass, answer: Answer | None) -> AfterAnswer:
@@ -234,6 +241,24 @@ class Conclusions:
             asked = self.limiter.throttled_s()
             self.limiter.hold(asked or 0.0)
         return backoff(intent.sends) if asked is None else asked + random.uniform(0.0, 0.5)  # noqa: S311 - no secret
+
+    def given_up(self, intent: Intent) -> Review:
+        """An intent was sent so often in vain that a person has to look at it."""
+        if intent.reason == TOKEN_REFUSED:
+            scope = self.scope_of(intent, "create" if intent.link is None else "update")
+            return Review("not_authorized", {"scope": [scope], "sends": intent.sends})
+        return Review("retries_exhausted", {"last": intent.reason, "sends": intent.sends})
+
+    def scope_of(self, intent: Intent, request: Literal["create", "update", "read"]) -> str:
+        """The scope that a request for ``intent`` needs, as this target calls it."""
+        rights = {"create": "c", "update": "u", "read": "rs"}[request]
+        return wanted(intent.resource_type, rights, v1=self.adapter.capabilities.vendor.access.scopes.value == ("v1",))
+
+    def _why_unread(self, intent: Intent, unread: Unread) -> Evidence:
+        code = unread.reason.removeprefix("look_")
+        if code not in (LACKS_SCOPE, TOKEN_REFUSED, "forbidden"):
+            return {"last": unread.reason}
+        return {"last": unread.reason, "scope": list(unread.scopes) or [self.scope_of(intent, "read")]}
 
     def _refused_too_long(self, intent: Intent, unread: Unread) -> bool:
         """A target that is down for everybody is given longer than one that refuses a patient."""

@@ -100,7 +100,7 @@ class GroupWork:
         if not intent.payload:
             return Refuse("payload_gone")
         if exhausted(intent.outcomes):
-            return Review("retries_exhausted", {"last": intent.reason, "sends": intent.sends})
+            return self._conclusions.given_up(intent)
         try:
             return self._reconciler.plan(intent, await self._reconciler.facts(intent))
         except (TargetError, NoAnswer) as error:

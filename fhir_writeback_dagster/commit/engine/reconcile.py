@@ -33,6 +33,8 @@ class Unread:
 
     reason: str
     refused: bool = False
+    scopes: tuple[str, ...] = ()
+    """Which the refusal names as wanting."""
 
 
 ReconcileResult = Confirmed | Absent | Review | Unread | Stop
@@ -88,7 +90,8 @@ class Reconciler:
         """What it is to ``item`` that a read for it came to nothing; the target's health is told."""
         if error.code in NO_TURN:
             return Stop(item.reason or error.code)
-        return Unread(error.code, self._health.unread(error, item.patient_id) if self._health else False)
+        refused = self._health.unread(error, item.patient_id) if self._health else False
+        return Unread(error.code, refused, error.scopes if isinstance(error, Unreadable) else ())
 
     async def _current(self, item: Intent, link: Link) -> Answer:
         """The linked resource as it stands there now, or that it is gone.

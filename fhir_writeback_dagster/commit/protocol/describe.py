@@ -38,6 +38,8 @@ def _answer(row: ClassRule) -> str:
     status = str(first) if first == last else f"{first}–{last}"
     if row.codes:
         status += f" with `{'`, `'.join(sorted(row.codes))}`"
+    if row.lacks_scope:
+        status += " with `insufficient_scope`"
     if row.retry_after:
         status += " with Retry-After"
     names = {error_classes.ANY: "any", error_classes.WRITES: "a write", error_classes.CREATES: "a create"}

@@ -18,6 +18,7 @@ from enum import StrEnum
 from typing import Literal
 
 from fhir_writeback_dagster.commit.protocol.answer import Answer
+from fhir_writeback_dagster.commit.protocol.rights import lacks_scope
 from fhir_writeback_dagster.commit.protocol.transitions import Event
 
 RequestKind = Literal["create", "conditional_create", "update", "read"]
@@ -91,6 +92,8 @@ class ClassRule:
     outcome: ErrorClass
     codes: frozenset[str] = frozenset()
     retry_after: bool | None = None
+    lacks_scope: bool = False
+    """Only a refusal that says that the token's scopes do not reach so far."""
 
 
 def _row(  # noqa: PLR0913 - a row of the table, by name
@@ -101,9 +104,10 @@ def _row(  # noqa: PLR0913 - a row of the table, by name
     *,
     codes: tuple[str, ...] = (),
     retry_after: bool | None = None,
+    lacks_scope: bool = False,
 ) -> ClassRule:
     span = status if isinstance(status, tuple) else (status, status)
-    return ClassRule(span, requests, ErrorClass(code, recovery), frozenset(codes), retry_after)
+    return ClassRule(span, requests, ErrorClass(code, recovery), frozenset(codes), retry_after, lacks_scope)
 
 
 NOT_SENT = ErrorClass("unreachable", Recovery.RETRY)
@@ -113,13 +117,19 @@ NO_READ = ErrorClass("no_answer", Recovery.RETRY)
 _ODD = ErrorClass("odd_answer", Recovery.RECONCILE)
 _ODD_READ = ErrorClass("odd_answer", Recovery.RETRY)
 
+TOKEN_REFUSED = "token_refused"  # noqa: S105 - a class of answers
+"""A fresh token was refused too: after some tries that is a matter of rights, and a person's."""
+LACKS_SCOPE = "insufficient_scope"
+
 _R = Recovery
 TABLE: tuple[ClassRule, ...] = (
     _row(200, _CONDITIONAL, "existed", _R.COMPARE),
     _row(202, WRITES, "accepted", _R.POLL),
     _row((200, 299), ANY, "done", _R.CONFIRM),
     _row((300, 399), ANY, "redirected", _R.ESCALATE),
-    _row(401, ANY, "token_refused", _R.REFRESH_TOKEN),
+    _row(401, ANY, LACKS_SCOPE, _R.REVIEW, lacks_scope=True),
+    _row(403, ANY, LACKS_SCOPE, _R.REVIEW, lacks_scope=True),
+    _row(401, ANY, TOKEN_REFUSED, _R.REFRESH_TOKEN),
     _row((400, 499), ANY, "throttled", _R.WAIT, codes=("throttled",)),
     _row((400, 499), ANY, "busy", _R.RETRY, codes=("lock-error", "transient")),
     _row(403, ANY, "forbidden", _R.ESCALATE),
@@ -159,6 +169,8 @@ def classify(request: RequestKind, answer: Answer) -> ErrorClass:
             continue
         if row.retry_after is not None and row.retry_after != answer.says_when:
             continue
+        if row.lacks_scope and not lacks_scope(answer):
+            continue
         if row.codes:
             codes = answer.codes() if codes is None else codes
             if not row.codes & codes:
@@ -174,8 +186,8 @@ def unanswered_outcome(request: RequestKind, *, sent: bool) -> ErrorClass:
     return NO_READ if request == "read" else NO_ANSWER
 
 
-_TRIES = {"server_error": 2, "odd_answer": 3, "duplicate": 3, "conflict": 3}
-_PATIENT = frozenset({"bundle_refused", "unreachable", "unavailable", "throttled", "token_refused", "too_late", "tls_failed"})
+_TRIES = {TOKEN_REFUSED: 5, "server_error": 2, "odd_answer": 3, "duplicate": 3, "conflict": 3}
+_PATIENT = frozenset({"bundle_refused", "unreachable", "unavailable", "throttled", "too_late", "tls_failed"})
 MOST_TRIES = 8
 
 
