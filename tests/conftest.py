@@ -48,7 +48,7 @@ class OpenLayer(Protocol):
     ) -> AbstractContextManager[RunContext]: ...
 
 
-class _ByFileOrCounterparts(LoadFileScheduling):
+class _ByFileOrCounterparts(LoadFileScheduling):  # type: ignore[misc]  # xdist has no types
     """The tests of one file go to one process, and all that need the contract tests' servers: those are started once."""
 
     def _split_scope(self, nodeid: str) -> str:

@@ -32,7 +32,7 @@ AUDIENCE = "https://ehr.example/fhir"
 SECRET = "a-shared-secret-that-is-long-enough-for-any-of-them"
 SCOPES = ["system/Patient.rs", "system/Encounter.rs", "system/Observation.crus"]
 JSON = (("Content-Type", "application/json"),)
-KEYS = {"ES384": ECKey.generate_key("P-384", {"kid": "es"}), "RS384": RSAKey.generate_key(2048, {"kid": "rs"})}
+KEYS: dict[str, Any] = {"ES384": ECKey.generate_key("P-384", {"kid": "es"}), "RS384": RSAKey.generate_key(2048, {"kid": "rs"})}
 
 
 @pytest.fixture(scope="session")

@@ -32,7 +32,7 @@ def seen(location: str) -> dict[str, object]:
                 "group": node.group_name,
                 "kinds": sorted(node.kinds),
                 "owners": sorted(node.owners),
-                "partitions": node.partitions_def and node.partitions_def.name,
+                "partitions": getattr(node.partitions_def, "name", None),
             }
             for node in nodes
         },
@@ -54,7 +54,8 @@ def seen(location: str) -> dict[str, object]:
 
 
 def definitions(location: str) -> dg.Definitions:
-    return import_module(f"fhir_writeback_dagster.locations.{location}").defs
+    defs: dg.Definitions = import_module(f"fhir_writeback_dagster.locations.{location}").defs
+    return defs
 
 
 @pytest.fixture(autouse=True)

@@ -45,7 +45,8 @@ def ingest(
 
     def run(tenant: str = "mercy", only: list[str] | None = None, **functions: Any) -> dg.ExecuteInProcessResult:
         double("ingest.pipeline", **functions)
-        return defs.resolve_job_def("ingest_job").execute_in_process(
+        job: dg.JobDefinition = defs.resolve_job_def("ingest_job")
+        return job.execute_in_process(
             partition_key=tenant,
             instance=instance,
             raise_on_error=False,
@@ -70,9 +71,9 @@ def counts(result: dg.ExecuteInProcessResult) -> dict[str, dict[str, object]]:
 def test_both_assets_are_made_in_one_run_that_never_lets_go_of_the_lane(ingest: Callable[..., Any], database: Database) -> None:
     backends = []
 
-    def look(_: object) -> Report:
+    def look(run: Any) -> Report:
         with psycopg.connect(database.dsn("ingest")) as other:
-            rows = other.execute("SELECT pid FROM pg_stat_activity WHERE application_name = %s", (f"fw ingest {_.run_id}",))
+            rows = other.execute("SELECT pid FROM pg_stat_activity WHERE application_name = %s", (f"fw ingest {run.run_id}",))
             backends.append((lane_holder(other, "ingest", "mercy"), rows.fetchall()))
         return Report(rows=len(backends))
 

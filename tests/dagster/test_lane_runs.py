@@ -52,7 +52,8 @@ def run_job(instance: dg.DagsterInstance, location: str, job: str, tenant: str =
     defs = import_module(f"fhir_writeback_dagster.locations.{location}").defs
     if not instance.has_dynamic_partition("tenant", tenant):
         instance.add_dynamic_partitions("tenant", [tenant])
-    return defs.resolve_job_def(job).execute_in_process(partition_key=tenant, instance=instance, raise_on_error=False)
+    job_def: dg.JobDefinition = defs.resolve_job_def(job)
+    return job_def.execute_in_process(partition_key=tenant, instance=instance, raise_on_error=False)
 
 
 def metadata(result: dg.ExecuteInProcessResult) -> dict[str, object]:
@@ -64,7 +65,8 @@ def metadata(result: dg.ExecuteInProcessResult) -> dict[str, object]:
 def failure_text(instance: dg.DagsterInstance, result: dg.ExecuteInProcessResult) -> str:
     [event] = [e for e in result.all_node_events if e.is_step_failure]
     assert event.step_failure_data.error is not None
-    return event.step_failure_data.user_failure_data.description
+    assert event.step_failure_data.user_failure_data is not None
+    return event.step_failure_data.user_failure_data.description or ""
 
 
 def test_a_run_holds_its_lane_carries_its_tags_and_shows_its_counts(
@@ -81,7 +83,9 @@ def test_a_run_holds_its_lane_carries_its_tags_and_shows_its_counts(
     assert result.success
     assert metadata(result) == {"decided": 3, "mappings": "condition/1"}
     assert holders == [(result.run_id, None, result.run_id)]
-    assert instance.get_run_by_id(result.run_id).tags.items() >= {LANE_TAG: "decide", TENANT_TAG: "mercy"}.items()
+    recorded = instance.get_run_by_id(result.run_id)
+    assert recorded is not None
+    assert recorded.tags.items() >= {LANE_TAG: "decide", TENANT_TAG: "mercy"}.items()
     with psycopg.connect(database.dsn("decide")) as other:
         assert lane_holder(other, "decide", "mercy") is None
 
@@ -146,7 +150,11 @@ def test_what_anything_else_says_never_reaches_dagsters_storage_or_its_logs(
     kind: str,
     expected: str,
 ) -> None:
-    faults = {"group": _group, "chain": _chain, "postgres": lambda: _postgres(database.dsn("decide"))}
+    faults: dict[str, Callable[[], object]] = {
+        "group": _group,
+        "chain": _chain,
+        "postgres": lambda: _postgres(database.dsn("decide")),
+    }
 
     def pipeline(context: Any) -> Report:
         faults[kind]()

@@ -15,7 +15,7 @@ import urllib.request
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import dagster as dg
 import psutil
@@ -35,6 +35,7 @@ pytestmark = pytest.mark.timeout(600)
 
 PATIENT_VALUE = "Zebediah-1931-04-17"  # stands for a patient's data
 EHR_KEY = "private-key-of-mercy"
+T = TypeVar("T")
 PATIENCE_S = 180
 
 
@@ -82,7 +83,7 @@ class World:
         assert "errors" not in said, said
         return said["data"]
 
-    def wait(self, what: str, look: Callable[[], Any], patience_s: float = PATIENCE_S) -> Any:
+    def wait(self, what: str, look: Callable[[], T | None], patience_s: float = PATIENCE_S) -> T:
         deadline = time.monotonic() + patience_s
         while not (found := look()):
             assert time.monotonic() < deadline, f"waited {patience_s} s for {what}"
@@ -98,7 +99,11 @@ class World:
 
     def materialized(self, run_id: str) -> dict[str, object]:
         [record] = self.instance.get_records_for_run(run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION).records
-        return {key: value.value for key, value in record.asset_materialization.metadata.items()}
+        return (
+            {key: value.value for key, value in record.asset_materialization.metadata.items()}
+            if record.asset_materialization
+            else {}
+        )
 
 
 @pytest.fixture(scope="module")

@@ -73,6 +73,7 @@ def test_a_pass_prints_its_counts_and_is_recorded_with_its_tags(
     assert printed.err == ""
     with dg.DagsterInstance.get() as instance:
         run = instance.get_run_by_id(said["run_id"])
+        assert run is not None
         assert run.status.value == "SUCCESS"
         assert run.tags.items() >= {LANE_TAG: "decide", TENANT_TAG: "mercy", "dagster/partition": "mercy"}.items()
 
@@ -84,7 +85,9 @@ def test_a_pass_that_fails_ends_with_the_line_and_code_1(decide: Callable[..., A
     assert decide(pipeline) == 1
     printed = capsys.readouterr()
     assert json.loads(printed.out)["error"] == PIPELINE_FAULT
-    assert printed.err == f"error: {PIPELINE_FAULT}\n"
+    *logged, last = printed.err.splitlines()
+    assert last == f"error: {PIPELINE_FAULT}"
+    assert [json.loads(line)["code"] for line in logged] == ["bad_mapping"]
 
 
 def test_a_pass_whose_lane_is_held_ends_clean(
@@ -168,4 +171,6 @@ def test_a_pass_that_is_told_to_end_leaves_its_lane_and_its_run_does_not_stay_op
         assert errors.splitlines()[-1].startswith("error: stopped [stopped]")
         assert lane_holder(other, "decide", "mercy") is None
     with dg.DagsterInstance.get() as instance:
-        assert instance.get_run_by_id(run_id).is_finished
+        ended = instance.get_run_by_id(str(run_id))
+        assert ended is not None
+        assert ended.is_finished

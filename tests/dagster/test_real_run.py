@@ -17,7 +17,7 @@ from fhir_writeback_dagster.sandbox.servers.sekmet import Sekmet
 SYNTHEA = "https://github.com/synthetichealth/synthea"
 PATIENT, ENCOUNTER = "b37f7960-7e9e-f3f7-f891-79ae4f632406", "c485f49b-ceee-5413-7488-94e7c84063fe"
 FAMILY = "Zebediahson"
-CHART = [
+CHART: list[dict[str, Any]] = [
     {
         "resourceType": "Patient",
         "id": PATIENT,
@@ -53,7 +53,8 @@ def run(
 
     def execute(layer: str, lane: str) -> dg.ExecuteInProcessResult:
         layer_environment(layer)
-        result = defs[layer].resolve_job_def(f"{lane}_job").execute_in_process(partition_key="mercy", instance=instance)
+        job: dg.JobDefinition = defs[layer].resolve_job_def(f"{lane}_job")
+        result = job.execute_in_process(partition_key="mercy", instance=instance)
         assert result.success
         return result
 

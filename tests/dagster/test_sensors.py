@@ -29,7 +29,8 @@ def tick(
         layer_environment(location)
         module = import_module(f"fhir_writeback_dagster.{location}.sensors")
         with dg.build_sensor_context(instance=instance) as context:
-            return getattr(module, name)(context)
+            ticked: dg.SensorResult = getattr(module, name)(context)
+            return ticked
 
     return evaluate
 
@@ -208,7 +209,8 @@ def test_an_approved_target_is_compared_once_a_day(
     def due() -> list[str | None]:
         with dg.build_schedule_context(instance=instance) as context:
             asked = drift_schedule(context)
-        return [] if isinstance(asked, dg.SkipReason) else [request.partition_key for request in asked]
+        asked_for: Any = [] if isinstance(asked, dg.SkipReason) else asked
+        return [request.partition_key for request in asked_for]
 
     assert due() == [], "what nobody approved is compared with nothing"
     with psycopg.connect(database.superuser, autocommit=True) as connection:

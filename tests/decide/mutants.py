@@ -26,7 +26,7 @@ ERRATA = {("Observation", "clinical-gender"), ("MedicationRequest", "medrx0301")
 
 _TIMES = {"date", "dateTime", "instant"}
 _TEXTS = {"string", "markdown", "code", "uri", "url", "canonical", "id"} | _TIMES
-_CHOICES = {
+_CHOICES: dict[str, dict[str, tuple[str, Any]]] = {
     "Observation": {"value": ("valueString", "two"), "effective": ("effectiveInstant", "2014-08-22T18:34:30Z")},
     "Condition": {"onset": ("onsetString", "two"), "abatement": ("abatementString", "two")},
     "MedicationRequest": {"medication": ("medicationReference", {"reference": "Medication/2"})},

@@ -206,7 +206,7 @@ def test_a_row_told_again_while_it_waits_is_not_two(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("change", [{"mrn": "200"}, {"effective": "2026-03-01T09:00:00Z"}])
-def test_a_correction_of_patient_or_time_is_one_task_to_retract_and_create(stage: Stage, change: dict[str, str]) -> None:
+def test_a_correction_of_patient_or_time_is_one_task_to_retract_and_create(stage: Stage, change: dict[str, Any]) -> None:
     first = stage.tell()
     stage.decide()
     corrected = stage.tell(**change)

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 
 import click
@@ -89,7 +90,7 @@ def _is_command(words: list[str]) -> bool:
 def test_the_page_of_the_rooms_is_as_the_package_is() -> None:
     sys.path.insert(0, str(PROJECT / "scripts"))
     try:
-        from draw_rooms import render
+        render = import_module("draw_rooms").render
     finally:
         sys.path.pop(0)
     page = (PROJECT / "docs" / "rooms.md").read_text(encoding="utf-8")

@@ -114,7 +114,7 @@ def test_every_written_resource_agrees_with_its_twin(
 def _why_orders_end(synthea: Path) -> str:
     """What this version of Synthea calls an order with a STOP: what a tenant knows of its source, and no row says."""
     statuses = Counter(order["status"] for order in bundles(synthea)["MedicationRequest"] if order["status"] != "active")
-    return statuses.most_common(1)[0][0]
+    return str(statuses.most_common(1)[0][0])
 
 
 def _permits_all(patient: str) -> dict[str, Any]:

@@ -90,7 +90,7 @@ def test_a_record_says_in_one_vocabulary_what_the_row_said(hospital: Hospital, o
 def test_nothing_readable_of_a_patient_is_stored(hospital: Hospital, open_run: OpenLayer) -> None:
     hospital.deliver(f"vitals_{NOTE}.csv", HEADER + row(1, mrn=NOTE) + row(2, mrn=NOTE, at=NOTE))
     with open_run("ingest", hospital.tenant) as run:
-        seen = [land(run).metadata(), normalise(run).metadata()]
+        seen: list[object] = [land(run).metadata(), normalise(run).metadata()]
     for table in ("landing.extract", "landing.seen", "canonical.row", "canonical.record", "quarantine.item", "audit.event"):
         seen.append(hospital.ask(f"SELECT coalesce(string_agg(t::text, ''), '-') FROM {table} t WHERE tenant = $tenant"))
         hexed = hospital.ask(f"SELECT count(*) FROM {table} t WHERE tenant = $tenant AND t::text ~ '{NOTE.encode().hex()}'")

@@ -46,7 +46,7 @@ def project(tmp_path: Path) -> Path:
 
 
 def _cli(project: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
-    command = [BIN / "fhir-writeback", *arguments]
+    command = [str(BIN / "fhir-writeback"), *arguments]
     return subprocess.run(command, cwd=project, env=CLEAN | more, capture_output=True, text=True, timeout=200, check=False)
 
 

@@ -125,7 +125,9 @@ def test_a_bad_tenant_file_stops_no_other_tenant(home: Path, tenant: Tenant) -> 
 
 def test_the_way_to_a_secrets_manager_goes_only_to_the_layers_that_hold_one_of_its_secrets(home: Path) -> None:
     auth = {"type": "smart_backend", "client_id": "us", "private_key": "vault:kv/mercy/ehr#key"}
-    told = {one.variable: (one.layers, one.required) for one in needs(write_tenant(home, "vaulted", {"ehr": {"auth": auth}}))}
+    told: dict[str, object] = {
+        one.variable: (one.layers, one.required) for one in needs(write_tenant(home, "vaulted", {"ehr": {"auth": auth}}))
+    }
     assert told == {
         "VAULT_ADDR": ({"commit"}, True),
         "VAULT_TOKEN": ({"commit"}, True),

@@ -68,7 +68,7 @@ def _places(everything: Running, layer: str) -> list[dict[str, Any]]:
     """Wherever the location listens, as the operating system tells it."""
     process = psutil.Process(everything.services.pids[f"the {layer} location"])
     ports = {c.laddr.port for c in process.net_connections("inet") if c.status == psutil.CONN_LISTEN}
-    sockets = {c.laddr for c in process.net_connections("unix") if c.laddr and not c.laddr.startswith("\0")}
+    sockets = {str(c.laddr) for c in process.net_connections("unix") if c.laddr and not str(c.laddr).startswith("\0")}
     return [{"host": "127.0.0.1", "port": port} for port in ports] + [{"socket": path} for path in sockets if "grpc" in path]
 
 

@@ -31,7 +31,7 @@ def dsns(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
             for statement in statements.split(";"):
                 server.execute(statement.encode())
         at = f"secret@127.0.0.1:{postgres.port}"
-        logins = {layer: f"postgresql://fw_{layer}_login:{at}/fhir_writeback" for layer in LAYERS}
+        logins: dict[str, str] = {layer: f"postgresql://fw_{layer}_login:{at}/fhir_writeback" for layer in LAYERS}
         logins |= {"migrator": f"postgresql://fw_migrator:{at}/fhir_writeback", "dagster": f"postgresql://dagster:{at}/dagster"}
         yield logins
     finally:

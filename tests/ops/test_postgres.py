@@ -128,8 +128,13 @@ def test_it_survives_a_kill_of_the_server_with_what_was_committed(state: StateFo
             connection.execute("CREATE TABLE kept AS SELECT 1 AS one")
         port, server = postgres.port, psutil.Process(postgres.pid)
         server.kill()
-        reasons = []
-        eventually(lambda: bool(reasons.append(postgres.revive()) or reasons[-1]), "the runner noticed")
+        reasons: list[object] = []
+
+        def noticed() -> bool:
+            reasons.append(postgres.revive())
+            return bool(reasons[-1])
+
+        eventually(noticed, "the runner noticed")
         assert "PostgreSQL ended with code -9" in str(reasons[-1])
         assert postgres.revive() is None
         assert postgres.port == port

@@ -153,7 +153,9 @@ def test_however_up_ends_no_process_and_no_listener_is_left(tmp_path: Path, how:
             status = subprocess.run([CLI, "status"], cwd=home, capture_output=True, text=True, timeout=120, check=False)
             assert (status.returncode, status.stdout.split()[:1]) == (0, ["tenant"]), status.stderr
     finally:
-        for survivor in [*psutil.Process(process.pid).children(), process] if process.poll() is None else []:
-            survivor.kill()
+        if process.poll() is None:
+            for survivor in psutil.Process(process.pid).children():
+                survivor.kill()
+            process.kill()
         process.communicate()
         forget(home)

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from typing import Any
 
 import pytest
 from protocol.broken import BROKEN, Broken
@@ -196,5 +197,5 @@ def test_the_page_promises_what_is_explored() -> None:
     promises = dict(re.findall(r"^\| ([^|]+?) \| (exact[^|]*?) \|", page, re.MULTILINE))
     assert len(promises) == 9
     for tier, promise in promises.items():
-        explored = [EXACT] if promise == "exact" else [BOUNDED, NOT_WITHOUT]
+        explored: list[Any] = [EXACT] if promise == "exact" else [BOUNDED, NOT_WITHOUT]
         assert all(any(tier.startswith(case.split(",")[0].split(" without")[0]) for case in cases) for cases in explored), tier

@@ -32,7 +32,7 @@ EVERY = [(state, result) for state, (_, union) in MAKERS.items() for result in g
 
 codes = st.from_regex(r"[a-z][a-z_]{0,40}", fullmatch=True)
 waits = st.floats(min_value=0, max_value=3600)
-texts = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\x00"), max_size=20)
+texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=20)
 evidences = st.dictionaries(codes, st.one_of(codes, st.lists(texts, max_size=3), st.integers(0, 9)), max_size=3)
 standings = st.builds(
     Standing,

@@ -159,10 +159,11 @@ def test_a_412_after_an_unanswered_update_is_our_own_write(faulty: World, line: 
     # The first PATCH arrives late: after we looked, right before our second one.
     held: list[Any] = []
 
-    def keep(seen: Any) -> None:
+    def kept(seen: Any) -> bool:
         held.append(seen)
+        return True
 
-    line.rules.insert(0, _once(lambda seen: seen.method == "PATCH" and not keep(seen), LoseRequest()))
+    line.rules.insert(0, _once(lambda seen: seen.method == "PATCH" and kept(seen), LoseRequest()))
 
     def late() -> None:
         found = faulty.in_ehr(first.business_key)[0]

@@ -98,7 +98,8 @@ def test_a_worker_killed_between_marker_and_answer_leaves_exactly_one(
     dead.set()
     line.rules.clear()
     in_doubt = 1 if bundle_size == 1 else 3
-    assert dict(world.rows("SELECT state, count(*) FROM ledger.work WHERE tenant = %s GROUP BY 1"))["sending"] == in_doubt
+    states: dict[str, int] = dict(world.rows("SELECT state, count(*) FROM ledger.work WHERE tenant = %s GROUP BY 1"))
+    assert states["sending"] == in_doubt
 
     world.change("UPDATE ledger.work SET lease_until = now() WHERE tenant = %s")
     report = world.commit()
@@ -122,7 +123,8 @@ def test_what_a_dead_worker_had_not_sent_is_free_at_once(
     worker.send_signal(signal.SIGKILL)
     worker.wait()
     dead.set()
-    in_doubt = dict(world.rows("SELECT state, count(*) FROM ledger.work WHERE tenant = %s GROUP BY 1"))["sending"]
+    states: dict[str, int] = dict(world.rows("SELECT state, count(*) FROM ledger.work WHERE tenant = %s GROUP BY 1"))
+    in_doubt = states["sending"]
     report = world.commit()
     assert report.counts["reaped"] == report.counts["created"] == 6 - in_doubt > 0
     assert report.waiting == {"sending": in_doubt}, "what it may have sent keeps its lease"

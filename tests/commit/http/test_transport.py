@@ -19,7 +19,7 @@ from fhir_writeback_dagster.errors import TargetError
 
 
 @contextmanager
-def _server(behave: Callable[[socket.socket], None]) -> Iterator[str]:
+def _server(behave: Callable[[socket.socket], object]) -> Iterator[str]:
     """A server that does with each connection what ``behave`` says."""
     listener = socket.create_server(("127.0.0.1", 0))
 
@@ -40,7 +40,7 @@ def _server(behave: Callable[[socket.socket], None]) -> Iterator[str]:
         thread.join()
 
 
-def _answering(text: bytes) -> Callable[[socket.socket], None]:
+def _answering(text: bytes) -> Callable[[socket.socket], object]:
     def behave(connection: socket.socket) -> None:
         connection.recv(65536)
         connection.sendall(text)

@@ -83,7 +83,7 @@ def test_the_watermark_is_kept_to_the_ehrs_own_clock(faulty: World, line: Faulty
 
     line.rules.append(lambda seen: Twist(how) if seen.path.endswith("_search") else None)
     faulty.refresh()
-    marks = dict(faulty.rows("SELECT resource_type, watermark FROM mirror.sync WHERE tenant = %s"))
+    marks: dict[str, Any] = dict(faulty.rows("SELECT resource_type, watermark FROM mirror.sync WHERE tenant = %s"))
     assert all(mark is None or mark <= there for mark in marks.values()), marks
     assert marks["Patient"] is not None
 

@@ -117,7 +117,7 @@ def test_what_is_only_alike_never_goes_without_a_person(auto: Chart, row: dict[s
     ("chart", "because"),
     [({"deceasedBoolean": True}, "patient_deceased"), ({"active": False}, "patient_inactive")],
 )
-def test_the_dead_and_the_inactive_go_to_a_person(auto: Chart, chart: dict[str, bool], because: str) -> None:
+def test_the_dead_and_the_inactive_go_to_a_person(auto: Chart, chart: dict[str, Any], because: str) -> None:
     auto.patient("p1", **chart)
     assert seen(auto.match(**ANN)) == ("review", "p1", "demographic_match", because)
 

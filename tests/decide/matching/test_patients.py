@@ -73,7 +73,7 @@ def test_a_row_that_names_nobody_goes_to_a_person(mirror: Mirror) -> None:
 
 
 @pytest.mark.parametrize(("chart", "reason"), [({"deceased": True}, "patient_deceased"), ({"active": False}, "patient_inactive")])
-def test_the_dead_and_the_inactive_go_to_a_person(mirror: Mirror, chart: dict[str, bool], reason: str) -> None:
+def test_the_dead_and_the_inactive_go_to_a_person(mirror: Mirror, chart: dict[str, Any], reason: str) -> None:
     mirror.patient("p1", mrn("100"), **chart)
     assert outcome(mirror.match(ref(mrn("100")))[0]) == ("review", "p1", reason)
 
@@ -170,7 +170,7 @@ class TestMerges:
             assert match.matched_by == run.identity.digest("identifier", MRN, "200")
 
     @pytest.mark.parametrize("survivor", [{"birth_date": "1981-02-01"}, {"family": "Jones"}, {"gender": "male"}])
-    def test_a_survivor_who_differs_goes_to_a_person(self, mirror: Mirror, survivor: dict[str, str]) -> None:
+    def test_a_survivor_who_differs_goes_to_a_person(self, mirror: Mirror, survivor: dict[str, Any]) -> None:
         mirror.patient("old", mrn("100"), active=False, replaced_by="new")
         mirror.patient("new", mrn("200"), **survivor)
         assert outcome(mirror.match(ref(mrn("100")))[0]) == ("review", "new", "merged_patient_differs")

@@ -56,7 +56,8 @@ def test_a_link_that_comes_after_the_look_is_not_followed(hospital: Hospital, tm
     (tmp_path / "other.csv").write_text(HEADER + row(7))
     file.unlink()
     file.symlink_to(tmp_path / "other.csv")
-    for read in (lambda: zone.sha256(delivery), lambda: zone.read("vitals.csv")):
+    reads: tuple[Callable[[], object], ...] = (lambda: zone.sha256(delivery), lambda: zone.read("vitals.csv"))
+    for read in reads:
         with pytest.raises(OSError, match="symbolic link"):
             read()
     hospital.zone.rename(hospital.zone.with_name("moved"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ def table(**changes: Any) -> Table:
 
 
 def made(
-    rows: list[dict[str, str | None]], of: Table | None = None, maps: dict[str, Any] | None = None, **actor: Any
+    rows: Sequence[Mapping[str, Any]], of: Table | None = None, maps: dict[str, Any] | None = None, **actor: Any
 ) -> Normalised:
     of = of or table()
     full = [{**dict.fromkeys(of.columns), **BASE, **row} for row in rows]
@@ -181,7 +182,13 @@ def test_a_bound_of_a_reference_range_takes_no_comparator() -> None:
 def test_a_comparator_may_have_a_column_of_its_own() -> None:
     spec = {"column": "value", "unit_column": "unit", "comparator_column": "sign"}
     of = table(**LAB, fields={"quantity": spec}, columns={"sign": "optional chart"})
-    rows = [{"sign": "<"}, {"sign": None}, {"sign": "ad"}, {"sign": "<", "value": "<5"}, {"sign": None, "value": ">5"}]
+    rows: list[dict[str, str | None]] = [
+        {"sign": "<"},
+        {"sign": None},
+        {"sign": "ad"},
+        {"sign": "<", "value": "<5"},
+        {"sign": None, "value": ">5"},
+    ]
     result = made([{**LDL, **row} for row in rows], of)
     assert values(result) == [("<", "72", "mg/dL"), (None, "72", "mg/dL"), (">", "5", "mg/dL")]
     assert result.others == {

@@ -270,7 +270,7 @@ def test_a_dosage_is_put_into_words_or_waits(told: Any) -> None:
     medication = {"medicationCodeableConcept": METFORMIN["code"]}
     record = only(told(order(**medication, dosageInstruction=[dosage])))
     assert record["dosage_text"] == "Take with food. dose 2, once every 6 hours, as needed. Not with alcohol."
-    tapered = copy.deepcopy(dosage)
+    tapered: dict[str, Any] = copy.deepcopy(dosage)
     tapered["timing"]["repeat"]["boundsDuration"] = {"value": 5, "unit": "d"}
     assert reason(told(order(**medication, dosageInstruction=[tapered]))) == "unknown_element"
     assert reason(told(order(**medication, dosageInstruction=[dosage, dosage]))) == "unknown_element"

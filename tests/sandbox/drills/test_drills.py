@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from click.testing import CliRunner
@@ -128,7 +128,7 @@ def test_what_is_wrong_in_the_ehr_is_counted_whatever_the_ledger_says(
     added(lambda: ward.wanted.update({facts[4]: Value(((code, number + 5, unit),))}), wrongly_sent=1)
     ledger = verdict._ledger
     asked = {"with_people": frozenset({facts[2]})}
-    with_person = partial(monkeypatch.setattr, verdict, "_ledger", lambda context: replace(ledger(context), **asked))
+    with_person = partial(monkeypatch.setattr, verdict, "_ledger", lambda context: replace(ledger(context), **cast("Any", asked)))
     added(with_person, lost=-1, with_people=1)
     ward.rows_told += 1
     assert find(ward).unaccounted == 3

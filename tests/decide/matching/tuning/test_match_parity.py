@@ -31,14 +31,14 @@ def everybody(random_: random.Random) -> tuple[dict[str, Columns], list[Columns]
     rows = []
     for one in random_.sample(people, 300):
         row = {name: value for name, value in corrupted(random_, one).items() if random_.random() < 0.9}
-        for number in ("ssn", "mrn"):
+        for column in ("ssn", "mrn"):
             match random_.choice(("keep", "drop", "drop", "another's", "nobody's")):
                 case "drop":
-                    row.pop(number, None)
+                    row.pop(column, None)
                 case "another's":
-                    row[number] = random_.choice(people)[number]
+                    row[column] = random_.choice(people)[column]
                 case "nobody's":
-                    row[number] = f"9{random_.randrange(10**7)}"
+                    row[column] = f"9{random_.randrange(10**7)}"
         rows.append(row)
     return {one["id"]: one for one in people[:300]}, rows
 
@@ -62,7 +62,7 @@ def test_the_pipeline_does_with_each_row_what_evaluate_counts(make_tenant: MakeT
     found = evaluate.find(memory, [("", ref) for ref in refs])
     told = [evaluate.match_of(memory, row, Thresholds(review=REVIEW)) for row in found]
     assert [seen(match) for match in told] == [seen(match) for match in real]
-    outcomes = [(match.outcome, match.evidence.get("by")) for match in real]
+    outcomes: list[tuple[str, str | None]] = [(match.outcome, match.evidence.get("by")) for match in real]
     ways = {("matched", None), ("matched", "demographics"), ("review", None), ("review", "demographics"), ("waiting", None)}
     assert set(outcomes) == ways
-    assert min(map(outcomes.count, ways)) >= 5, "the rows come to each end, and by each way"
+    assert min(outcomes.count(way) for way in ways) >= 5, "the rows come to each end, and by each way"
