@@ -107,7 +107,7 @@ def test_a_batch_that_is_acknowledged_without_bodies_is_made_once(make_world: Ca
     _searches_find_nothing(line)
     line.on("POST", "", Twist(bare))
     assert world.commit().counts["created"] == 2
-    linked = dict(world.rows("SELECT business_key, resource_id FROM ledger.link WHERE tenant = %s"))
+    linked: dict[str, Any] = dict(world.rows("SELECT business_key, resource_id FROM ledger.link WHERE tenant = %s"))
     assert linked == {c.business_key: world.in_ehr(c.business_key)[0]["id"] for c in wanted}
 
 

@@ -37,7 +37,7 @@ def _shown(other: Resource, **headers: str) -> Twist:
 
 
 def _links_are_right(world: World, wanted: list[Candidate]) -> None:
-    linked = dict(world.rows(LINKS))
+    linked: dict[str, Any] = dict(world.rows(LINKS))
     assert linked == {c.business_key: world.in_ehr(c.business_key)[0]["id"] for c in wanted}
 
 
@@ -117,7 +117,7 @@ def test_a_refusal_among_answers_in_another_order_is_taken_for_nobodys_but_who_i
     refused = batches.approve(bad)
     line.on("POST", "", _batch(_reverse))
     batches.commit()
-    states = dict(batches.rows("SELECT business_key, state FROM ledger.intent WHERE tenant = %s"))
+    states: dict[str, Any] = dict(batches.rows("SELECT business_key, state FROM ledger.intent WHERE tenant = %s"))
     assert states == {**{c.business_key: "committed" for c in wanted}, refused.business_key: "quarantined"}
     _links_are_right(batches, wanted)
 
