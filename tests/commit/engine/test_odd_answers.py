@@ -195,7 +195,7 @@ def test_a_consent_that_can_be_read_only_in_part_denies_its_patient_and_nobody_e
     faulty.refresh()
     faulty.approve_all([heart_rate("a", AT, 72), heart_rate("b", AT, 73)])
     assert faulty.commit().counts["created"] == 1
-    by_patient: dict[str, int] = dict(faulty.rows("SELECT patient_id, state FROM ledger.intent WHERE tenant = %s"))
+    by_patient: dict[str, str] = dict(faulty.rows("SELECT patient_id, state FROM ledger.intent WHERE tenant = %s"))
     assert by_patient == {"a": "withdrawn", "b": "committed"}
 
 
