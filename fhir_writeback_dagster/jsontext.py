@@ -31,9 +31,10 @@ def decode(text: str | bytes) -> Any:
     """
     try:
         value = _decoder.decode(text)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        twice = names_twice(text)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
         raise NotJsonError from None
-    if names_twice(text):
+    if twice:
         raise NameTwiceError
     return value
 

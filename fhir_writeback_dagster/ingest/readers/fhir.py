@@ -27,6 +27,7 @@ from fhir_writeback_dagster.ingest.contracts.reserved_columns import CONTRADICTI
 from fhir_writeback_dagster.ingest.contracts.row_rules import RowRule, holds
 from fhir_writeback_dagster.ingest.problems import Problem
 from fhir_writeback_dagster.ingest.readers.fhir_documents import Entry, documents
+from fhir_writeback_dagster.ingest.readers.limits import too_deep
 from fhir_writeback_dagster.rules.fhir import resource_url
 from fhir_writeback_dagster.rules.fhir.contradictions import contradictions
 from fhir_writeback_dagster.rules.fhir.dosage_text import dosage_text
@@ -57,11 +58,15 @@ def read_resources(text: str, relative_to: str | None = None) -> pl.DataFrame:
     """A row for each resource, in the file's order.
 
     :param relative_to: the FHIR base URL whose resources the sender's relative references name; None: its own.
-    :raises ExtractRefused: not JSON, no resource, or a Bundle that asks for something else than to take what is in it.
+    :raises ExtractRefused: not JSON, no resource, nested too deeply to be read, or a Bundle that asks for something else than to
+        take what is in it.
     """
-    entries = list(documents(text))
-    named = _resolver(entries)
-    rows = [_row(entry, named, relative_to) for entry in entries]
+    try:
+        entries = list(documents(text))
+        named = _resolver(entries)
+        rows = [_row(entry, named, relative_to) for entry in entries]
+    except RecursionError:
+        raise too_deep() from None
     names = list(dict.fromkeys(["resourceType", *(name for row in rows for name in row)]))
     if len(names) > MAX_COLUMNS:
         raise ExtractRefused("too_wide", f"more than {MAX_COLUMNS} different elements", fix="deliver in parts")

@@ -276,6 +276,14 @@ def test_a_dosage_is_put_into_words_or_waits(told: Any) -> None:
     assert reason(told(order(**medication, dosageInstruction=[dosage, dosage]))) == "unknown_element"
 
 
+@pytest.mark.parametrize("depth", [300, 400, 490, 800, 3000])
+def test_what_is_nested_for_ever_refuses_its_file_and_harms_nobody(told: Any, depth: int) -> None:
+    inner = '[{"extension":' * depth + "1" + "}]" * depth
+    with pytest.raises(ExtractRefused) as refused:
+        told(f'{{"resourceType":"Observation","id":"x","extension":{inner}}}')
+    assert refused.value.code in {"too_deep", "bad_json"}
+
+
 def test_what_nobody_writes_is_told_apart_from_what_is_broken(told: Any) -> None:
     report = {"resourceType": "DiagnosticReport", "id": "r", "status": "final"}
     made = told(report, {"resourceType": "Location", "id": "l"}, {"resourceType": "Nonsense", "id": "x"})
