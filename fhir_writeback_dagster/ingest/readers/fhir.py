@@ -39,6 +39,7 @@ MAX_COLUMNS = 5_000
 _LABEL = re.compile(r"meta\.security\.\d+\.(system|version|code|display|userSelected)")
 _NAME = re.compile(r"_?[A-Za-z][A-Za-z0-9]*")
 
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 _RELATIVE = re.compile(r"[A-Z][A-Za-z]+/[A-Za-z0-9\-.]{1,64}", re.ASCII)
 
 #: Column of the URL and beginning of the columns of the elements, the type, and where a resource names it.
@@ -80,8 +81,7 @@ def _resolver(entries: Iterable[Entry]) -> Callable[[str, int], Resource | None]
     """
     known: dict[tuple[str, int | None], Resource | None] = {}
     for resource, full, document in entries:
-        own = f"{resource['resourceType']}/{resource['id']}" if isinstance(resource.get("id"), str) else None
-        for place in filter(None, (full, own)):
+        for place in _places(resource, full):
             for key in ((place, document), (place, None)):
                 known[key] = resource if known.setdefault(key, resource) == resource else None
 
@@ -90,6 +90,16 @@ def _resolver(entries: Iterable[Entry]) -> Callable[[str, int], Resource | None]
         return known[place, document] if (place, document) in known else known.get((place, None))
 
     return named
+
+
+def _places(resource: Resource, full_url: str | None) -> Iterator[str]:
+    """How references name a resource. Without a ``fullUrl``, an id that is a UUID stands for one: nothing else is called so."""
+    if full_url is not None:
+        yield full_url
+    if isinstance(own := resource.get("id"), str):
+        yield f"{resource['resourceType']}/{own}"
+        if full_url is None and _UUID.fullmatch(own):
+            yield f"urn:uuid:{own}"
 
 
 def _row(entry: Entry, named: Callable[[str, int], Resource | None], relative_to: str | None) -> dict[str, str]:
