@@ -220,7 +220,7 @@ DRILLS: tuple[Drill, ...] = (
     ),
     Drill(
         "everything",
-        "a fifth of all writes meets one of 26 faults, a tenth of the reads, a fifth of the facts is corrected midway, and a "
+        "a fifth of all writes meets one of 34 faults, a tenth of the reads, a fifth of the facts is corrected midway, and a "
         "worker is killed every few seconds",
         "no duplicate, nothing lost, nothing unaccounted for",
         scenarios.everything,

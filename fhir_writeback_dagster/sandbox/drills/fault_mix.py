@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from fhir_writeback_dagster.sandbox.fault_proxy import faults as f
+from fhir_writeback_dagster.sandbox.fault_proxy import misleading as m
 from fhir_writeback_dagster.sandbox.fault_proxy.exchange import READS, WRITES, ProxyInteraction
 from fhir_writeback_dagster.sandbox.fault_proxy.script import FaultRule
 
@@ -29,18 +30,31 @@ _WRITES: dict[str, f.Fault] = {
     "wrong_location": f.WrongLocation(),
     "reset_mid_body": f.CutBody(),
     "slow_drip": f.Drip(0.5),
+    "another_resource": m.AnothersResource(),
+    "no_body_relative": m.NoBody("relative"),
+    "no_body_of_the_backend": m.NoBody("of_the_backend"),
+    "said_503_wait_though_done": f.Say(503, "transient", retry_after=1, after_commit=True),
+    "said_429_oddly": f.Say(429, "throttled", retry_after="\u00b2"),
+    "byte_order_mark": m.OddBytes("bom"),
+    "not_utf8": m.OddBytes("not_utf8"),
     "batch_in_part": f.PartialBatch(),
     "half_a_batch_lost": f.PartialBatch(lost=True),
     "answer_lacks_entries": f.FewerEntries(),
+    "swapped_entries": m.SwapEntries(),
 }
-_ONLY_BUNDLES = ("batch_in_part", "half_a_batch_lost", "answer_lacks_entries")
+_ONLY_BUNDLES = ("batch_in_part", "half_a_batch_lost", "answer_lacks_entries", "swapped_entries")
 _READS: dict[str, f.Fault] = {
     "read_lost": f.DropRequest(),
     "read_503": f.Say(503, "transient"),
     "read_malformed": f.Malformed(),
     "read_html": f.Html(),
     "read_drips": f.Drip(0.3),
+    "read_not_utf8": m.OddBytes("not_utf8"),
     "search_stale": f.StaleSearch(1.0),
+    "search_cut": m.CutSearch("total"),
+    "search_incomplete": m.CutSearch("outcome"),
+    "search_repeats": m.RepeatEntries(),
+    "pages_go_round": m.LoopingPages(),
 }
 #: Answers that say that it can never be written, or that a person must look: so many of a run, because each ends with a person.
 _FINAL: dict[str, f.Fault] = {
