@@ -16,7 +16,7 @@ import polars as pl
 
 from fhir_writeback_dagster.errors import ExtractRefused
 from fhir_writeback_dagster.ingest.contracts.contract import Table
-from fhir_writeback_dagster.ingest.readers.limits import MAX_FIELD, Shape, too_large
+from fhir_writeback_dagster.ingest.readers.limits import MAX_BROKEN, MAX_FIELD, Shape, too_large
 from fhir_writeback_dagster.ingest.readers.result import BrokenLine, Result
 
 _AGAIN = "deliver the whole file again"
@@ -73,7 +73,8 @@ def read_delimited(text: str, table: Table, shape: Shape, *, whole: bool) -> Res
             line=start - 1,
             fix=f"{_AGAIN}, with a manifest, or declare `final_newline: optional`",
         )
-    return _with_escapes_shown(rows.result()) if table.escape else rows.result()
+    result = rows.result(start)
+    return _with_escapes_shown(result) if table.escape else result
 
 
 @dataclass(slots=True)
@@ -116,25 +117,26 @@ class _Rows:
         self.names, self.unnamed = names, len(self.header) - len(names)
 
     def take(self, fields: list[str], line: int) -> None:
-        width = len(self.names)
         if fields == self.header:  # of a file that was put together from several
             return
+        width = len(self.names)
         over = len(fields) - width
         if self.extra is None:
             self.extra = self._habit(fields)
-        if over == self.extra and not any(map(str.strip, fields[width:])):
+        if over == self.extra and (over == 0 or not any(map(str.strip, fields[width:]))):
             self._waiting.append(fields[:width] if over else fields)
         else:
             if over == 0 and self.extra > self.unnamed:  # which of the two is a row with a shifted field?
                 raise _ragged(len(fields), width + self.extra, line)
             self.broken[self.height] = BrokenLine("ragged_row", self.delimiter.join(fields))
             self.at[self.height] = line
+            if len(self.broken) > MAX_BROKEN:
+                raise _ragged(None, width, self.at[min(self.at)])
             self._waiting.append([None] * width)
         self.short = over < 0
         self.height += 1
-        self.shape.check(self.height, width, line)
         if len(self._waiting) * width >= _CHUNK:
-            self._flush()
+            self._flush(line)
 
     def _habit(self, fields: list[str]) -> int:
         over = len(fields) - len(self.names)
@@ -154,11 +156,12 @@ class _Rows:
         if self.height and len(self.broken) == self.height:
             raise _ragged(None, len(self.names), self.at[0])
 
-    def result(self) -> Result:
-        self._flush()
+    def result(self, line: int) -> Result:
+        self._flush(line)
         return Result(pl.concat(self._frames), self.broken)
 
-    def _flush(self) -> None:
+    def _flush(self, line: int) -> None:
+        self.shape.check(self.height, len(self.names), line)
         columns = zip(*self._waiting, strict=True) if self._waiting else [()] * len(self.names)
         self._frames.append(
             pl.DataFrame({name: pl.Series(values, dtype=pl.String) for name, values in zip(self.names, columns, strict=True)})

@@ -27,7 +27,7 @@ from fhir_writeback_dagster.ingest.contracts.reserved_columns import CONTRADICTI
 from fhir_writeback_dagster.ingest.contracts.row_rules import RowRule, holds
 from fhir_writeback_dagster.ingest.problems import Problem
 from fhir_writeback_dagster.ingest.readers.fhir_documents import Entry, documents
-from fhir_writeback_dagster.ingest.readers.limits import too_deep
+from fhir_writeback_dagster.ingest.readers.limits import Shape
 from fhir_writeback_dagster.rules.fhir import resource_url
 from fhir_writeback_dagster.rules.fhir.contradictions import contradictions
 from fhir_writeback_dagster.rules.fhir.dosage_text import dosage_text
@@ -35,6 +35,7 @@ from fhir_writeback_dagster.rules.fhir.r4 import definitions, types_of
 from fhir_writeback_dagster.rules.fhir.resource import Resource
 
 MAX_COLUMNS = 5_000
+"""A file of many kinds of resources has more different elements than a table has columns."""
 
 _LABEL = re.compile(r"meta\.security\.\d+\.(system|version|code|display|userSelected)")
 _NAME = re.compile(r"_?[A-Za-z][A-Za-z0-9]*")
@@ -55,22 +56,25 @@ _CODED_REFERENCES = (
 _CODED = frozenset(column for column, _, _ in _CODED_REFERENCES)
 
 
-def read_resources(text: str, relative_to: str | None = None) -> pl.DataFrame:
+def read_resources(text: str, shape: Shape, relative_to: str | None = None) -> pl.DataFrame:
     """A row for each resource, in the file's order.
 
     :param relative_to: the FHIR base URL whose resources the sender's relative references name; None: its own.
     :raises ExtractRefused: not JSON, no resource, nested too deeply to be read, or a Bundle that asks for something else than to
         take what is in it.
     """
-    try:
-        entries = list(documents(text))
-        named = _resolver(entries)
-        rows = [_row(entry, named, relative_to) for entry in entries]
-    except RecursionError:
-        raise too_deep() from None
-    names = list(dict.fromkeys(["resourceType", *(name for row in rows for name in row)]))
-    if len(names) > MAX_COLUMNS:
-        raise ExtractRefused("too_wide", f"more than {MAX_COLUMNS} different elements", fix="deliver in parts")
+    entries = list(documents(text))
+    named = _resolver(entries)
+    rows, names, left = [], {"resourceType": None}, shape.cells
+    brought: dict[tuple[int, str], dict[str, str]] = {}
+    for entry in entries:
+        row = _row(entry, named, relative_to, brought)
+        rows.append(row)
+        names.update(dict.fromkeys(row))
+        left -= len(row)  # a Patient of many elements stands in every row that names it
+        if left < 0:
+            raise ExtractRefused("too_many_cells", f"more than {shape.cells} elements for its size", fix="deliver in parts")
+        shape.check(len(rows), len(names))
     return pl.DataFrame({name: pl.Series([row.get(name) for row in rows], dtype=pl.String) for name in names})
 
 
@@ -102,7 +106,13 @@ def _places(resource: Resource, full_url: str | None) -> Iterator[str]:
             yield f"urn:uuid:{own}"
 
 
-def _row(entry: Entry, named: Callable[[str, int], Resource | None], relative_to: str | None) -> dict[str, str]:
+def _row(
+    entry: Entry,
+    named: Callable[[str, int], Resource | None],
+    relative_to: str | None,
+    brought: dict[tuple[int, str], dict[str, str]],
+) -> dict[str, str]:
+    """``brought`` keeps the elements of what rows name, by the resource's identity and column: many rows name one."""
     kind = entry.resource["resourceType"]
     if kind not in definitions().written and kind != "Encounter":
         named_by = {"id": entry.resource["id"]} if isinstance(entry.resource.get("id"), str) else {}
@@ -119,8 +129,10 @@ def _row(entry: Entry, named: Callable[[str, int], Resource | None], relative_to
         found = inner or named(reference, entry.document)
         if found is not None and found["resourceType"] == wanted:
             read.append(found)
-            coded = column in _CODED
-            row |= dict(_flat({"code": found.get("code")} if coded else found, f"{column}."))
+            key = (id(found), column)  # of what the file holds, which stays; what is contained is gone after its row
+            if inner is None and key not in brought:
+                brought[key] = _elements(found, column)
+            row |= _elements(found, column) if inner else brought[key]
         if column not in _CODED and (url := _url(reference, wanted, relative_to)):
             row[column] = url
     for number, one in enumerate(contained):
@@ -129,6 +141,10 @@ def _row(entry: Entry, named: Callable[[str, int], Resource | None], relative_to
     if contradiction := next(contradictions(resource), None):
         row[CONTRADICTION] = " ".join(contradiction)
     return row
+
+
+def _elements(resource: Resource, column: str) -> dict[str, str]:
+    return dict(_flat({"code": resource.get("code")} if column in _CODED else resource, f"{column}."))
 
 
 def _contained(resource: Resource) -> Iterator[Resource]:

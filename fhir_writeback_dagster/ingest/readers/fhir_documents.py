@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from fhir_writeback_dagster import jsontext
 from fhir_writeback_dagster.errors import ExtractRefused
+from fhir_writeback_dagster.ingest.readers.limits import deeper, too_deep
 from fhir_writeback_dagster.rules.fhir.coding_order import standard_first
 from fhir_writeback_dagster.rules.fhir.resource import Resource
 
@@ -47,7 +48,10 @@ def documents(text: str) -> Iterator[Entry]:
 
 def _parsed(text: str, line: int) -> Any:
     try:
-        return jsontext.decode(text)
+        value = jsontext.decode(text)
+        if deeper(value):
+            raise too_deep(line)
+        return value
     except jsontext.NotJsonError:
         return None
     except jsontext.NameTwiceError:

@@ -16,10 +16,10 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import polars as pl
-from lxml import etree, html
+from lxml import etree
 
 from fhir_writeback_dagster.errors import ExtractRefused
 from fhir_writeback_dagster.ingest.contracts.contract import Table
@@ -27,7 +27,7 @@ from fhir_writeback_dagster.ingest.readers.html_text import text_of
 from fhir_writeback_dagster.ingest.readers.limits import Shape
 
 #: More than any portal shows; a page that claims more, by its spans or by its tags, is no page for people.
-MAX_COLUMNS, MAX_CELLS, MAX_TAGS, MAX_PAGE = 1_000, 1_000_000, 500_000, 64 * 1024 * 1024
+MAX_COLUMNS, MAX_CELLS, MAX_TAGS, MAX_PAGE = 1_000, 1_000_000, 200_000, 64 * 1024 * 1024
 _MAX_SPAN = 65_534  # HTML, 4.9.11
 #: Characters of one tag outside of quotes: the parser compares each attribute with all before it (120,000 took 28 s, measured).
 _MAX_TAG = 4_096
@@ -51,18 +51,11 @@ class _Cell:
     head: bool
 
 
-@dataclass(frozen=True, slots=True)
-class _Line:
+class _Line(NamedTuple):
     number: int
-    cells: tuple[_Cell, ...]
-
-    @property
-    def texts(self) -> list[str]:
-        return [cell.text for cell in self.cells]
-
-    @property
-    def is_header(self) -> bool:
-        return bool(self.cells) and all(cell.head for cell in self.cells)
+    cells: list[_Cell]
+    texts: list[str]
+    is_header: bool
 
 
 def read_tables(text: str, table: Table, *, whole: bool) -> pl.DataFrame:
@@ -73,11 +66,14 @@ def read_tables(text: str, table: Table, *, whole: bool) -> pl.DataFrame:
         does not fit its header; ``line`` is the page's.
     """
     _check_whole(text, whole=whole)
-    parser = html.HTMLParser(encoding="utf-8", remove_comments=True, remove_pis=True, huge_tree=True)
+    # Not lxml.html's own, which looks up a class in Python for each element.
+    parser = etree.HTMLParser(encoding="utf-8", remove_comments=True, remove_pis=True, huge_tree=True)
     try:
-        root = html.document_fromstring(text.encode(), parser=parser)
+        root = etree.fromstring(text.encode(), parser=parser)
     except etree.LxmlError:
-        raise ExtractRefused("bad_html", "there is no page in it", fix=_AS_SENT) from None
+        root = None
+    if root is None:
+        raise ExtractRefused("bad_html", "there is no page in it", fix=_AS_SENT)
     # The parser stops where elements are more than 2,048 deep in one another, and says so only here.
     if any(error.type_name == "ERR_RESOURCE_LIMIT" or error.level_name == "FATAL" for error in parser.error_log):
         raise ExtractRefused("too_deep", "elements lie too deep in one another", fix=_AS_SENT)
@@ -210,17 +206,18 @@ def _lines(rows: Sequence[Any], shape: Shape) -> Iterator[_Line]:
     for number, row in enumerate(rows):
         slots: list[_Cell] = []
         for element in row.iterchildren("td", "th"):
-            _carry(held, slots)
+            if held:
+                _carry(held, slots)
             cell = _Cell(text_of(element), element.tag == "th")
             down = _span(element, "rowspan") or len(rows) - number
-            for _ in range(min(_span(element, "colspan") or 1, MAX_COLUMNS + 1)):
-                if down > 1:
-                    held[len(slots)] = (cell, down - 1)
-                slots.append(cell)
+            across = min(_span(element, "colspan") or 1, MAX_COLUMNS + 1)
+            if down > 1:
+                held.update((at, (cell, down - 1)) for at in range(len(slots), len(slots) + across))
+            slots += [cell] * across
         _carry(held, slots)
         shape.check(1, len(slots), row.sourceline)
         shape.cells -= len(slots)
-        yield _Line(row.sourceline, tuple(slots))
+        yield _Line(row.sourceline, slots, [cell.text for cell in slots], bool(slots) and all(cell.head for cell in slots))
 
 
 def _carry(held: dict[int, tuple[_Cell, int]], slots: list[_Cell]) -> None:
@@ -234,7 +231,10 @@ def _carry(held: dict[int, tuple[_Cell, int]], slots: list[_Cell]) -> None:
 
 def _span(element: Any, name: str) -> int:
     """A span as HTML reads it: 1 where it is no number; 0 stands for a rowspan to the end of its group."""
-    text = (element.get(name) or "1").strip()
+    said = element.get(name)
+    if said is None:
+        return 1
+    text = said.strip()
     if not (text.isascii() and text.isdigit()):
         return 1
     return min(int(text), _MAX_SPAN) if len(text) <= len(str(_MAX_SPAN)) else _MAX_SPAN
@@ -245,7 +245,7 @@ def _rows(header: Sequence[str], lines: Sequence[_Line]) -> Iterator[dict[str, s
     for line in lines:
         if not any(line.texts):
             continue
-        if len(set(line.cells)) == 1 and (len(line.cells) == len(header) > 1 or line.is_header):
+        if (len(line.cells) == len(header) > 1 or line.is_header) and len(set(line.cells)) == 1:
             section = line.cells[0].text
             continue
         if len(line.cells) != len(header) or line.is_header:

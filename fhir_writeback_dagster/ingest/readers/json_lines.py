@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -10,7 +10,7 @@ import polars as pl
 
 from fhir_writeback_dagster import jsontext
 from fhir_writeback_dagster.errors import ExtractRefused
-from fhir_writeback_dagster.ingest.readers.limits import MAX_DEPTH, Shape
+from fhir_writeback_dagster.ingest.readers.limits import MAX_BROKEN, MAX_DEPTH, Shape
 from fhir_writeback_dagster.ingest.readers.result import BrokenLine, Result
 
 _encoder = msgspec.json.Encoder(decimal_format="number")
@@ -35,15 +35,21 @@ def read_json_lines(text: str, shape: Shape) -> Result:
                 raise ExtractRefused("truncated", "the last line breaks off", line=number, fix="deliver the whole file again")
             broken[len(rows)] = BrokenLine(row, line)
             first = first or number
+            if len(broken) > MAX_BROKEN:
+                raise _broken(f"more than {MAX_BROKEN} lines are no objects of JSON", broken, first)
             row = {}
         names.update(dict.fromkeys(row))
         rows.append(row)
         shape.check(len(rows), len(names), number)
     if broken and len(broken) == len(rows):
-        reason = broken[0].reason
-        raise ExtractRefused(reason, "no line is an object of JSON", line=first, fix="one object a line")
+        raise _broken("no line is an object of JSON", broken, first)
     data = {name: pl.Series([row.get(name) for row in rows], dtype=pl.String) for name in names}
     return Result(pl.DataFrame(data), broken)
+
+
+def _broken(message: str, broken: Mapping[int, BrokenLine], first: int) -> ExtractRefused:
+    reason = next(iter(broken.values())).reason
+    return ExtractRefused(reason, message, line=first, fix="one object a line")
 
 
 def _row(line: str) -> dict[str, str | None] | str:

@@ -8,6 +8,7 @@ laboratory in one file), and a file under 1 MB costs at most a second and 300 MB
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from fhir_writeback_dagster.errors import ExtractRefused
 
@@ -18,6 +19,8 @@ MAX_FILE = 512 * 1024 * 1024
 MAX_ROWS = 1_000_000
 MAX_COLUMNS = 2_000
 MAX_CELLS = 16_000_000
+#: Lines that are no row, until the file is none of its table.
+MAX_BROKEN = 10_000
 #: Of objects and arrays in one another; FHIR's deepest (a Questionnaire of four levels) needs about 20.
 MAX_DEPTH = 64
 
@@ -47,6 +50,13 @@ class Shape:
             raise ExtractRefused("too_long", f"more than {MAX_ROWS} rows", line=line, fix=_IN_PARTS)
         if rows * columns > self.cells:
             raise ExtractRefused("too_many_cells", f"more than {self.cells} cells for its size", line=line, fix=_IN_PARTS)
+
+
+def deeper(value: Any, most: int = MAX_DEPTH) -> bool:
+    """Whether objects and arrays of a JSON value lie more than ``most`` deep in one another."""
+    if not isinstance(value, dict | list):
+        return False
+    return most == 0 or any(deeper(part, most - 1) for part in (value.values() if isinstance(value, dict) else value))
 
 
 def too_deep(line: int | None = None) -> ExtractRefused:

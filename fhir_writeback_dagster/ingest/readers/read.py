@@ -5,6 +5,8 @@ No complaint holds a value. What a file may cost is in :mod:`~fhir_writeback_dag
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import polars as pl
 
 from fhir_writeback_dagster.errors import ExtractRefused
@@ -12,7 +14,7 @@ from fhir_writeback_dagster.ingest.contracts.contract import Table
 from fhir_writeback_dagster.ingest.contracts.reserved_columns import BROKEN, LINE
 from fhir_writeback_dagster.ingest.readers.compressed import decompress
 from fhir_writeback_dagster.ingest.readers.delimited import read_delimited
-from fhir_writeback_dagster.ingest.readers.fhir import read_resources
+from fhir_writeback_dagster.ingest.readers.fhir import MAX_COLUMNS, read_resources
 from fhir_writeback_dagster.ingest.readers.html_tables import read_tables
 from fhir_writeback_dagster.ingest.readers.json_lines import read_json_lines
 from fhir_writeback_dagster.ingest.readers.limits import MAX_FIELD, MAX_FILE, Shape, too_large
@@ -53,9 +55,11 @@ def read(data: bytes, table: Table, *, whole: bool, relative_to: str | None = No
     absent = [name for name in table.columns if name not in frame.columns]
     frame = frame.with_columns(pl.lit(None, pl.String).alias(name) for name in absent)
     if result.broken:
-        lines = (result.broken.get(at) for at in range(frame.height))
-        reasons, texts = zip(*((one.reason, one.line) if one else (None, None) for one in lines), strict=True)
-        frame = frame.with_columns(pl.Series(BROKEN, reasons, dtype=pl.String), pl.Series(LINE, texts, dtype=pl.String))
+        reasons: list[str | None] = [None] * frame.height
+        lines: list[str | None] = [None] * frame.height
+        for at, one in result.broken.items():
+            reasons[at], lines[at] = one.reason, one.line
+        frame = frame.with_columns(pl.Series(BROKEN, reasons, dtype=pl.String), pl.Series(LINE, lines, dtype=pl.String))
     return frame
 
 
@@ -71,7 +75,7 @@ def _read(data: bytes, table: Table, shape: Shape, *, whole: bool, relative_to: 
         case "html":
             return Result(read_tables(text, table, whole=whole))
         case "fhir":
-            return Result(read_resources(text, relative_to))
+            return Result(read_resources(text, replace(shape, max_columns=MAX_COLUMNS), relative_to))
         case _:
             return read_delimited(text, table, shape, whole=whole)
 
