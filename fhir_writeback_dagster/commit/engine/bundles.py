@@ -67,7 +67,7 @@ def assign(plans: Sequence[WirePlan], given: Sequence[Answer]) -> list[Answer | 
             claims[place].append(answer)
     found = {place: claimed[0] for place, claimed in claims.items() if len({_id(answer) for answer in claimed}) == 1}
     for place, plan in enumerate(plans):
-        possible = [answer for answer in nameless if plan.identity.against(answer.shown() or {}) is None]
+        possible = [one for one in nameless if one.status < 300 and plan.identity.against(one.shown() or {}) is None]
         if possible and place not in claims:
             # Something of this patient was stored; which of the writes it is, nobody can tell.
             found[place] = Answer(possible[0].status)

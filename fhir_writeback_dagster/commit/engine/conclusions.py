@@ -97,9 +97,10 @@ class Conclusions:
                 return after_look(intent, Review("look_refused_too_long", self._why_unread(intent, found)))
             return after_look(intent, Lost(found.reason, max(self._quiet_s(), self._unread_s(intent)), "failed"))
         if isinstance(found, Absent) and intent.now.accepted:
-            # The target took it (202) and has not decided yet: it is asked ever more rarely, and at last a person.
+            # The target took it (202), or made it and does not show it yet: it is asked ever more rarely, and at last a person.
             if since > settings.pending_ttl:
-                return after_look(intent, Review("pending_too_long"))
+                named = {"resources": [str(place) for place in intent.located]} if intent.located else {}
+                return after_look(intent, Review("pending_too_long", named))
             return after_look(intent, Absent(min(max(since, FIRST_POLL), settings.mirror_every).total_seconds()))
         return after_look(intent, found)
 

@@ -91,6 +91,9 @@ def test_what_is_never_shown_goes_to_a_person_and_is_never_sent_again(faulty: Wo
     faulty.change(LONG_AGO)
     faulty.commit()
     assert faulty.intents() == [("in_review", None, "pending_too_long")]
+    ((evidence,),) = faulty.rows("SELECT evidence FROM review.task WHERE tenant = %s")
+    (there,) = faulty.ehr.search("Observation", subject="Patient/a")
+    assert evidence == ({"resources": [f"Observation/{there['id']}"]} if named else {})
     assert len(line.sent("POST", "Observation")) == 1
 
 
