@@ -86,7 +86,7 @@ def test_bare_answers_in_another_order_are_told_apart_by_what_stands_there(
     world.commit()
     assert proxy.faults["swapped"] == (1 if "batch" in kinds else 6)
     assert {row[:2] for row in world.intents()} == {("committed", "created")}
-    linked = dict(world.rows("SELECT business_key, resource_id FROM ledger.link WHERE tenant = %s"))
+    linked: dict[str, str] = dict(world.rows("SELECT business_key, resource_id FROM ledger.link WHERE tenant = %s"))
     standing = {one: there.search("Observation", patient=f"Patient/{one}") for one in who}
     assert linked == {c.business_key: standing[one][0]["id"] for c, one in zip(wanted, who, strict=True)}
     assert all(len(found) == 1 for found in standing.values())

@@ -14,7 +14,7 @@ from fhir_writeback_dagster.commit.adapters.generic import Generic
 from fhir_writeback_dagster.commit.adapters.vendor_errors import MEANINGS
 from fhir_writeback_dagster.commit.protocol.answer import Answer
 from fhir_writeback_dagster.commit.protocol.error_classes import Recovery
-from fhir_writeback_dagster.commit.protocol.identity import Identity
+from fhir_writeback_dagster.commit.protocol.identity import ResourceIdentity
 from fhir_writeback_dagster.rules.target.capabilities import Target
 from fhir_writeback_dagster.rules.target.matrix import ErrorCode, load_vendor, vendors
 from fhir_writeback_dagster.sandbox.fault_proxy.script import FaultRule
@@ -73,7 +73,7 @@ def test_a_create_that_is_refused_so_ends_so(
 @pytest.mark.parametrize(("name", "error"), [one for one in EVERY if one not in WRITTEN], ids=name_of)
 def test_of_a_vendor_that_takes_no_observations_the_answer_is_read_so(name: str, error: ErrorCode) -> None:
     said = error_of(load_vendor(name), error)
-    whose = Identity("urn:ours", "key", "QuestionnaireResponse", "a")
+    whose = ResourceIdentity("urn:ours", "key", "QuestionnaireResponse", "a")
     plan = WirePlan("create", "create", "search", "POST", "QuestionnaireResponse", {}, b"", {"resourceType": "X"}, whose)
     outcome = Generic(Target(load_vendor(name)), "urn:x").interpret(plan, Answer(said.status, {}, said.body))
     assert outcome == MEANINGS[error.means]

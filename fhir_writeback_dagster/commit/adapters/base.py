@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 from fhir_writeback_dagster.commit.protocol.answer import Answer
 from fhir_writeback_dagster.commit.protocol.changes import Refuse, Review, Settled, Supersede
 from fhir_writeback_dagster.commit.protocol.error_classes import ErrorClass, RequestKind
-from fhir_writeback_dagster.commit.protocol.identity import Identity
+from fhir_writeback_dagster.commit.protocol.identity import ResourceIdentity
 from fhir_writeback_dagster.commit.protocol.model import Intent, Standing
 from fhir_writeback_dagster.rules.fhir.resource import Resource
 from fhir_writeback_dagster.rules.target.capabilities import Target
@@ -31,7 +31,7 @@ class WirePlan:
     headers: dict[str, str]
     body: bytes
     expected: Resource
-    identity: Identity
+    identity: ResourceIdentity
     """By what an answer, and the resource that it shows, are known as this one's."""
     entry: Resource | None = None
     """The same as an entry of a batch Bundle; None where it has to go alone."""
@@ -90,7 +90,7 @@ class Adapter(Protocol):
     def needs_current(self, item: Intent) -> bool:
         """Is the linked resource to be read before :meth:`plan`?"""
 
-    def identity(self, item: Intent) -> Identity:
+    def identity(self, item: Intent) -> ResourceIdentity:
         """By what the resource of ``item`` is known."""
 
     def plan(self, item: Intent, facts: ChartFacts) -> Plan:

@@ -18,7 +18,7 @@ from fhir_writeback_dagster.commit.fhir_client import FHIR_JSON
 from fhir_writeback_dagster.commit.protocol.answer import Answer, dicts
 from fhir_writeback_dagster.commit.protocol.changes import Refuse, Review, Settled, Supersede
 from fhir_writeback_dagster.commit.protocol.error_classes import ErrorClass, Recovery, classify
-from fhir_writeback_dagster.commit.protocol.identity import Identity, bears
+from fhir_writeback_dagster.commit.protocol.identity import ResourceIdentity, bears
 from fhir_writeback_dagster.commit.protocol.model import Intent, Link, Standing
 from fhir_writeback_dagster.rules.fhir.content import difference, same_content
 from fhir_writeback_dagster.rules.fhir.natural_key import natural_key
@@ -88,10 +88,10 @@ class Generic:
         keeps = self._target.vendor.create.keeps_identifier.value
         return known_already(item, facts, self._system, keeps_identifier=keeps) or self.create_request(item)
 
-    def identity(self, item: Intent) -> Identity:
+    def identity(self, item: Intent) -> ResourceIdentity:
         if item.link is None or _is_successor(item):
-            return Identity(self._system, key_of(item), item.resource_type, item.patient_id)
-        return Identity(self._system, item.business_key, item.resource_type, item.patient_id, item.link.resource_id)
+            return ResourceIdentity(self._system, key_of(item), item.resource_type, item.patient_id)
+        return ResourceIdentity(self._system, item.business_key, item.resource_type, item.patient_id, item.link.resource_id)
 
     def create_request(self, item: Intent) -> WirePlan | Halt:
         """The create, with the strongest precondition that the target has."""

@@ -13,7 +13,7 @@ from fhir_writeback_dagster.commit.protocol.answer import Answer
 from fhir_writeback_dagster.commit.protocol.changes import Review
 from fhir_writeback_dagster.commit.protocol.foreign_json import is_damaged
 from fhir_writeback_dagster.commit.protocol.headers import http_date
-from fhir_writeback_dagster.commit.protocol.identity import Identity, bears
+from fhir_writeback_dagster.commit.protocol.identity import ResourceIdentity, bears
 from fhir_writeback_dagster.commit.protocol.model import Intent, Link
 from fhir_writeback_dagster.rules.fhir.natural_key import natural_key
 from fhir_writeback_dagster.rules.fhir.resource import Resource
@@ -23,7 +23,7 @@ _STRONG_AFTER = timedelta(seconds=1)
 """So long after Last-Modified the server has to be: before, another change could bear the same time (RFC 9110, 8.8.2.2)."""
 
 
-def stranger(item: Intent, link: Link, current: Resource, identity: Identity) -> str | None:
+def stranger(item: Intent, link: Link, current: Resource, identity: ResourceIdentity) -> str | None:
     """Why what stands there is not what ``item`` may change, whatever the link says; None: it is.
 
     One without our identifier has to tell of the fact that we wrote there last, or write now. What could be read in part only is

@@ -35,7 +35,7 @@ def patient_of(resource: ReadResource) -> str | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
+class ResourceIdentity:
     """What tells the resource of one write from every other.
 
     :param system: the tenant's own identifier system, and ``key`` the value under it.
