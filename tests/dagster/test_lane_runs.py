@@ -225,3 +225,19 @@ def test_the_audit_log_is_observed_by_tenant_through_its_own_login(
     counts = {key: value.value for key, value in event.asset_observation_data.asset_observation.metadata.items()}
     assert counts.pop("last_event_at") == pytest.approx(time.time(), abs=60)
     assert counts == {"events": 4, "events/extract.landed": 1, "events/row.quarantined": 3}
+
+
+@pytest.mark.parametrize(("location", "job"), [("decide", "decide_job"), ("audit", "audit_job"), ("ingest", "ingest_job")])
+def test_a_partition_that_is_no_tenant_goes_no_further_than_its_lane(
+    instance: dg.DagsterInstance, make_tenant, layer_environment, location: str, job: str
+) -> None:
+    make_tenant("mercy")
+    layer_environment(location)
+    for key, code in (("ghost", "unknown_tenant"), ("Jane Doe 1931-04-17", "bad_tenant_id")):
+        result = run_job(instance, location, job, key)
+        assert not result.success
+        assert f"[{code}]" in failure_text(instance, result)
+        assert "Jane" not in failure_text(instance, result)
+        run = instance.get_run_by_id(result.run_id)
+        assert run
+        assert TENANT_TAG not in run.tags

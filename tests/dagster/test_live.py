@@ -25,10 +25,12 @@ from support import PROJECT, make_home, write_tenant
 
 from fhir_writeback_dagster.config.settings import LAYERS
 from fhir_writeback_dagster.ids import new_id
+from fhir_writeback_dagster.ops import probe
 from fhir_writeback_dagster.ops.configuration import ANY_PORT, load_configuration
 from fhir_writeback_dagster.ops.environment import write_layer_file
 from fhir_writeback_dagster.ops.folder import StateFolder
 from fhir_writeback_dagster.ops.running import Running, running
+from fhir_writeback_dagster.ops.sockets import socket_of
 from fhir_writeback_dagster.orchestration.lanes import LANE_TAG, TENANT_TAG
 
 pytestmark = pytest.mark.timeout(600)
@@ -332,7 +334,7 @@ def test_a_run_is_a_fork_of_a_process_that_has_one_thread(world: World, lane: st
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the location as the parent of the template that runs are forked from")
-def test_a_location_that_ends_ends_its_runs(world: World) -> None:  # the last: it is not started again
+def test_a_location_that_ends_ends_its_runs(world: World) -> None:
     world.hold("ingest", "other")
     run = launch_from_the_ui(world, "ingest", "canonical_records", "other")
     entry = world.wait("its entry", lambda: next((line for line in world.journal("ingest", "other") if line["run"] == run), None))
@@ -344,3 +346,9 @@ def test_a_location_that_ends_ends_its_runs(world: World) -> None:  # the last: 
     psutil.wait_procs([process, location], timeout=30)
     assert not process.is_running()
     assert not location.is_running()
+
+    def back() -> bool:
+        world.up.tend()
+        return probe.code_location(socket_of(world.home, "ingest")) and len(_nodes(world)) == 7
+
+    world.wait("it is started again, and Dagster has found it", back)
