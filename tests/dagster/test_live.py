@@ -346,6 +346,7 @@ def test_a_location_that_ends_ends_its_runs(world: World) -> None:
     psutil.wait_procs([process, location], timeout=30)
     assert not process.is_running()
     assert not location.is_running()
+    world.let_go("ingest", "other")
 
     def back() -> bool:
         world.up.tend()
