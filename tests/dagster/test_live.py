@@ -21,6 +21,7 @@ import dagster as dg
 import psutil
 import psycopg
 import pytest
+from dagster._core.storage.dagster_run import FINISHED_STATUSES
 from support import PROJECT, make_home, write_tenant
 
 from fhir_writeback_dagster.config.settings import LAYERS
@@ -109,7 +110,7 @@ class World:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     home = make_home(tmp_path_factory.mktemp("live") / "")
     doubles = tmp_path_factory.mktemp("doubles")
     state = StateFolder(home)
@@ -123,6 +124,21 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         patch.setenv("FHIR_WRITEBACK_DSN_DAGSTER", up.dsns.of("dagster"))
         with dg.DagsterInstance.from_config(str(up.services.folder)) as instance:
             yield World(home, up, instance, doubles)
+
+
+@pytest.fixture
+def world(installation: World) -> World:
+    """The installation at rest, whatever the test before held, broke or queued."""
+    for left in [*installation.doubles.glob("hold-*"), *installation.doubles.glob("fail-*")]:
+        left.unlink()
+    unfinished = dg.RunsFilter(statuses=[status for status in dg.DagsterRunStatus if status not in FINISHED_STATUSES])
+
+    def at_rest() -> bool:
+        lanes = {run.tags.get(LANE_TAG) for run in installation.instance.get_runs(unfinished)}
+        return not lanes & {"ingest", "decide", "commit"}
+
+    installation.wait("the end of the runs of the test before", at_rest)
+    return installation
 
 
 LAUNCH = """mutation ($job: ExecutionParams!) { launchPipelineExecution(executionParams: $job) {
@@ -236,7 +252,9 @@ def test_what_an_exception_says_is_nowhere_in_dagster(world: World) -> None:
 
 
 def test_a_runs_log_lines_are_found_by_its_id_on_its_page_and_in_the_layers_log(world: World) -> None:
-    run = launch_from_the_ui(world, "decide", "write_candidates", "other")
+    launched = launch_from_the_ui(world, "decide", "write_candidates", "other")
+    assert world.finished(launched).status.value == "SUCCESS"
+    run = world.journal("decide", "other")[-1]["run"]  # it, or the sensor's that had the lane
     assert world.finished(run).status.value == "SUCCESS"
     page = [entry.user_message for entry in world.instance.all_logs(run)]
     assert any("a line of the pipeline" in line and "code=of_decide" in line for line in page)
