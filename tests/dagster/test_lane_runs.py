@@ -229,7 +229,7 @@ def test_the_audit_log_is_observed_by_tenant_through_its_own_login(
 
 @pytest.mark.parametrize(("location", "job"), [("decide", "decide_job"), ("audit", "audit_job"), ("ingest", "ingest_job")])
 def test_a_partition_that_is_no_tenant_goes_no_further_than_its_lane(
-    instance: dg.DagsterInstance, make_tenant, layer_environment, location: str, job: str
+    instance: dg.DagsterInstance, make_tenant: Any, layer_environment: Callable[[str], None], location: str, job: str
 ) -> None:
     make_tenant("mercy")
     layer_environment(location)
