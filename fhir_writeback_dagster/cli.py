@@ -161,6 +161,10 @@ _OF_LAYERS = {
         "Policies: who may write what.",
         {"diff": "decide.commands.policy_diff:policy_diff_command", "test": "rules.policy.cases:policy_test_command"},
     ),
+    "quarantine": (
+        "What could not be written, and why.",
+        {"release": "commit.commands.quarantine_commands:release_command"},
+    ),
     "source": (
         "Sources: from files as they come to canonical records.",
         {"check": "ingest.commands.check:check_command", "sketch": "ingest.commands.sketch:sketch_command"},

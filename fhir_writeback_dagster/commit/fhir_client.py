@@ -18,7 +18,14 @@ from fhir_writeback_dagster.commit.http.tls import certificate_of, client_contex
 from fhir_writeback_dagster.commit.http.transport import ENCODED, TOO_LARGE, Http, NoAnswer
 from fhir_writeback_dagster.commit.limits.rate_windows import RateLimiter
 from fhir_writeback_dagster.commit.protocol.answer import Answer
-from fhir_writeback_dagster.commit.protocol.error_classes import ErrorClass, Recovery, classify, unanswered_outcome
+from fhir_writeback_dagster.commit.protocol.error_classes import (
+    GATEWAY,
+    ErrorClass,
+    Recovery,
+    classify,
+    is_gateways,
+    unanswered_outcome,
+)
 from fhir_writeback_dagster.commit.protocol.rights import named_scopes
 from fhir_writeback_dagster.commit.protocol.searchset import Incomplete, SearchSet, matches, next_link
 from fhir_writeback_dagster.errors import TargetError
@@ -49,7 +56,7 @@ class Unreadable(TargetError):
     @property
     def refused(self) -> bool:
         """Did the EHR answer to what was asked for, rather than be silent, be down or ask to be left alone?"""
-        return not self.silent and self.status not in _OF_THE_TARGET
+        return not self.silent and self.status not in _OF_THE_TARGET and self.outcome.code != GATEWAY.code
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +68,8 @@ class Paging:
     largest: int = PAGE
     most_pages: int = 10_000
     informational: frozenset[str] = frozenset()
+    plain: bool = False
+    """Its errors are JSON of its own (`commit.protocol.error_classes.is_gateways`)."""
 
 
 class FhirClient:
@@ -135,7 +144,7 @@ class FhirClient:
         :raises Unreadable: nobody can say.
         """
         answer = await self._ask(Request("GET", f"{resource_type}/{resource_id}"), f"reading {resource_type}")
-        if answer.status in (404, 410):
+        if answer.status in (404, 410) and not is_gateways(answer, plain=self.paging.plain):
             return None
         found = self._whole(answer, resource_type, f"reading {resource_type}")
         return found if found.get("id") == resource_id else None
@@ -271,7 +280,7 @@ class FhirClient:
             raise error from None
 
     def _whole(self, answer: Answer, expected: str, what: str) -> Resource:
-        outcome, found = classify("read", answer), answer.resource()
+        outcome, found = classify("read", answer, plain=self.paging.plain), answer.resource()
         if outcome.recovery is not Recovery.CONFIRM:
             raise Unreadable(outcome, f"{what} ({answer.status})", self.base_url, answer)
         if found is None or found["resourceType"] != expected:
@@ -318,7 +327,12 @@ async def open_ehr(run: RunContext, pace: RateLimiter | None = None, *, moved: b
         client = TokenClient(run.tenant, home, scopes, None if moved else approved, seconds, anywhere=moved)
         tokens = Tokens(http, client, teller(run), renew)
         own = dict.fromkeys(vendor.access.headers.get(()), ehr.auth.client_id) if ehr.auth.client_id else None
-        paging = Paging(vendor.reads.page_size.get(PAGE), ehr.most_pages, frozenset(vendor.reads.informational.get(())))
+        paging = Paging(
+            vendor.reads.page_size.get(PAGE),
+            ehr.most_pages,
+            frozenset(vendor.reads.informational.get(())),
+            vendor.answers.outcomes.value is False,
+        )
         yield FhirClient(http, tokens, own, bases=ehr.bases, paging=paging)
 
 

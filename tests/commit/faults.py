@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -39,6 +40,12 @@ class Say:
     status: int
     headers: tuple[tuple[str, str], ...] = ()
     body: bytes = b""
+
+
+def refusal(status: int, code: str = "processing", headers: tuple[tuple[str, str], ...] = ()) -> Say:
+    """The EHR's own no, with the OperationOutcome that says that it is its own."""
+    outcome = {"resourceType": "OperationOutcome", "issue": [{"severity": "error", "code": code}]}
+    return Say(status, (("Content-Type", "application/fhir+json"), *headers), json.dumps(outcome).encode())
 
 
 @dataclass(frozen=True)

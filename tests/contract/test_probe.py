@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import parse_qs
 
 import pytest
-from commit.faults import FaultyLine, Say, Seen
+from commit.faults import FaultyLine, Say, Seen, refusal
 from commit.world import World
 from contract.counterparts import SLOW, Counterpart
 
@@ -176,7 +176,7 @@ def test_what_was_there_before_is_neither_changed_nor_deleted(
 def test_an_ehr_that_refuses_everything_has_proved_nothing(
     counterpart: Callable[[str], Counterpart], world_on: Callable[..., World], line: FaultyLine, path: str
 ) -> None:
-    line.rules.append(lambda seen: Say(403) if (seen.method, seen.path) == ("POST", path) else None)
+    line.rules.append(lambda seen: refusal(403) if (seen.method, seen.path) == ("POST", path) else None)
     report = probe(world_on(counterpart("sekmet"), base_url=line.base_url).run, read_only=False)
     assert report.unanswered
     assert report.unproven

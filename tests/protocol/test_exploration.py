@@ -173,7 +173,7 @@ def test_a_broken_engine_is_caught(broken: Broken) -> None:
 
 def test_what_a_late_holder_says_changes_nothing() -> None:
     """So exploring deeper without workers whose fence is old leaves nothing out."""
-    from_holder = set(Event) - {Event.CLAIM, Event.EXPIRE, Event.SUPERSEDE, Event.REOPEN}
+    from_holder = set(Event) - {Event.CLAIM, Event.EXPIRE, Event.SUPERSEDE, Event.REOPEN, Event.RELEASE}
     for state, unanswered, accepted in itertools.product(State, (False, True), (False, True)):
         now = IntentState(state, 7, unanswered, accepted)
         for event in from_holder:

@@ -17,7 +17,7 @@ from fhir_writeback_dagster.commit.adapters.vendor_errors import interpret
 from fhir_writeback_dagster.commit.fhir_client import FHIR_JSON
 from fhir_writeback_dagster.commit.protocol.answer import Answer, dicts
 from fhir_writeback_dagster.commit.protocol.changes import Refuse, Review, Settled, Supersede
-from fhir_writeback_dagster.commit.protocol.error_classes import ErrorClass, Recovery, classify
+from fhir_writeback_dagster.commit.protocol.error_classes import MISSING, ErrorClass, Recovery, classify
 from fhir_writeback_dagster.commit.protocol.identity import ResourceIdentity, bears
 from fhir_writeback_dagster.commit.protocol.model import Intent, Link, Standing
 from fhir_writeback_dagster.rules.fhir.content import difference, same_content
@@ -121,8 +121,8 @@ class Generic:
         if answer is None:
             raise RuntimeError("an update is planned without the current resource")
         outcome = classify("update", answer)
-        if answer.status in (404, 410):
-            return Review("deleted_in_ehr", undone="deleted")
+        if gone := _gone(item, answer):
+            return gone
         current = answer.resource()
         if outcome.recovery is not Recovery.CONFIRM or current is None:
             return NotNow(outcome.code if outcome.recovery is not Recovery.CONFIRM else "odd_answer")
@@ -238,6 +238,13 @@ def _told_by_others(item: Intent, alike: Sequence[Resource], keeps_identifier: b
         retracted = all(in_error(theirs) for theirs in alike)
         return Review("chart_has_retracted" if retracted else "chart_has_other", {"resources": _names(alike)})
     return None
+
+
+def _gone(item: Intent, answer: Answer) -> NotNow | Review | None:
+    """Is what we wrote deleted? A 410 says so; a 404 that is said again later does."""
+    if answer.status == 404 and item.reason not in (MISSING, f"look_{MISSING}"):
+        return NotNow(MISSING)
+    return Review("deleted_in_ehr", undone="deleted") if answer.status in (404, 410) else None
 
 
 def _is_successor(item: Intent) -> bool:

@@ -29,7 +29,7 @@ def interpret(vendor: Vendor, request: RequestKind, answer: Answer) -> ErrorClas
     for error in vendor.errors:
         if error.code in said:
             return MEANINGS[error.means]
-    return classify(request, answer)
+    return classify(request, answer, plain=vendor.answers.outcomes.value is False)
 
 
 def _own_code(vendor: Vendor, answer: Answer) -> frozenset[str]:

@@ -48,7 +48,9 @@ def _answer(entry: object) -> Answer | None:
     if not isinstance(entry, Mapping) or not isinstance(response, Mapping) or code is None:
         return None
     resource = entry.get("resource")
-    return Answer(code, readable(response, _HEADERS), parsed=resource if resource is not None else response.get("outcome"))
+    return Answer(
+        code, readable(response, _HEADERS), parsed=resource if resource is not None else response.get("outcome"), inner=True
+    )
 
 
 def assign(plans: Sequence[WirePlan], given: Sequence[Answer]) -> list[Answer | None]:
@@ -70,7 +72,7 @@ def assign(plans: Sequence[WirePlan], given: Sequence[Answer]) -> list[Answer | 
         possible = [one for one in nameless if one.status < 300 and plan.identity.against(one.shown() or {}) is None]
         if possible and place not in claims:
             # Something of this patient was stored; which of the writes it is, nobody can tell.
-            found[place] = Answer(possible[0].status)
+            found[place] = Answer(possible[0].status, inner=True)
     left = [place for place in range(len(plans)) if place not in claims and place not in found]
     if len(silent) == len(left) and len({(one.status, one.codes()) for one in silent}) == 1:
         found.update(zip(left, silent, strict=True))

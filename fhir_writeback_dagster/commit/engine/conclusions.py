@@ -34,7 +34,14 @@ from fhir_writeback_dagster.commit.protocol.changes import (
     at_gate,
 )
 from fhir_writeback_dagster.commit.protocol.defects import ends_the_run, report_defect
-from fhir_writeback_dagster.commit.protocol.error_classes import LACKS_SCOPE, TOKEN_REFUSED, ErrorClass, Recovery
+from fhir_writeback_dagster.commit.protocol.error_classes import (
+    GATEWAY,
+    LACKS_SCOPE,
+    MISSING,
+    TOKEN_REFUSED,
+    ErrorClass,
+    Recovery,
+)
 from fhir_writeback_dagster.commit.protocol.model import Attempt, Intent, Standing
 from fhir_writeback_dagster.commit.protocol.rights import named_scopes
 from fhir_writeback_dagster.commit.protocol.transitions import Event
@@ -82,7 +89,8 @@ class Conclusions:
                 return at_gate(intent, Review("read_refused_too_long", self._why_unread(intent, halt)))
             return at_gate(intent, Retry(halt.reason, self._unread_s(intent), "failed"))
         if isinstance(halt, NotNow):
-            return at_gate(intent, Retry(halt.reason, backoff(max(intent.sends, FIRST_PAUSE))))
+            pause = backoff(max(intent.sends, FIRST_PAUSE))
+            return at_gate(intent, Retry(halt.reason, max(pause, self._quiet_s()) if halt.reason == MISSING else pause))
         return at_gate(intent, halt)
 
     def of_defect(self, intent: Intent, error: Exception) -> Change | None:
@@ -223,7 +231,8 @@ class Conclusions:
             case Event.REFUSE:
                 return Refuse(outcome.code)
             case Event.LOSE:
-                return Lost(outcome.code, self._quiet_s() if outcome.quiet else 0.0)
+                pause = backoff(sent.intent.sends) if outcome == GATEWAY else 0.0
+                return Lost(outcome.code, max(self._quiet_s(), pause) if outcome.quiet else 0.0)
             case Event.ACCEPT:
                 return Accepted(outcome.code, self._pause_s(sent.intent, outcome, answer))
             case _ if answer and (sent.plan.verb == "update" or sent.plan.precondition == "search"):

@@ -20,7 +20,7 @@ from fhir_writeback_dagster.commit.ledger.async_database import AsyncDatabase
 from fhir_writeback_dagster.commit.limits.rate_windows import RateLimiter
 from fhir_writeback_dagster.commit.protocol.changes import Change, Refuse, Review, Stop, at_gate
 from fhir_writeback_dagster.commit.protocol.defects import ends_the_run, report_defect
-from fhir_writeback_dagster.commit.protocol.error_classes import exhausted
+from fhir_writeback_dagster.commit.protocol.error_classes import GATEWAY, GATEWAY_TRIES, exhausted
 from fhir_writeback_dagster.commit.protocol.model import Intent
 from fhir_writeback_dagster.commit.protocol.transitions import State
 from fhir_writeback_dagster.errors import TargetError
@@ -99,6 +99,8 @@ class GroupWork:
         """Read of the chart what the adapter needs to know, then ask it."""
         if not intent.payload:
             return Refuse("payload_gone")
+        if intent.outcomes.count(GATEWAY.code) >= GATEWAY_TRIES:
+            return Refuse(GATEWAY.code)
         if exhausted(intent.outcomes):
             return self._conclusions.given_up(intent)
         try:

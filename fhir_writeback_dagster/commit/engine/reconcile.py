@@ -18,7 +18,7 @@ from fhir_writeback_dagster.commit.fhir_client import FhirClient, Unreadable
 from fhir_writeback_dagster.commit.http.transport import NO_TURN, NoAnswer
 from fhir_writeback_dagster.commit.protocol.answer import Answer
 from fhir_writeback_dagster.commit.protocol.changes import Absent, Confirmed, Review, Settled, Stop
-from fhir_writeback_dagster.commit.protocol.error_classes import ErrorClass, Recovery, classify
+from fhir_writeback_dagster.commit.protocol.error_classes import GATEWAY, ErrorClass, Recovery, classify, is_gateways
 from fhir_writeback_dagster.commit.protocol.identity import bears
 from fhir_writeback_dagster.commit.protocol.model import Intent, Link, Standing
 from fhir_writeback_dagster.errors import TargetError
@@ -99,8 +99,9 @@ class Reconciler:
         :raises Unreadable: the answer tells neither. It may be refused for this one alone, so it is never more than one failure.
         """
         answer = await self._ehr.read(link.resource_type, link.resource_id, request_id=str(item.record_id))
-        outcome = classify("read", answer)
-        if answer.status in (404, 410) or (outcome.recovery is Recovery.CONFIRM and answer.resource() is not None):
+        outcome = classify("read", answer, plain=self._ehr.paging.plain)
+        gone = answer.status in (404, 410) and not is_gateways(answer, plain=self._ehr.paging.plain)
+        if gone or (outcome.recovery is Recovery.CONFIRM and answer.resource() is not None):
             return answer
         code = "odd_answer" if outcome.recovery is Recovery.CONFIRM else outcome.code
         what = f"reading {link.resource_type} ({answer.status})"
@@ -216,7 +217,7 @@ class Reconciler:
         """Earlier versions, newest first, all of them or with all pages down to that of ``down_to``; None where the server does
         not show them.
 
-        :raises Unreadable: it cannot show them now.
+        :raises Unreadable: it cannot show them now. A server that shows none may say so without FHIR, as a gateway would.
         """
         versions: list[Resource] = []
         try:
@@ -225,7 +226,7 @@ class Reconciler:
                 if down_to is not None and any(Standing(version, None).version_id == down_to for version in page):
                     break
         except Unreadable as error:
-            if error.outcome.recovery in (Recovery.RETRY, Recovery.WAIT):
+            if error.outcome.recovery in (Recovery.RETRY, Recovery.WAIT) and error.outcome.code != GATEWAY.code:
                 raise
             return None
         return versions

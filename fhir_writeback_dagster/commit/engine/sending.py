@@ -21,10 +21,12 @@ from fhir_writeback_dagster.commit.protocol.answer import Answer
 from fhir_writeback_dagster.commit.protocol.changes import Change, Passed, Settled, Stop, at_gate
 from fhir_writeback_dagster.commit.protocol.defects import ends_the_run, report_defect
 from fhir_writeback_dagster.commit.protocol.error_classes import (
+    GATEWAY,
     ErrorClass,
     Recovery,
     RequestKind,
     classify,
+    is_gateways,
     unanswered_outcome,
 )
 from fhir_writeback_dagster.commit.protocol.model import Attempt, Intent
@@ -130,7 +132,10 @@ class Sender:
                 raise
             report_defect(error)
             return DEFECT
-        if answer.status in _OUT_OF_ORDER:
+        plain = self.conclusions.adapter.capabilities.vendor.answers.outcomes.value is False
+        if is_gateways(answer, plain=plain):
+            self.health.failed(GATEWAY.code)
+        elif answer.status in _OUT_OF_ORDER:
             self.health.failed(_OUT_OF_ORDER[answer.status])
         else:
             self.health.wrote()

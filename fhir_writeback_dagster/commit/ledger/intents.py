@@ -15,6 +15,7 @@ from uuid import UUID
 from psycopg import Connection
 
 from fhir_writeback_dagster import canonicaljson
+from fhir_writeback_dagster.commit.protocol.error_classes import GATEWAY
 from fhir_writeback_dagster.commit.protocol.model import Intent, Link
 from fhir_writeback_dagster.commit.protocol.transitions import ENDS, TABLE, Action, Event, IntentState, State, moves
 from fhir_writeback_dagster.commit.sqlfile import statement
@@ -152,16 +153,18 @@ def claim(  # noqa: PLR0913 - what one statement is given, by name
 
 
 def _recall(connection: Connection[Any], run: RunContext, sent: Sequence[Intent]) -> None:
-    """What became of their attempts so far."""
+    """What became of their attempts so far. What a gateway answered before a person released them counts no more."""
     found = connection.execute(
-        "SELECT intent_id, array_agg(outcome), array_agg(located) FILTER (WHERE located IS NOT NULL) FROM ledger.attempt "
-        "WHERE tenant = %s AND intent_id = ANY (%s::uuid[]) GROUP BY 1",
-        (run.id, [item.intent_id for item in sent]),
+        "SELECT a.intent_id, array_agg(a.outcome) FILTER (WHERE a.outcome IS DISTINCT FROM %s OR a.sent_at >= w.created_at), "
+        "array_agg(a.located) FILTER (WHERE a.located IS NOT NULL) FROM ledger.attempt a "
+        "JOIN ledger.work w ON w.tenant = a.tenant AND w.intent_id = a.intent_id "
+        "WHERE a.tenant = %s AND a.intent_id = ANY (%s::uuid[]) GROUP BY 1",
+        (GATEWAY.code, run.id, [item.intent_id for item in sent]),
     )
     attempts = {intent: (outcomes, located) for intent, outcomes, located in found} if sent else {}
     for item in sent:
         outcomes, located = attempts.get(item.intent_id, ((), ()))
-        item.outcomes = tuple(outcomes)
+        item.outcomes = tuple(outcomes or ())
         item.located = tuple(place for one in located or () if (place := named(one)))
 
 

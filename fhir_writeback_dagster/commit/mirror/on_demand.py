@@ -28,6 +28,7 @@ from fhir_writeback_dagster.commit.mirror.store import Refreshed
 from fhir_writeback_dagster.commit.protocol.defects import ends_the_run, report_defect
 from fhir_writeback_dagster.commit.protocol.error_classes import ErrorClass, Recovery
 from fhir_writeback_dagster.commit.protocol.identity import bears
+from fhir_writeback_dagster.commit.protocol.searchset import HALF_ANSWERS
 from fhir_writeback_dagster.errors import TargetError
 from fhir_writeback_dagster.orchestration.run_context import RunContext
 from fhir_writeback_dagster.rules.fhir.references import referenced
@@ -212,7 +213,8 @@ class OnDemand:
             report_defect(error)
             self._defects += 1
             return
-        if error.outcome.recovery not in (Recovery.QUARANTINE, Recovery.ESCALATE):
+        of_these = error.outcome.recovery in (Recovery.QUARANTINE, Recovery.ESCALATE) or error.outcome.code in HALF_ANSWERS
+        if not of_these:
             raise error
         structlog.get_logger().warning("a lookup was refused", code=error.code)
         self._refusal = error

@@ -25,6 +25,8 @@ class Answer:
     body: bytes = field(default=b"", repr=False)
     parsed: Any = field(default=None, repr=False)
     """The body as JSON, where it came inside another one and has been read."""
+    inner: bool = False
+    """It is one entry of a bundle's answer, so that the EHR itself has spoken."""
 
     def json(self) -> Any:
         """The body as JSON; None where it is empty or something else (an HTML error page)."""

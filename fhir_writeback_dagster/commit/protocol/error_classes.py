@@ -3,7 +3,8 @@
 An answer is read with the request that it answers and with its OperationOutcome's codes, never by its status alone. A 409 is a
 lost race on a create and a stale version on an update. A stale version (409, 412) may be our own doing — an earlier attempt
 that had no answer, or a proxy that sent a PUT twice (RFC 9110, 9.2.2 lets it) — so it is looked into before it is called a
-conflict. A timeout on a write is *unknown* and never a failure. TABLE is read from the top; the first row that fits decides.
+conflict. A timeout on a write is *unknown* and never a failure. What is no FHIR at all, such as a gateway's 404 or the 200 of a
+login page, is nobody's word about the write (:func:`is_gateways`). TABLE is read from the top; the first row that fits decides.
 
 Sources: FHIR R4 http.html (create, update, conditional create), RFC 9110, and what the vendors' servers answered when asked
 (`docs/compatibility.md` names each).
@@ -120,6 +121,13 @@ _ODD_READ = ErrorClass("odd_answer", Recovery.RETRY)
 TOKEN_REFUSED = "token_refused"  # noqa: S105 - a class of answers
 """A fresh token was refused too: after some tries that is a matter of rights, and a person's."""
 LACKS_SCOPE = "insufficient_scope"
+GATEWAY = ErrorClass("gateway", Recovery.RECONCILE)
+_GATEWAY_READ = ErrorClass("gateway", Recovery.RETRY)
+"""Something answered in the EHR's place: it may never have seen the request, or have acted on it."""
+GATEWAY_TRIES = 12
+"""So often a write meets the gateway until it is given up: where the others go on, it is this very text that is disliked."""
+MISSING = "missing_in_ehr"
+"""What we wrote is not found there. One such answer is no deletion: it is asked again later."""
 
 _R = Recovery
 TABLE: tuple[ClassRule, ...] = (
@@ -135,8 +143,8 @@ TABLE: tuple[ClassRule, ...] = (
     _row(403, ANY, "forbidden", _R.ESCALATE),
     _row(404, CREATES, "target_gone", _R.QUARANTINE),
     _row(410, CREATES, "target_gone", _R.QUARANTINE),
-    _row(404, _UPDATE, "deleted_in_ehr", _R.REVIEW),
-    _row(410, _UPDATE, "deleted_in_ehr", _R.REVIEW),
+    _row(404, _UPDATE, MISSING, _R.REREAD),
+    _row(410, _UPDATE, "deleted_in_ehr", _R.REREAD),
     _row(408, WRITES, "no_answer", _R.RECONCILE),
     _row(409, _UPDATE, "conflict", _R.RECONCILE),
     _row(409, _CONDITIONAL, "create_race", _R.RETRY),
@@ -161,8 +169,36 @@ TABLE: tuple[ClassRule, ...] = (
 )
 
 
-def classify(request: RequestKind, answer: Answer) -> ErrorClass:
-    """The class of ``answer``."""
+_CLEAR = frozenset({401, 408, 409, 412, 423, 425, 428, 429})
+"""Statuses that say enough without an OperationOutcome: what follows from them is waiting, a new token, or a look."""
+
+
+def is_gateways(answer: Answer, *, plain: bool = False) -> bool:
+    """Did something that stands in front of the EHR answer in its place? That is evidence about the way, and about nothing else.
+
+    FHIR answers with a resource, and an error with an OperationOutcome (R4, http.html); a 410 may be empty, and so may a success.
+    A redirect is never the EHR's. What names a scheme of authorization speaks of rights (RFC 6750, 3).
+
+    :param plain: this vendor's errors are JSON of its own, as its matrix says (``answers.outcomes``).
+    """
+    if answer.inner or answer.status in _CLEAR or "www-authenticate" in answer.headers:
+        return False
+    has_body = bool(answer.body)
+    if 200 <= answer.status < 300:
+        return has_body and answer.json() is None
+    if 300 <= answer.status < 400:
+        return True
+    if not 400 <= answer.status < 500 or (answer.status == 410 and not has_body):
+        return False
+    found = answer.resource()
+    outcome = found is not None and found["resourceType"] == "OperationOutcome"
+    return not outcome and not (plain and answer.json() is not None)
+
+
+def classify(request: RequestKind, answer: Answer, *, plain: bool = False) -> ErrorClass:
+    """The class of ``answer``; ``plain`` as in :func:`is_gateways`."""
+    if is_gateways(answer, plain=plain):
+        return _GATEWAY_READ if request == "read" else GATEWAY
     codes = None
     for row in TABLE:
         if not (row.status[0] <= answer.status <= row.status[1] and request in row.requests):
@@ -187,7 +223,7 @@ def unanswered_outcome(request: RequestKind, *, sent: bool) -> ErrorClass:
 
 
 _TRIES = {TOKEN_REFUSED: 5, "server_error": 2, "odd_answer": 3, "duplicate": 3, "conflict": 3}
-_PATIENT = frozenset({"bundle_refused", "unreachable", "unavailable", "throttled", "too_late", "tls_failed"})
+_PATIENT = frozenset({"bundle_refused", "gateway", "unreachable", "unavailable", "throttled", "too_late", "tls_failed"})
 MOST_TRIES = 8
 
 

@@ -19,6 +19,10 @@ _LEFT_OUT = frozenset(
 """Codes of R4's issue types that say, whatever their severity, that the answer may lack something."""
 
 
+HALF_ANSWERS = frozenset({"incomplete_answer", "page_expired", "too_many_pages"})
+"""Codes of searches that were answered, and not completely."""
+
+
 class Incomplete(Exception):
     """The answer is not complete; ``code`` says how."""
 

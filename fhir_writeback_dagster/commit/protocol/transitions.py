@@ -40,6 +40,7 @@ class Event(StrEnum):
     CLAIM = "a worker takes it"
     EXPIRE = "its lease ran out"
     SUPERSEDE = "a newer revision of the same fact was accepted"
+    RELEASE = "a person lets go what was given up"
     REOPEN = "decide made a new verdict"
     STOP = "its worker gives it back untouched"
     PASSED = "the re-check passed and the send marker is written"
@@ -116,6 +117,7 @@ TABLE: dict[tuple[State, Event], tuple[State, tuple[Action, ...]]] = {
     (_S.RECONCILING, _E.LOSE): (_S.UNKNOWN, _WAIT),
     (_S.RECONCILING, _E.STOP): (_S.UNKNOWN, ()),
     (_S.RECONCILING, _E.EXPIRE): (_S.UNKNOWN, _WAIT),
+    (_S.QUARANTINED, _E.RELEASE): (_S.WITHDRAWN, (_A.RETURN,)),
     (_S.WITHDRAWN, _E.REOPEN): (_S.READY, (_A.JOIN_QUEUE,)),
 }
 
@@ -123,7 +125,7 @@ ENDS = frozenset(state for state, actions in TABLE.values() if _A.LEAVE_QUEUE in
 """States in which an intent has left the queue."""
 
 _RAISES_FENCE = {_E.CLAIM, _E.EXPIRE}
-_FROM_HOLDER = frozenset(_E) - {_E.CLAIM, _E.EXPIRE, _E.SUPERSEDE, _E.REOPEN}
+_FROM_HOLDER = frozenset(_E) - {_E.CLAIM, _E.EXPIRE, _E.SUPERSEDE, _E.REOPEN, _E.RELEASE}
 
 
 def step(now: IntentState, event: Event, fence: int | None = None) -> tuple[IntentState, tuple[Action, ...]]:

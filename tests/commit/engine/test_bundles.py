@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from commit.faults import FaultyLine, LoseAnswer, Say, Seen, Twist
+from commit.faults import FaultyLine, LoseAnswer, Say, Seen, Twist, refusal
 from commit.world import Candidate, World, heart_rate, patient
 
 JSON = (("Content-Type", "application/fhir+json"),)
@@ -88,7 +88,7 @@ def test_a_lost_answer_to_a_batch_makes_no_second_resource(world: World, line: F
 @pytest.mark.parametrize("status", [400, 413, 422])
 def test_a_bundle_that_is_refused_as_a_whole_goes_again_in_halves(world: World, line: FaultyLine, status: int) -> None:
     wanted = _approve(world)
-    line.on("POST", "", Say(status))
+    line.on("POST", "", refusal(status))
     assert world.commit().counts["created"] == 10
     assert all(len(world.in_ehr(c.business_key)) == 1 for c in wanted)
     assert [len(bundle["entry"]) for bundle in _bundles(line)] == [10, 5, 5]
@@ -122,7 +122,7 @@ def test_a_transaction_that_says_no_and_did_a_part_of_it_makes_nothing_twice(
         if seen.path == "" and len(_bundles(line)) == 1:
             for candidate in wanted[:3]:
                 world.ehr.chart.create(candidate.payload)
-            return Say(422)
+            return refusal(422)
         return None
 
     line.rules.append(half)

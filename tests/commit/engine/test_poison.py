@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from commit.faults import FaultyLine, First, Say, Twist
+from commit.faults import FaultyLine, First, Twist, refusal
 from commit.world import World, consent, heart_rate, patient
 
 from fhir_writeback_dagster.commit.adapters.generic import Generic
@@ -95,7 +95,7 @@ def test_an_answer_that_makes_us_stumble_is_looked_into(faulty: World, line: Fau
 
 def test_a_search_that_the_ehr_refuses_ends_the_run_and_is_said(faulty: World, line: FaultyLine) -> None:
     _two(faulty)
-    line.always("POST", "Observation/_search", Say(403))
+    line.always("POST", "Observation/_search", refusal(403))
     report = faulty.commit()
     assert report.trouble == "forbidden"
     assert set(report.waiting) <= {"ready", "retry_wait"}

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from commit.faults import Fault, FaultyLine, First, LoseAnswer, LoseRequest, Say, Seen, Twist
+from commit.faults import Fault, FaultyLine, First, LoseAnswer, LoseRequest, Say, Seen, Twist, refusal
 from commit.world import Resource, World, heart_rate, patient
 
 from fhir_writeback_dagster.commit.http.transport import STOPPED
@@ -41,7 +41,7 @@ def test_a_look_that_is_refused_ends_with_a_person_and_one_by_a_target_that_is_d
     world.load(patient("a", "a"))
     world.approve(heart_rate("a", AT, 72))
     line.on("POST", "Observation", LoseAnswer())
-    looks_meet(line, Say(status))
+    looks_meet(line, refusal(status))
     report = world.commit()
     down = status == 503
     assert (bool(report.trouble), report.held, report.waiting) == (down, "down" if down else "", {"unknown": 1})

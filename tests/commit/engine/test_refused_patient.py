@@ -6,7 +6,7 @@ from collections.abc import Callable
 from urllib.parse import parse_qs
 
 import pytest
-from commit.faults import Fault, FaultyLine, LoseAnswer, Say, Seen
+from commit.faults import Fault, FaultyLine, LoseAnswer, Say, Seen, refusal
 from commit.world import World, heart_rate, patient
 
 AT = "2024-03-01T10:00:00Z"
@@ -42,7 +42,7 @@ def test_twenty_refused_patients_leave_a_hundred_good_writes_sent(
 ) -> None:
     world = make_world(ehr={"base_url": line.base_url, "bundle_size": bundle_size})
     many(world, 120)
-    refuse(line, {f"p{n:03}" for n in range(20)}, Say(status))
+    refuse(line, {f"p{n:03}" for n in range(20)}, refusal(status))
     report = world.commit()
     assert report.counts["created"] == 100
     assert (report.trouble, report.held, report.waiting) == ("", "", {"retry_wait": 20})
@@ -61,7 +61,7 @@ def test_twenty_refused_patients_leave_a_hundred_good_writes_sent(
 def test_a_refusal_of_everybody_concerns_the_target(make_world: Callable[..., World], line: FaultyLine) -> None:
     world = make_world(ehr={"base_url": line.base_url})
     many(world, 200)
-    line.always("POST", "Observation/_search", Say(403))
+    line.always("POST", "Observation/_search", refusal(403))
     report = world.commit()
     assert (report.trouble, report.held) == ("forbidden", "down")
     assert set(report.waiting) <= {"ready", "retry_wait"}
@@ -74,7 +74,7 @@ def test_a_refusal_of_everybody_concerns_the_target(make_world: Callable[..., Wo
 
 def test_a_patient_whose_chart_can_be_read_again_begins_anew(faulty: World, line: FaultyLine) -> None:
     many(faulty, 2)
-    refuse(line, {"p000"}, Say(403))
+    refuse(line, {"p000"}, refusal(403))
     faulty.commit()
     ((since,),) = faulty.rows("SELECT refused_since FROM ledger.work WHERE tenant = %s")
     assert since is not None
@@ -118,7 +118,7 @@ def test_a_linked_resource_that_may_not_be_read_ends_with_a_person(faulty: World
     for key, who in keys:
         faulty.approve(heart_rate(who, AT, 80), key=key, revision=2)
     ((refused,),) = faulty.rows("SELECT resource_id FROM ledger.link WHERE tenant = %s AND business_key = %s", keys[0][0])
-    line.always("GET", f"Observation/{refused}", Say(403))
+    line.always("GET", f"Observation/{refused}", refusal(403))
     report = faulty.commit()
     assert (report.counts["updated"], report.trouble) == (2, "")
     faulty.change(REFUSED_LONG_AGO)

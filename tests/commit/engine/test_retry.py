@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
 import pytest
-from commit.faults import FaultyLine, Say, Seen
+from commit.faults import FaultyLine, Say, Seen, refusal
 from commit.world import World, heart_rate, patient
 
 from fhir_writeback_dagster.commit.limits.backoff import backoff
@@ -75,12 +75,12 @@ def test_backoff_grows_with_jitter_and_ends_at_five_minutes() -> None:
     ("status", "reason", "state"),
     [(400, "malformed", "quarantined"), (403, "forbidden", "quarantined"), (404, "target_gone", "quarantined"),
      (422, "unprocessable", "quarantined"), (428, "precondition_required", "quarantined"),
-     (302, "redirected", "quarantined"), (418, "refused", "quarantined")],
+     (418, "refused", "quarantined")],
 )  # fmt: skip
 def test_what_can_never_be_sent_as_it_is_is_kept(faulty: World, line: FaultyLine, status: int, reason: str, state: str) -> None:
     faulty.load(patient("a", "a"))
     faulty.approve(heart_rate("a", AT, 72))
-    line.on("POST", "Observation", Say(status, (("Location", "http://127.0.0.1:1/elsewhere"),)))
+    line.on("POST", "Observation", refusal(status))
     faulty.commit()
     assert faulty.intents() == [(state, None, reason)]
     assert len(line.sent("POST", "Observation")) == 1

@@ -9,7 +9,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from commit.faults import FaultyLine, Say
+from commit.faults import FaultyLine, Say, refusal
 from commit.world import MRN, World, consent, encounter, patient
 from conftest import OpenLayer
 from decide.stage import Stage
@@ -403,7 +403,7 @@ def test_a_patient_whom_the_ehr_does_not_show_stops_nobody_else(make_ward: Calla
         ward.world.load(patient("vip", "1"), patient("a", "2"), consent("c", "vip"))
         vip, other = ward.tell("1"), ward.tell("2")
         ward.decide()
-        line.rules.append(lambda seen: Say(403) if b"vip" in seen.body and "Consent" in seen.path else None)
+        line.rules.append(lambda seen: refusal(403) if b"vip" in seen.body and "Consent" in seen.path else None)
         with capture_logs() as lines:
             assert ward.world.refresh().refused == 1
         assert [line["code"] for line in lines if line["event"] == "a lookup was refused"]
@@ -412,7 +412,7 @@ def test_a_patient_whom_the_ehr_does_not_show_stops_nobody_else(make_ward: Calla
         assert ward.end(vip) == ("waiting", "lookup_refused"), "without consents nothing is known of them"
         assert ward.held() == ["a"]
         line.rules.clear()
-        line.always("POST", "Consent/_search", Say(403))
+        line.always("POST", "Consent/_search", refusal(403))
         ward.grow_old()
         with pytest.raises(TargetError, match="forbidden"):
             ward.world.refresh()

@@ -9,7 +9,7 @@ import pytest
 from fhir_writeback_dagster.commit.adapters.search import if_none_exist
 from fhir_writeback_dagster.commit.protocol import describe, error_classes
 from fhir_writeback_dagster.commit.protocol.answer import Answer
-from fhir_writeback_dagster.commit.protocol.error_classes import Recovery, RequestKind, classify
+from fhir_writeback_dagster.commit.protocol.error_classes import Recovery, RequestKind, classify, is_gateways
 from fhir_writeback_dagster.commit.protocol.transitions import ENDS, TABLE, Action, Event, IntentState, State, moves, step
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "protocol.md"
@@ -31,10 +31,11 @@ def test_what_may_have_been_sent_is_claimed_only_to_be_looked_up() -> None:
     assert set(moves(Event.SUPERSEDE)) == {State.READY, State.LEASED, State.RETRY_WAIT}
 
 
-def test_every_state_that_is_no_end_can_be_left_and_an_end_only_by_a_new_verdict() -> None:
+def test_every_state_that_is_no_end_can_be_left_and_an_end_only_by_a_new_verdict_or_towards_one() -> None:
     left = {state for state, _ in TABLE}
-    assert set(State) - left == ENDS - {State.WITHDRAWN}
+    assert set(State) - left == ENDS - {State.WITHDRAWN, State.QUARANTINED}
     assert [event for state, event in TABLE if state is State.WITHDRAWN] == [Event.REOPEN]
+    assert moves(Event.RELEASE) == {State.QUARANTINED: State.WITHDRAWN}
 
 
 def test_step_is_total() -> None:
@@ -74,7 +75,7 @@ def test_what_was_accepted_for_mediation_is_never_sent_again() -> None:
         ("update", 200, "done", Recovery.CONFIRM),
         ("update", 204, "done", Recovery.CONFIRM),
         ("create", 202, "accepted", Recovery.POLL),
-        ("create", 307, "redirected", Recovery.ESCALATE),
+        ("create", 307, "gateway", Recovery.RECONCILE),
         ("update", 401, "token_refused", Recovery.REFRESH_TOKEN),
         ("create", 403, "forbidden", Recovery.ESCALATE),
         ("conditional_create", 409, "create_race", Recovery.RETRY),
@@ -82,7 +83,8 @@ def test_what_was_accepted_for_mediation_is_never_sent_again() -> None:
         ("update", 409, "conflict", Recovery.RECONCILE),
         ("update", 412, "conflict", Recovery.RECONCILE),
         ("conditional_create", 412, "several_matches", Recovery.REVIEW),
-        ("update", 410, "deleted_in_ehr", Recovery.REVIEW),
+        ("update", 404, "missing_in_ehr", Recovery.REREAD),
+        ("update", 410, "deleted_in_ehr", Recovery.REREAD),
         ("conditional_create", 410, "target_gone", Recovery.QUARANTINE),
         ("update", 422, "unprocessable", Recovery.REREAD),
         ("conditional_create", 422, "unprocessable", Recovery.QUARANTINE),
@@ -97,8 +99,35 @@ def test_what_was_accepted_for_mediation_is_never_sent_again() -> None:
     ],
 )
 def test_an_answer_is_read_with_its_request(request_kind: RequestKind, status: int, code: str, recovery: Recovery) -> None:
-    outcome = classify(request_kind, Answer(status))
+    outcome = classify(request_kind, Answer(status, parsed=None if status < 300 else {"resourceType": "OperationOutcome"}))
     assert (outcome.code, outcome.recovery) == (code, recovery)
+
+
+PAGE, OWN_JSON = b"<html></html>", b'{"errormessage": "no"}'
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "plain", "gateways"),
+    [
+        (200, PAGE, False, True),
+        (201, b"", False, False),
+        (302, b"", False, True),
+        (400, b"", False, True),
+        (403, PAGE, False, True),
+        (404, OWN_JSON, False, True),
+        (404, OWN_JSON, True, False),
+        (404, PAGE, True, True),
+        (410, b"", False, False),
+        (410, PAGE, False, True),
+        (401, PAGE, False, False),
+        (412, b"", False, False),
+        (429, PAGE, False, False),
+        (502, PAGE, False, False),
+    ],
+)
+def test_what_is_no_fhir_answer_is_the_gateways(status: int, body: bytes, plain: bool, gateways: bool) -> None:
+    assert is_gateways(Answer(status, body=body), plain=plain) is gateways
+    assert not is_gateways(Answer(status, body=body, inner=True), plain=plain), "an entry's answer is the EHR's own"
 
 
 @pytest.mark.parametrize(
