@@ -121,14 +121,19 @@ class SendGate:
             return {**await self._written(entries[:half]), **await self._written(entries[half:])}
 
     async def _given_up(self, entry: _Entry, error: Exception) -> dict[Claim, Change]:
-        """A person gets what cannot be recorded, after a look if it was sent.
-
-        :raises Exception: even that cannot be written, so the fault is not this one entry's.
+        """A person gets what cannot be recorded, after a look if it was sent. Where not even that can be written the intent keeps
+        its lease: when that has run out, what was not sent is taken up again and what may have been sent is looked for.
         """
         answered = entry.attempt if isinstance(entry, Change) else None
         quiet_s = quiet_of(self.run.tenant.ehr).total_seconds()
         instead = after_defect(entry.intent, report_defect(error, entry.intent), quiet_s, answered)
-        return await self.db.run(partial(self._transaction, entries=[instead])) if instead else {}
+        try:
+            return await self.db.run(partial(self._transaction, entries=[instead])) if instead else {}
+        except Exception as worse:
+            if ends_the_run(worse):
+                raise
+            report_defect(worse, entry.intent)
+            return {}
 
     def _transaction(self, connection: Connection[Any], entries: Sequence[_Entry]) -> dict[Claim, Change]:
         # A run can have an intent in hand twice: its claim was freed while the database was away, and claimed anew. Only the

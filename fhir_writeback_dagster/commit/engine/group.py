@@ -72,7 +72,7 @@ class GroupWork:
     async def _through(self, intents: Sequence[Intent], may_send: Callable[[], bool]) -> None:
         await asyncio.gather(*(self._reconcile(intent) for intent in intents if intent.now.state is State.RECONCILING))
         leased = [intent for intent in intents if intent.now.state is State.LEASED]
-        self._chart.expect(intent for intent in leased if self._adapter.needs_chart(intent))
+        self._chart.expect(intent for intent in leased if self._needs_chart(intent))
         plans = list(zip(leased, await asyncio.gather(*map(self._plan, leased)), strict=True))
         halted = [self._conclusions.of_halt(intent, plan) for intent, plan in plans if isinstance(plan, Halt | Unread | Stop)]
         self._count(await self._gate.write(halted))
@@ -83,6 +83,12 @@ class GroupWork:
                     self._count(await self._sender.send(some))
                 else:
                     self._count(await self._gate.write([at_gate(intent, Stop(intent.reason)) for intent, _ in some]))
+
+    def _needs_chart(self, intent: Intent) -> bool:
+        try:
+            return self._adapter.needs_chart(intent)
+        except Exception:  # noqa: BLE001 - it is asked again where the intent is planned, and ends this one there
+            return False
 
     def _requests_of(self, ready: Sequence[Ready]) -> Iterable[list[Ready]]:
         """What needs no sending and what may share a bundle goes together, the rest one by one."""
