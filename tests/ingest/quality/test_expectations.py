@@ -101,6 +101,15 @@ def test_what_an_infant_can_have_an_adult_cannot_and_the_other_way_round() -> No
     assert failed == {"r1": "vital_sign_body_weight_adult", "r3": "vital_sign_body_weight_infant"}
 
 
+def test_a_laboratory_value_is_never_negative_where_none_can_be() -> None:
+    values = [(-2, "1988-5"), (-2, "1925-7"), (-200, "1925-7"), (0, "1988-5")]
+    records = [vital(value, loinc, "mmol/L").model_dump() | {"kind": "lab_result"} for value, loinc in values]
+    frame = flatten([(f"r{n}", from_json(record)) for n, record in enumerate(records)], "UTC", NOW)
+    failed = run_suites({"lab_result": load_suites(SUITES)["lab_result"]}, {"lab_result": frame}).failed
+    found = {row: check for row, check in failed.items() if check.endswith(("never_negative", "base_excess"))}
+    assert found == {"r0": "lab_result_never_negative", "r2": "lab_result_base_excess"}
+
+
 def test_a_batch_knows_its_newest_row_and_how_many_patients_share_an_encounter() -> None:
     visit = ({"system": "urn:visit", "value": "1"},)
     records = [
