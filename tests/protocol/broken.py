@@ -126,6 +126,13 @@ class HalfIsWhole(Rules):
         return Event.ABSENT
 
 
+class PageIsAnswer(Rules):
+    """What a gateway says was said by the EHR."""
+
+    def page(self, kind: error_classes.RequestKind, status: int) -> ErrorClass:
+        return ErrorClass("deleted_in_ehr", Recovery.REVIEW) if kind == "read" else self.outcome(kind, status)
+
+
 class BelievesRefusals(Rules):
     """What was refused was not done, and is sent again as soon as that may be."""
 
@@ -186,6 +193,7 @@ _MOVED = Budget(faults=1, moves=1)
 _SWAP = Budget(faults=1, swaps=1)
 _BARE = Budget(faults=2, bare=1, busy=1)
 _CUT = Budget(faults=3, losses=1, cuts=2)
+_PAGE = Budget(faults=1, pages=1)
 _DENIED = Budget(faults=1, denials=1)
 _SENT_FOR_UNSENT = OtherTable(State.SENDING, Event.EXPIRE, State.READY)
 _SENT_AGAIN_UNSEEN = OtherTable(State.UNKNOWN, Event.CLAIM, State.LEASED, Action.LEASE)
@@ -211,6 +219,8 @@ BROKEN = (
     Broken("writes where the link says", NoLastLine(), ATOMIC, _MOVED, "own_patient", updates=True),
     Broken("acknowledged, and not found", SearchesForAcknowledged(), SEARCH, _BARE, "one_resource", lags=True),
     Broken("half a search before a create", HalfIsWhole(), SEARCH, _CUT, "one_resource"),
+    Broken("a gateway's page for the EHR's answer", PageIsAnswer(), ATOMIC, _PAGE, "nobody_asked_in_vain"),
+    Broken("a gateway's page for a resource", PageIsAnswer(), ATOMIC, _PAGE, "nobody_asked_in_vain", updates=True),
     Broken("takes what it sent for another's", BelievesRefusals(), BY_CONTENT, _DENIED, "ours_stays_ours", revisions=1),
     Broken("believes a refusal", BelievesRefusals(), SEARCH, _DENIED, "one_resource", revisions=1),
     Broken("trusts a time of whole seconds", TrustsTheSecond(), BY_TIME, _EDIT, "person_stands", updates=True),

@@ -138,6 +138,9 @@ class Model:
                 if not alive or world.budget.has("expiries"):
                     now, _ = self.apply(world.spend("expiries") if alive else world, revision, Event.EXPIRE)
                     yield self.move(f"the lease of r{revision} runs out", now, fault=alive, tells=(-1, revision, Event.EXPIRE))
+            elif intent.life.state is State.QUARANTINED and world.budget.has("releases"):
+                now, _ = self.apply(world.spend("releases"), revision, Event.RELEASE)
+                yield self.move(f"a person lets r{revision} go", now, fault=True, tells=(-1, revision, Event.RELEASE))
             elif self._has_patience(intent) and not world.orphans:
                 now = world.put_intent(revision, intent._replace(given_up=True))
                 yield self.move(f"the patience with r{revision} is over", now, environment=True)

@@ -50,10 +50,14 @@ EVERY_FAULT = Budget(
 WIRE_FAULTS = Budget(faults=2, crashes=1, expiries=1, losses=2, duplicates=1)
 DEEP = Budget(faults=4, crashes=2, losses=2, duplicates=1)
 """For explorations without late workers, where a worker whose lease runs out is the same as one that dies."""
-MISLED = Budget(faults=2, crashes=1, losses=1, busy=1, edits=1, moves=1, swaps=1, bare=1, denials=1, cuts=2)
+MISLED = Budget(faults=2, crashes=1, losses=1, busy=1, edits=1, moves=1, swaps=1, bare=1, denials=1, pages=1, cuts=2)
 """Any two of them, those included that come as an answer and are none."""
 ONCE_EACH = EVERY_FAULT._replace(duplicates=0)
 """Every request arrives at most once."""
+
+
+_RELEASED = Budget(faults=3, rejections=1, releases=1, losses=1, pages=1, crashes=1)
+"""What was given up is let go by a person, whatever came meanwhile."""
 
 
 def _exact(model: Model) -> Model:
@@ -71,6 +75,8 @@ EXACT = {
     "vendor idempotency key, misled": _exact(Model(VENDOR_KEY, bounded=False, budget=MISLED)),
     "atomic If-None-Exist, misled": _exact(Model(ATOMIC, bounded=False, budget=MISLED)),
     "If-Match, misled": Model(ATOMIC, bounded=False, budget=MISLED, updates=True),
+    "atomic If-None-Exist, released": _exact(Model(ATOMIC, bounded=False, budget=_RELEASED)),
+    "If-Match, released": Model(ATOMIC, bounded=False, budget=_RELEASED, updates=True),
     "client-assigned id, deep": _exact(Model(CLIENT_ID, bounded=False, budget=DEEP._replace(faults=3), drops_late_workers=True)),
     "vendor key, deep": _exact(Model(VENDOR_KEY, bounded=False, budget=DEEP._replace(faults=3), drops_late_workers=True)),
     "atomic If-None-Exist, deep": _exact(Model(ATOMIC, bounded=False, budget=DEEP, drops_late_workers=True)),
@@ -81,7 +87,7 @@ EXACT = {
 _TRUE_REFUSALS = MISLED._replace(denials=0)
 """What is answered with 429 was not done."""
 _ACKNOWLEDGED = Budget(faults=2, bare=1, busy=1, edits=1, moves=1)
-_ANSWERED = Budget(faults=3, losses=1, edits=1, swaps=1, busy=1)
+_ANSWERED = Budget(faults=3, losses=1, edits=1, swaps=1, pages=1, busy=1)
 BOUNDED = {
     "atomic If-None-Exist": Model(ATOMIC, bounded=True, budget=ONCE_EACH),
     "non-atomic If-None-Exist": Model(RACY, bounded=True, budget=ONCE_EACH),
@@ -92,6 +98,8 @@ BOUNDED = {
     "mediated, no 202 lost": Model(MEDIATED, bounded=True, budget=Budget(faults=2, busy=1, revocations=1, rejections=1)),
     "looks refused": Model(BLIND, bounded=True, budget=ONCE_EACH),
     "non-atomic If-None-Exist, misled": Model(RACY, bounded=True, budget=_TRUE_REFUSALS),
+    "search before create, released": Model(SEARCH, bounded=True, budget=_RELEASED),
+    "nothing, released": Model(NOTHING, bounded=True, budget=_RELEASED),
     "search before create, misled": Model(SEARCH, bounded=True, budget=MISLED),
     "search before create, a slow index": Model(SEARCH, bounded=True, lags=True, budget=_ACKNOWLEDGED),
     "identifiers dropped, misled": Model(BY_CONTENT, bounded=True, budget=MISLED, revisions=1),

@@ -79,6 +79,8 @@ class Budget(NamedTuple):
     """What was done is answered with 429."""
     pages: int = 0
     """A gateway answers in place of the EHR, whatever becomes of the request."""
+    releases: int = 0
+    """A person lets go what was given up."""
     cuts: int = 0
     """A search shows a part of what there is, and says so."""
 

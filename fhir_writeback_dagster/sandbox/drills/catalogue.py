@@ -46,6 +46,21 @@ class Drill:
         return self.rules(writes) if callable(self.rules) else self.rules
 
 
+def _gateway(writes: int) -> Sequence[FaultRule]:
+    """A page of each kind in place of so many answers in a row that a run has to end, one kind after the other; and single ones,
+    of writes that the EHR did.
+    """
+    kinds = (404, 302, 405, 200)
+    return [
+        *(
+            FaultRule(f"gateway_{status}", m.Gateway(status), on=(*WRITES, *READS), after=writes * n // 2 + 5, count=12)
+            for n, status in enumerate(kinds)
+        ),
+        FaultRule("page_though_done", m.Gateway(404, acted=True), on=WRITES, probability=0.1),
+        FaultRule("page_for_a_read", m.Gateway(404), on=("read",), probability=0.1),
+    ]
+
+
 #: A mirror older than this is read again before anything is sent.
 _FRESH = {"max_age": f"{scenarios.UNTIL_STALE_S:.0f}s"}
 #: The lease of what may have been sent is ten seconds longer than the timeout, and is waited for; with few requests at once
@@ -201,6 +216,14 @@ DRILLS: tuple[Drill, ...] = (
         personality=_MAKES_WHAT_IT_IS_TOLD,
     ),
     Drill(
+        "gateway",
+        "something before the EHR answers with pages of its own, for a while everything and now and then a single write",
+        "a page that is not the EHR's is evidence of nothing: no write is given up for it, no resource is taken for deleted",
+        scenarios.corrected_too,
+        _gateway,
+        ehr={"concurrency": 4},
+    ),
+    Drill(
         "refused-patient",
         "the EHR refuses every search for one patient of five",
         "nobody else's writes wait for them; they become a person's",
@@ -220,7 +243,7 @@ DRILLS: tuple[Drill, ...] = (
     ),
     Drill(
         "everything",
-        "a fifth of all writes meets one of 34 faults, a tenth of the reads, a fifth of the facts is corrected midway, and a "
+        "a fifth of all writes meets one of 37 faults, a tenth of the reads, a fifth of the facts is corrected midway, and a "
         "worker is killed every few seconds",
         "no duplicate, nothing lost, nothing unaccounted for",
         scenarios.everything,
