@@ -98,7 +98,7 @@ def migrate(dsn: str, scripts: Scripts | None = None, *, before_code: bool = Fal
         connection.execute(_LEDGER)
         done = _applied(connection)
         pending = _pending(scripts.migrations(), done)
-        if before_code:
+        if before_code and done:  # an empty database has no former version of the code
             pending = _before_code(pending)
         if not done:
             _apply(connection, scripts.baseline(), (BASELINE, "baseline"))

@@ -195,6 +195,7 @@ def test_before_new_code_only_what_the_former_code_survives_is_applied(
     make_database: Callable[[], str], scripts: Scripts
 ) -> None:
     dsn = make_database()
+    migrate(dsn, scripts)
     next_file(scripts, "adds", "CREATE TABLE ops.added (former int);")
     next_file(scripts, "after_drops", "ALTER TABLE ops.added DROP COLUMN former;")
     migrate(dsn, scripts, before_code=True)
@@ -206,6 +207,7 @@ def test_before_new_code_only_what_the_former_code_survives_is_applied(
 
 def test_versions_are_not_skipped_while_code_runs(make_database: Callable[[], str], scripts: Scripts) -> None:
     dsn = make_database()
+    migrate(dsn, scripts)
     next_file(scripts, "after_drops", "SELECT 1;")
     next_file(scripts, "adds", "SELECT 1;")
     with pytest.raises(ServiceError, match="several_versions"):
