@@ -60,8 +60,16 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFil
     return _ByFileOrCounterparts(config, log)
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Every test belongs to one tier: ``service`` where a real server takes part, else ``unit``."""
+    """Every test belongs to one tier: ``service`` where a real server takes part, else ``unit``.
+
+    The order of tests is random, but that of a module with ``IN_ORDER`` is the file's: such a module says what its tests share.
+    """
+    ordered = [n for n, item in enumerate(items) if getattr(getattr(item, "module", None), "IN_ORDER", False)]
+    as_written = sorted((items[n] for n in ordered), key=lambda item: (item.path.as_posix(), item.reportinfo()[1] or 0))
+    for n, item in zip(ordered, as_written, strict=True):
+        items[n] = item
     here = Path(__file__).parent
     for item in items:
         fixtures = set(getattr(item, "fixturenames", ()))

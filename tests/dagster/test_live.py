@@ -38,6 +38,8 @@ pytestmark = pytest.mark.timeout(600)
 
 PATIENT_VALUE = "Zebediah-1931-04-17"  # stands for a patient's data
 EHR_KEY = "private-key-of-mercy"
+IN_ORDER = True
+"""The tests tell one story of one running world, which takes a minute to start: it begins fresh, and a location dies last."""
 T = TypeVar("T")
 PATIENCE_S = 180
 
