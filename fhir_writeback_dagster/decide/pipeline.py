@@ -23,7 +23,7 @@ from fhir_writeback_dagster.decide.matching.encounters import EncounterRequest, 
 from fhir_writeback_dagster.decide.matching.lookups import ask_for_patients, confirm
 from fhir_writeback_dagster.decide.matching.model import Match
 from fhir_writeback_dagster.decide.matching.patients import match_patients
-from fhir_writeback_dagster.decide.recording import store
+from fhir_writeback_dagster.decide.recording import set_apart, store
 from fhir_writeback_dagster.decide.rendering import render
 from fhir_writeback_dagster.decide.ruling.gates import consent_version, encounter_reasons, event_day, rule, target_reason
 from fhir_writeback_dagster.decide.ruling.labels import LabelList, births_of, load_labels
@@ -93,13 +93,17 @@ def decide(run: RunContext, deadline_s: float = 60) -> DecideReport:
         # What the mirror learns while a batch is decided was not seen: it has to be later than the batch's own time.
         began = run.now()
         with run.store.tenant(run.id) as connection:
-            rows = load(connection, run, BATCH)
+            rows, unreadable = load(connection, run, BATCH)
             done, facts = batch.decide(connection, rows) if rows else ([], {})
             if done:
                 store(connection, run, done, facts, began)
+            if unreadable:
+                set_apart(connection, run, unreadable)
         states.update(decision.state for decision in done)
         reasons.update(f"{decision.state}.{decision.reason}" for decision in done if decision.reason)
-        if (len(rows) < BATCH and len(done) == len(rows)) or time.monotonic() > end:
+        states.update("quarantined" for _ in unreadable)
+        reasons.update(f"quarantined.{one.code}" for one in unreadable)
+        if (len(rows) + len(unreadable) < BATCH and len(done) == len(rows)) or time.monotonic() > end:
             break
     mappings = tuple(f"{m.kind}/{m.version}@{m.sha256[:12]}" for m in batch.mappings.values())
     return DecideReport(states.total(), dict(states), dict(reasons), mappings, batch.policies.version[:12])

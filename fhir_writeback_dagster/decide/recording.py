@@ -11,6 +11,7 @@ from psycopg.types.json import Jsonb
 
 from fhir_writeback_dagster.decide.facts.placement import Fact
 from fhir_writeback_dagster.decide.stages import Decision
+from fhir_writeback_dagster.decide.work_items import Unreadable
 from fhir_writeback_dagster.ids import new_id
 from fhir_writeback_dagster.orchestration.run_context import RunContext
 from fhir_writeback_dagster.store.db import copy_rows, record_event
@@ -56,6 +57,28 @@ def store(
             for d in changed
         ]
         record_event(connection, f"candidate.{state}", [str(d.row.candidate_id) for d in changed], details)
+
+
+def set_apart(connection: Connection[Any], run: RunContext, unreadable: Sequence[Unreadable]) -> None:
+    """Quarantine the records that could not be read, with their code, and take them out of every queue."""
+    records = [one.record_id for one in unreadable]
+    known = dict(
+        connection.execute(
+            "UPDATE decision.candidate SET state = 'quarantined', reason = x.code, decided_at = now() "
+            "FROM unnest(%s::uuid[], %s::text[]) AS x (record, code) WHERE tenant = %s AND target = %s AND record_id = x.record "
+            "RETURNING record_id, candidate_id",
+            (records, [one.code for one in unreadable], run.id, run.tenant.ehr.target),
+        ).fetchall()
+    )
+    copy_rows(
+        connection,
+        "quarantine.item",
+        ["tenant", "item_id", "layer", "code", "extract_id", "record_id", "candidate_id"],
+        ((run.id, new_id(), "decide", one.code, one.extract_id, one.record_id, known.get(one.record_id)) for one in unreadable),
+    )
+    connection.execute("DELETE FROM canonical.outbox WHERE tenant = %s AND record_id = ANY(%s)", (run.id, records))
+    connection.execute("DELETE FROM ledger.outbox WHERE tenant = %s AND candidate_id = ANY(%s)", (run.id, list(known.values())))
+    record_event(connection, "record.unreadable", [str(r) for r in records], [{"reason": one.code} for one in unreadable])
 
 
 def _candidates(connection: Connection[Any], run: RunContext, decisions: Sequence[Decision], decided_at: datetime) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 from psycopg import Connection
 
 from fhir_writeback_dagster import canonicaljson
 from fhir_writeback_dagster.canonical import from_json
 from fhir_writeback_dagster.decide.stages import Loaded
+from fhir_writeback_dagster.errors import WritebackError
 from fhir_writeback_dagster.ids import new_id
 from fhir_writeback_dagster.orchestration.run_context import RunContext
 from fhir_writeback_dagster.store.sqlfile import statement
@@ -30,22 +33,39 @@ FROM decision.candidate WHERE tenant = %(tenant)s AND target = %(target)s AND re
 """
 
 
-def load(connection: Connection[Any], run: RunContext, limit: int) -> list[Loaded]:
-    """The next records to decide: what waits for another look first, then what ingest has made; in order of arrival."""
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A record that waits and cannot be read: its key was shredded, or what is sealed was altered or is no record of ours."""
+
+    record_id: UUID
+    extract_id: UUID
+    code: str
+
+
+def load(connection: Connection[Any], run: RunContext, limit: int) -> tuple[list[Loaded], list[Unreadable]]:
+    """The next records to decide: what waits for another look first, then what ingest has made; in order of arrival. One that
+    cannot be read is set apart, and the others go on.
+    """
     scope = {"tenant": run.id, "target": run.tenant.ehr.target, "now": run.now()}
     again = {record for (record,) in connection.execute(statement(__package__, "due_again"), {**scope, "limit": limit})}
     fresh = [record for (record,) in connection.execute(_FRESH, {**scope, "limit": limit - len(again)})]
     wanted = {**scope, "records": [*again, *fresh]}
     if not wanted["records"]:
-        return []
+        return [], []
     held = {record: rest for record, *rest in connection.execute(_CANDIDATES, wanted)}
     give_up = run.now() + run.tenant.waiting_ttl
-    items = []
+    items: list[Loaded] = []
+    unreadable: list[Unreadable] = []
     for row in connection.execute(_RECORDS, wanted):
         record_id, extract_id, source, version, suite, kind, source_record, as_of, body, former = row
         candidate, key, revision, until = held.get(record_id, (None, None, None, None))
-        plain = run.sealer.open("canonical.record", record_id, body)
-        record = from_json(canonicaljson.decode(plain))
+        try:
+            plain = run.sealer.open("canonical.record", record_id, body)
+            record = from_json(canonicaljson.decode(plain))
+        except (WritebackError, ValueError, RecursionError) as error:
+            code = error.code if isinstance(error, WritebackError) else "unreadable_record"
+            unreadable.append(Unreadable(record_id, extract_id, code))
+            continue
         items.append(
             Loaded(
                 candidate_id=candidate or new_id(),
@@ -67,4 +87,4 @@ def load(connection: Connection[Any], run: RunContext, limit: int) -> list[Loade
                 held_revision=revision,
             )
         )
-    return items
+    return items, unreadable

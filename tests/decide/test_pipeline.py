@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from decide.stage import Stage
+from support import Database
 
 from fhir_writeback_dagster.decide import pipeline
 from fhir_writeback_dagster.decide.matching.patients import Match, match_patients
@@ -550,3 +551,33 @@ def test_a_warning_stops_nothing_and_is_told(stage: Stage) -> None:
     reasons = _verdict_of_item(stage, record)["reasons"]
     assert reasons[0]["layer"] == "policy", "what decided comes first"
     assert reasons[1:] == [{"layer": "semantic", "code": "con-3", "path": "Condition", "severity": "warning"}]
+
+
+def test_a_record_that_does_not_open_costs_that_record_alone(stage: Stage, database: Database) -> None:
+    fresh, neighbour = stage.tell(), stage.tell(row="row-2", effective="2026-03-01T09:00:00Z")
+    waited = stage.tell("404", row="row-3")
+    stage.decide()
+    assert stage.end_of(waited)[0] == "waiting"
+    late, good = (
+        stage.tell(row="row-4", effective="2026-03-02T08:00:00Z"),
+        stage.tell(row="row-5", effective="2026-03-02T09:00:00Z"),
+    )
+    with connect(database.superuser, application="attacker") as attacker:
+        attacker.execute(
+            "UPDATE canonical.record SET body = set_byte(body, length(body) - 1, get_byte(body, length(body) - 1) # 1) "
+            "WHERE record_id = ANY (%s)",
+            ([waited, late],),
+        )
+    stage.look_up()
+    report = stage.decide()
+    assert report.reasons["quarantined.not_openable"] == 2
+    assert stage.end_of(good)[0] == "approved"
+    assert stage.end_of(waited) == ("quarantined", "not_openable")
+    assert {stage.end_of(one)[0] for one in (fresh, neighbour)} == {"approved"}
+    with connect(database.superuser, application="reader") as reader:
+        found = reader.execute(
+            "SELECT record_id, code FROM quarantine.item WHERE layer = 'decide' AND record_id = ANY (%s)", ([waited, late],)
+        ).fetchall()
+    assert sorted(found) == sorted([(waited, "not_openable"), (late, "not_openable")])
+    stage.look_up()
+    assert stage.decide().decided == 0, "neither is taken up again"
