@@ -150,7 +150,7 @@ def test_a_scope_that_the_authority_silently_leaves_out(guarded: Guarded) -> Non
 def test_a_token_endpoint_that_answers_something_else(guarded: Guarded, body: bytes) -> None:
     guarded.line.rules.insert(0, lambda seen: Say(200, (("Content-Type", "text/html"),), body) if "token" in seen.path else None)
     error = _refusal(guarded, guarded("ES384", token_endpoint=f"{guarded.line.base_url}/token"))
-    assert error.code == "client_refused"
+    assert error.code == "odd_token_answer"
 
 
 def test_a_metadata_document_without_end(guarded: Guarded) -> None:

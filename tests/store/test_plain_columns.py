@@ -10,7 +10,7 @@ REASONS: dict[str, str] = {
     "sealed, bound to table and row": "answer base body:bytea context name_sealed payload search source_row",
     "a key, wrapped by the tenant's sealing key": "wrapped",
     "an HMAC under a key of the tenant's: who has no key can try no value": (
-        "business_key content_hash family fingerprint former_records identifier input_hash key matched_by natural_key "
+        "business_key content_hash family fingerprint former_records identifier input_hash key matched_by "
         "parts patient_key person_id same_as source_record stamp"
     ),
     "a hash of files of ours, or of the EHR's statement": (

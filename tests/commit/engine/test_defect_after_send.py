@@ -14,7 +14,7 @@ from fhir_writeback_dagster.commit.engine.sending import Sender
 AT = "2024-03-01T10:00:00Z"
 
 
-def test_an_answer_that_cannot_be_recorded_is_looked_for_and_the_next_revision_is_an_update(
+def test_a_version_that_no_database_takes_costs_nothing_and_the_next_revision_is_an_update(
     faulty: World, line: FaultyLine
 ) -> None:
     faulty.load(patient("a", "a"))
@@ -27,7 +27,7 @@ def test_an_answer_that_cannot_be_recorded_is_looked_for_and_the_next_revision_i
 
     line.on("POST", "Observation", Twist(spoilt))
     faulty.commit()
-    assert faulty.intents() == [("committed", "reconciled", "found")]
+    assert faulty.intents() == [("committed", "created", None)]
     faulty.approve(heart_rate("a", AT, 80), key=first.business_key, revision=2)
     faulty.commit()
     assert faulty.intents()[1][:2] == ("committed", "updated")

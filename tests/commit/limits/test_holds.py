@@ -244,16 +244,13 @@ def test_two_workers_do_not_use_the_same_rest_of_the_cap(world: World) -> None:
 
 
 def test_a_target_that_is_down_is_asked_ever_more_rarely_and_by_a_read_first(faulty: World, line: FaultyLine) -> None:
-    _two(faulty)
+    faulty.load(*(patient(f"p{n}", f"p{n}") for n in range(20)))
+    faulty.approve_all([heart_rate(f"p{n}", AT, 72) for n in range(20)])
     faulty.refresh()
     line.always("POST", "Observation", Say(503))
     line.always("GET", "metadata", Say(503))
     longer = "SELECT failures, held_until > now() + make_interval(secs => %s) FROM ledger.target WHERE tenant = %s"
-    faulty.change("UPDATE ledger.target SET failures = 5 WHERE tenant = %s")
-    report = faulty.commit()
-    while not report.trouble:
-        faulty.change("UPDATE ledger.work SET not_before = now() WHERE tenant = %s")
-        report = faulty.commit()
+    assert faulty.commit().trouble
     assert faulty.rows(longer.replace("%s)", "1.4)", 1)) == [(1, True)]
     faulty.change("UPDATE ledger.target SET held_until = now(), failures = 5 WHERE tenant = %s")
     before = len(line.sent("POST", "Observation"))
@@ -264,8 +261,11 @@ def test_a_target_that_is_down_is_asked_ever_more_rarely_and_by_a_read_first(fau
     assert faulty.commit().held == "down"
     line.rules.clear()
     faulty.change("UPDATE ledger.target SET held_until = now() WHERE tenant = %s")
-    faulty.change("UPDATE ledger.work SET not_before = now() WHERE tenant = %s")
-    assert faulty.commit().counts["created"] == 2
+    for _ in range(5):
+        faulty.change("UPDATE ledger.work SET not_before = now() WHERE tenant = %s")
+        faulty.commit()
+    assert {state for state, *_ in faulty.intents()} == {"committed"}
+    assert len(faulty.ehr.search("Observation")) == 20
     assert faulty.rows("SELECT failures FROM ledger.target WHERE tenant = %s") == [(0,)]
 
 

@@ -1,4 +1,4 @@
-"""No file of less than a megabyte costs more than a second and 300 MB, and none raises anything but a refusal."""
+"""No file of less than a megabyte costs more than seconds and 300 MB, and none raises anything but a refusal."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ from ingest.readers.cost import Cost, cost
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the peak of memory is Linux's to tell")
 
-MOST_SECONDS, MOST_MEGABYTES = 1.0, 300
+MOST_SECONDS, MOST_MEGABYTES = 5.0, 300
+"""On a quiet core every attack needs less than one second of the processor. Where cores are shared it is counted double and more,
+so five are allowed here: what is not linear needs a multiple of that.
+"""
 
 
 def within(data: bytes, form: str) -> Cost:
-    """The least of a few tries counts: on a shared machine one may have to wait for memory."""
-    for _ in range(8):
+    """The least of three tries counts: on a shared machine one may have to wait for memory."""
+    for _ in range(3):
         found = cost(data, form)
         if found.seconds <= MOST_SECONDS:
             break
