@@ -11,7 +11,7 @@ from psycopg.types.json import Jsonb
 
 from fhir_writeback_dagster.decide.facts.placement import Fact
 from fhir_writeback_dagster.decide.stages import Decision
-from fhir_writeback_dagster.decide.work_items import Unreadable
+from fhir_writeback_dagster.decide.work_items import UnreadableRecord
 from fhir_writeback_dagster.ids import new_id
 from fhir_writeback_dagster.orchestration.run_context import RunContext
 from fhir_writeback_dagster.store.db import copy_rows, record_event
@@ -59,7 +59,7 @@ def store(
         record_event(connection, f"candidate.{state}", [str(d.row.candidate_id) for d in changed], details)
 
 
-def set_apart(connection: Connection[Any], run: RunContext, unreadable: Sequence[Unreadable]) -> None:
+def set_apart(connection: Connection[Any], run: RunContext, unreadable: Sequence[UnreadableRecord]) -> None:
     """Quarantine the records that could not be read, with their code, and take them out of every queue."""
     records = [one.record_id for one in unreadable]
     known = dict(

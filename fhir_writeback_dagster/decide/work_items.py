@@ -34,7 +34,7 @@ FROM decision.candidate WHERE tenant = %(tenant)s AND target = %(target)s AND re
 
 
 @dataclass(frozen=True, slots=True)
-class Unreadable:
+class UnreadableRecord:
     """A record that waits and cannot be read: its key was shredded, or what is sealed was altered or is no record of ours."""
 
     record_id: UUID
@@ -42,7 +42,7 @@ class Unreadable:
     code: str
 
 
-def load(connection: Connection[Any], run: RunContext, limit: int) -> tuple[list[Loaded], list[Unreadable]]:
+def load(connection: Connection[Any], run: RunContext, limit: int) -> tuple[list[Loaded], list[UnreadableRecord]]:
     """The next records to decide: what waits for another look first, then what ingest has made; in order of arrival. One that
     cannot be read is set apart, and the others go on.
     """
@@ -55,7 +55,7 @@ def load(connection: Connection[Any], run: RunContext, limit: int) -> tuple[list
     held = {record: rest for record, *rest in connection.execute(_CANDIDATES, wanted)}
     give_up = run.now() + run.tenant.waiting_ttl
     items: list[Loaded] = []
-    unreadable: list[Unreadable] = []
+    unreadable: list[UnreadableRecord] = []
     for row in connection.execute(_RECORDS, wanted):
         record_id, extract_id, source, version, suite, kind, source_record, as_of, body, former = row
         candidate, key, revision, until = held.get(record_id, (None, None, None, None))
@@ -64,7 +64,7 @@ def load(connection: Connection[Any], run: RunContext, limit: int) -> tuple[list
             record = from_json(canonicaljson.decode(plain))
         except (WritebackError, ValueError, RecursionError) as error:
             code = error.code if isinstance(error, WritebackError) else "unreadable_record"
-            unreadable.append(Unreadable(record_id, extract_id, code))
+            unreadable.append(UnreadableRecord(record_id, extract_id, code))
             continue
         items.append(
             Loaded(
