@@ -25,9 +25,8 @@ lint: setup
 	$(BIN)/lint-imports
 	scripts/supply
 
-# Four processes also on two cores: the tests wait for servers more than they compute (12 minutes instead of 20).
 test: lint
-	$(BIN)/pytest -n 4 --dist loadfile $(PYTEST)
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile $(PYTEST)
 
 unit: setup
 	$(BIN)/pytest -m unit -n auto --maxprocesses 4 --dist loadfile $(PYTEST)
